@@ -1,0 +1,68 @@
+/* dvsm/backend.h - where a heap's pages come from; write your own.
+ *
+ * A backend reserves one contiguous range of addresses that every process forked later shares, puts
+ * memory behind parts of it, takes memory away again, and unmaps the whole. The library never
+ * touches a page before commit() has succeeded for it, nor after release(). Ranges handed to
+ * commit() and release() are multiples of the system's page size and lie inside the mapping.
+ *
+ * Each function returns 0 or an errno value (it need not set errno), may be called by any process
+ * and thread of the heap at the same time for different ranges, must not call the library's
+ * allocating functions, and must be safe in a child between fork and exec. `self` is the backend as
+ * registered in dvsm_options.
+ */
+#ifndef DVSM_BACKEND_H
+#define DVSM_BACKEND_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One heap's mapping as one process sees it; kept in that process, never in the region. A forked
+ * child has a copy. */
+typedef struct dvsm_mapping {
+    void *base;       /* start of the range, aligned to 64 KiB; set by reserve() */
+    size_t bytes;     /* its length, a multiple of 64 KiB: what is wanted, set by the library */
+    int fd;           /* of the memory, or -1; set by reserve() */
+    const char *name; /* dvsm_options.name, or NULL; valid during reserve() and unmap() */
+    unsigned mode;    /* permission bits of a name */
+    unsigned flags;   /* dvsm_options.flags */
+    void *context;    /* the backend's own */
+} dvsm_mapping;
+
+typedef struct dvsm_backend {
+    size_t size;      /* sizeof(dvsm_backend), for ABI growth */
+    const char *name; /* as DVSM_BACKEND and messages show it */
+
+    /* Maps mapping->bytes of shared, zero-filled, readable and writable address space. ENOMEM,
+     * EFBIG and EINVAL mean: too large, and the library tries again with half, down to a few MiB.
+     * On failure nothing is left behind. */
+    int (*reserve)(const struct dvsm_backend *self, dvsm_mapping *mapping);
+
+    /* Puts memory behind a range that has none, so that touching it cannot fail in any process: all
+     * of it, or nothing and an error (ENOMEM, ENOSPC). A range may be partly committed already when
+     * a process died in between. */
+    int (*commit)(const struct dvsm_backend *self, const dvsm_mapping *mapping, void *start,
+                  size_t bytes);
+
+    /* Takes the memory away, for all processes at once; the range reads as zeros when committed
+     * again. */
+    int (*release)(const struct dvsm_backend *self, const dvsm_mapping *mapping, void *start,
+                   size_t bytes);
+
+    /* Unmaps the range in this process, closes its fd and, if `destroy`, removes the name. */
+    int (*unmap)(const struct dvsm_backend *self, dvsm_mapping *mapping, int destroy);
+} dvsm_backend;
+
+extern const dvsm_backend
+    dvsm_backend_memfd; /* the default; sealed against shrinking; Linux 3.17 */
+extern const dvsm_backend dvsm_backend_shm_open; /* POSIX; bounded by the size of /dev/shm */
+extern const dvsm_backend dvsm_backend_anon; /* MAP_SHARED | MAP_ANONYMOUS; no fd, so none outside
+                                                the family of processes can join */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

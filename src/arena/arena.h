@@ -1,0 +1,190 @@
+/* arena.h - the allocator over one arena: Doug Lea's malloc 2.8.6.
+ *
+ * An arena is a list of segments, each a row of chunks (chunk.h). A free chunk is in exactly one
+ * of:
+ *
+ *     bins   by size (bins.h)
+ *     dv     the designated victim: the remainder of the last small split, preferred for the next
+ * small one top    the end of the newest segment: bordering on nothing, used when no other chunk
+ * will do
+ *
+ * Memory comes from a source: the granule map of a region, a caller's buffer, or whatever
+ * implements `struct arena_source`. Large requests may get a run of granules of their own.
+ *
+ *     caller's buffer:   | struct arena | chunks ................................ top | foot |
+ *     region:            segment | chunks ... record+fences |   segment | chunks ... top | foot |
+ *
+ * The engine takes no lock, knows no process and no system: the caller holds the arena's lock.
+ * Every store to what is shared goes through `journal`, and each arena_ function is one journaled
+ * change (or a few, each leaving a sound arena), committed when it returns. Everything in `struct
+ * arena` may be shared; what may not (the source's functions, the fault found) is in `struct
+ * arena_call`, made by the caller for each call:
+ *
+ *     struct arena_call call = {.arena = a, .source = source};
+ *     void *p = arena_malloc(&call, 100);
+ *     if (call.fault.kind != FAULT_NONE) ...      p is NULL, the arena is as it was before the call
+ *
+ * A FAULT_DAMAGE sets `damaged`: from then on the arena allocates nothing and frees nothing.
+ * Failure to allocate gives NULL (or false) and changes nothing; errno is not touched.
+ */
+#ifndef DVSM_ARENA_ARENA_H
+#define DVSM_ARENA_ARENA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/check.h"
+#include "base/fault.h"
+#include "base/journal.h"
+#include "base/run.h"
+#include "bins/bins.h"
+#include "bins/chunk.h"
+
+struct arena;
+
+/* Where an arena's memory comes from. What is on its way is named in arena->pending, so that a
+ * survivor knows whose it is: take() sets it in the same journaled change that makes the memory the
+ * arena's, the arena clears it in the one that makes the memory part of itself; giving back goes
+ * the other way round. Process-private: function pointers never enter the region. The functions are
+ * called with the arena's lock held and its journal empty. Sizes are multiples of `unit`. */
+struct arena_source {
+    size_t unit;
+    /* Reserves the lowest run of `bytes`, not yet usable, as arena->pending. */
+    bool (*take)(const struct arena_source *source, struct arena *arena, size_t bytes, bool large);
+    /* Reserves just the `bytes` that begin at `end`, the end of a large block, as arena->pending.
+     */
+    bool (*extend)(const struct arena_source *source, struct arena *arena, void *end, size_t bytes);
+    /* Makes the pending run usable; false (nothing to undo, still pending) where memory is short.
+     */
+    bool (*commit)(const struct arena_source *source, struct arena *arena);
+    /* Gives back all of the pending run but `bytes` from `start`, which stay pending. 0: gives back
+     * all. */
+    void (*give)(const struct arena_source *source, struct arena *arena, void *start, size_t bytes);
+};
+
+/* A segment's record. The newest segment's is in the arena; each older one's in the foot of its own
+ * segment's end. The four words are what the reference keeps: their number fixes ARENA_FOOT. */
+struct arena_segment {
+    char *base;
+    size_t size;
+    struct arena_segment *next; /* older; NULL: the oldest */
+    size_t foreign;             /* the caller's memory: never merged, never given back */
+};
+
+/* Kept free at a segment's end: room for a record's chunk and fences. */
+#define ARENA_FOOT (chunk_size_for(sizeof(struct arena_segment)) + CHUNK_MIN)
+
+enum {
+    ARENA_TRIM_THRESHOLD = 2 << 20,
+    ARENA_GRANULARITY = 64 << 10,
+    ARENA_LARGE_THRESHOLD = 256 << 10,
+    ARENA_RELEASE_INTERVAL = 4095 /* insertions into trees between two looks for unused segments */
+};
+#define ARENA_NEVER SIZE_MAX
+
+struct arena {
+    struct bins bins;
+    size_t dv_size;
+    struct chunk *dv;
+    size_t top_size;
+    struct chunk *top;
+    size_t trim_check; /* top larger than this: trim */
+    size_t release_countdown;
+    size_t footprint; /* bytes of all segments and large blocks */
+    size_t footprint_most;
+    size_t footprint_limit; /* SIZE_MAX: none */
+    size_t large_bytes;     /* of footprint, those of large blocks */
+    size_t large_count;
+    size_t trim_threshold;
+    size_t granularity;
+    size_t large_threshold; /* chunk size from which a request may be a large block; ARENA_NEVER:
+                               none */
+    size_t damaged;         /* 1: set aside */
+    struct arena_segment segment; /* the newest; size 0: the arena has none yet */
+    struct run pending;           /* on its way between arena and source: see struct arena_source */
+    struct journal journal;
+};
+
+struct arena_call {
+    struct arena *arena;
+    const struct arena_source *source; /* NULL: cannot grow */
+    struct fault fault;                /* FAULT_NONE when the call begins */
+};
+
+/* Makes an empty arena with default parameters that will grow from its call's source; nothing is
+ * journaled. */
+void arena_init(struct arena *arena);
+
+/* Makes an arena at the start of the caller's buffer, which it never leaves. NULL where `bytes` is
+ * too small. */
+struct arena *arena_init_in(void *buffer, size_t bytes);
+
+/* For whoever finds the arena's lock held by the dead: undoes the change under way and gives back
+ * what was on its way. Needs no memory; may be interrupted and repeated. */
+void arena_recover(struct arena *arena, const struct arena_source *source);
+
+/* As the C functions; no errno. */
+void *arena_malloc(struct arena_call *call, size_t bytes);
+void *arena_calloc(struct arena_call *call, size_t count, size_t bytes);
+void arena_free(struct arena_call *call, void *block);
+void *arena_realloc(struct arena_call *call, void *block, size_t bytes);
+
+/* Resizes without moving: the block, or NULL and nothing changed. */
+void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes);
+
+/* Any alignment: rounded up to a power of two. */
+void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes);
+
+/* Blocks cut side by side from one chunk, each freed on its own. `array` (or one allocated, if it
+ * is NULL) gets their addresses and is returned. The calloc variant zeroes them. */
+void **arena_independent_calloc(struct arena_call *call, size_t count, size_t bytes, void **array);
+void **arena_independent_comalloc(struct arena_call *call, size_t count, const size_t *sizes,
+                                  void **array);
+
+/* Frees those of the blocks that are this arena's, in order, each in a change of its own, and sets
+ * their entries to NULL; returns how many are left. `mine` says which are (NULL: those in a segment
+ * of it). */
+size_t arena_bulk_free(struct arena_call *call, void **blocks, size_t count);
+
+/* Gives back what is unused beyond `pad` bytes; whether anything was. */
+bool arena_trim(struct arena_call *call, size_t pad);
+
+/* Usable bytes of a block after the checks of free; 0 and a fault where it is none. */
+size_t arena_usable(struct arena_call *call, const void *block);
+
+/* Whether the address lies in a segment of the arena. */
+bool arena_holds(const struct arena *arena, const void *address);
+
+/* One parameter, by mallopt's numbers (-1 trim threshold, -2 granularity, -3 large threshold).
+ * False: refused. */
+bool arena_set_parameter(struct arena *arena, int number, size_t value);
+
+/* Rounds up to granularity and returns what now holds; SIZE_MAX: no limit. */
+size_t arena_set_footprint_limit(struct arena *arena, size_t bytes);
+
+/* Every chunk of every segment, by segment, then by address. Large blocks are not among them. */
+enum arena_chunk_state {
+    ARENA_CHUNK_USED,
+    ARENA_CHUNK_FREE,
+    ARENA_CHUNK_DV,
+    ARENA_CHUNK_TOP,
+    ARENA_CHUNK_RECORD
+};
+typedef void (*arena_visit)(void *context, const struct chunk *c, size_t bytes,
+                            enum arena_chunk_state state);
+void arena_walk(const struct arena *arena, arena_visit visit, void *context);
+
+struct arena_usage {
+    size_t footprint, footprint_most;
+    size_t segment_bytes, segments;
+    size_t used_bytes, used_chunks; /* chunks in use, records among them; no large blocks */
+    size_t free_bytes, free_chunks; /* top among them */
+    size_t large_bytes, large_count;
+    size_t top_bytes;
+};
+void arena_usage(const struct arena *arena, struct arena_usage *usage);
+
+/* Every invariant of this header, of bins.h and chunk.h. */
+void arena_check(const struct arena *arena, struct check *check);
+
+#endif

@@ -1,0 +1,23 @@
+/* check.h - the form every module's full check has.
+ *
+ * A `*_check()` walks all that a module owns and counts each invariant that does not hold, with a
+ * line for each on `report` where one is given. It changes nothing and trusts nothing: a damaged
+ * structure gives violations, never a crash or an endless loop.
+ */
+#ifndef DVSM_BASE_CHECK_H
+#define DVSM_BASE_CHECK_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "base/compiler.h"
+
+struct check {
+    FILE *report; /* NULL: only count */
+    int violations;
+};
+
+/* Counts a violation unless `holds`; the message says what should have held. Returns `holds`. */
+bool check_that(struct check *check, bool holds, const char *format, ...) PRINTF_LIKE(3, 4);
+
+#endif

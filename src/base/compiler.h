@@ -1,0 +1,31 @@
+/* compiler.h - the few things the code asks of the compiler, under one name each.
+ *
+ * gcc and clang. Nothing here knows of shared memory, threads or the operating system.
+ */
+#ifndef DVSM_BASE_COMPILER_H
+#define DVSM_BASE_COMPILER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define likely(condition) __builtin_expect(!!(condition), 1)
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+#define NOINLINE __attribute__((noinline))
+#define PRINTF_LIKE(text, first) __attribute__((format(printf, text, first)))
+
+/* Memory that the program also sees as objects of its own types: no aliasing rule holds for it. */
+#define MAY_ALIAS __attribute__((may_alias))
+
+/* What one store of the machine writes whole: the unit of everything that processes share. */
+typedef uintptr_t MAY_ALIAS word;
+
+#define WORD sizeof(word)
+
+/* Keeps the compiler from moving a store to shared memory across this line. The processor needs
+ * nothing: a killed thread has executed all stores before some instruction and none after it. */
+static inline void compiler_barrier(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
+#endif

@@ -1,0 +1,46 @@
+/* fault.c - recording and reporting of faults. */
+#include "base/fault.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static _Atomic(fault_handler) current_handler;
+
+bool fault_raise(struct fault *fault, enum fault_kind kind, const char *what, const void *address)
+{
+    if (fault->kind == FAULT_NONE)
+        *fault = (struct fault){kind, what, address};
+    return false;
+}
+
+fault_handler fault_set_handler(fault_handler handler)
+{
+    return atomic_exchange(&current_handler, handler);
+}
+
+/* One write and no stdio buffer: the heap may be the very thing that is broken. */
+static _Noreturn void print_and_abort(const struct fault_report *report)
+{
+    char line[256];
+    int length = snprintf(line, sizeof line, "dvsm: %s: %s at %p (heap %s)\n", report->function,
+                          report->what, report->address, report->heap);
+    size_t bytes = length < 0 ? 0 : (size_t)length;
+
+    if (bytes >= sizeof line)
+        bytes = sizeof line - 1;
+    ssize_t ignored = write(STDERR_FILENO, line, bytes);
+    (void)ignored;
+    abort();
+}
+
+void fault_report(const struct fault *fault, const char *heap, const char *function)
+{
+    struct fault_report report = {fault->what, fault->address, heap, function};
+    fault_handler handler = atomic_load(&current_handler);
+
+    if (handler == NULL)
+        print_and_abort(&report);
+    handler(&report);
+}

@@ -1,0 +1,44 @@
+/* fault.h - what a call found wrong, and what happens then.
+ *
+ * Code deep inside a call that finds a bad pointer or damaged metadata records it in the call's
+ * `struct fault` and returns failure; each level up returns at once. At the boundary, when no lock
+ * is held any more, fault_report() tells it: by default one line on stderr and abort(); a handler
+ * may decide otherwise.
+ *
+ *     FAULT_ARGUMENT  the caller handed over a pointer it should not have; shared metadata is sound
+ *     FAULT_DAMAGE    metadata is not what the allocator wrote: the arena must be set aside
+ */
+#ifndef DVSM_BASE_FAULT_H
+#define DVSM_BASE_FAULT_H
+
+#include <stdbool.h>
+
+enum fault_kind { FAULT_NONE, FAULT_ARGUMENT, FAULT_DAMAGE };
+
+struct fault {
+    enum fault_kind kind;
+    const char *what;    /* a string constant: "double free" */
+    const void *address; /* the block, chunk or link concerned */
+};
+
+/* Records the first fault of a call. Returns false, so that a check can `return fault_raise(...)`.
+ */
+bool fault_raise(struct fault *fault, enum fault_kind kind, const char *what, const void *address);
+
+/* What the handler is told; matches dvsm_fault in dvsm.h, which documents it. */
+struct fault_report {
+    const char *what;
+    const void *address;
+    const char *heap;     /* the heap's label, or "no heap" */
+    const char *function; /* the public function called */
+};
+typedef void (*fault_handler)(const struct fault_report *report);
+
+/* Replaces the process's handler; NULL: the default. Returns the former one. */
+fault_handler fault_set_handler(fault_handler handler);
+
+/* Calls the handler and returns if it does; without one, prints the line and aborts. Hold no lock.
+ */
+void fault_report(const struct fault *fault, const char *heap, const char *function);
+
+#endif

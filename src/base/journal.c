@@ -1,0 +1,17 @@
+/* journal.c - rolling back. */
+#include "base/journal.h"
+
+#ifndef NDEBUG
+size_t journal_most_entries;
+#endif
+
+void journal_roll_back(struct journal *j)
+{
+    for (size_t n = j->count; n > 0; n--) {
+        const struct journal_entry *entry = &j->entry[n - 1];
+
+        *(volatile word *)entry->address = entry->old;
+        compiler_barrier();
+    }
+    journal_commit(j);
+}

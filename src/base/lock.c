@@ -1,0 +1,61 @@
+/* lock.c - the robust process-shared mutex. */
+#define _GNU_SOURCE
+#include "base/lock.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+int lock_init(struct lock *lock)
+{
+    pthread_mutexattr_t attributes;
+    int error = pthread_mutexattr_init(&attributes);
+
+    if (error != 0)
+        return error;
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ERRORCHECK);
+    error = pthread_mutex_init(&lock->mutex, &attributes);
+    pthread_mutexattr_destroy(&attributes);
+    return error;
+}
+
+/* Anything but these answers means that the mutex itself was overwritten: nothing can be trusted
+ * then. */
+static enum lock_state state_of(int error)
+{
+    switch (error) {
+    case 0:
+        return LOCK_ACQUIRED;
+    case EOWNERDEAD:
+        return LOCK_OWNER_DIED;
+    case EBUSY:
+        return LOCK_TAKEN;
+    case EDEADLK:
+        return LOCK_REENTERED;
+    default:
+        abort();
+    }
+}
+
+enum lock_state lock_acquire(struct lock *lock)
+{
+    return state_of(pthread_mutex_lock(&lock->mutex));
+}
+
+enum lock_state lock_try_acquire(struct lock *lock)
+{
+    return state_of(pthread_mutex_trylock(&lock->mutex));
+}
+
+void lock_repaired(struct lock *lock)
+{
+    if (pthread_mutex_consistent(&lock->mutex) != 0)
+        abort();
+}
+
+void lock_release(struct lock *lock)
+{
+    if (pthread_mutex_unlock(&lock->mutex) != 0)
+        abort();
+}

@@ -1,0 +1,118 @@
+/* chunk.h - the layout of a chunk: header, payload, boundary tags.
+ *
+ * Memory of an arena is a row of chunks without gaps. W is the size of a word.
+ *
+ *       chunk ->  +-------------------------------+
+ *                 | prev_foot: size of the chunk   |  valid only while that one is free; else the
+ * last | before                         |  word of its payload
+ *                 +--------------------------+-+-+-+
+ *                 | head: size of this chunk |0|C|P|  P: the chunk before is in use; C: this one is
+ *     payload ->  +--------------------------+-+-+-+
+ *                 | fd, bk                         |  free chunks only: neighbours in a list or
+ * ring | child[2], parent, index        |  free chunks of 256 bytes and more: the tree | ... |
+ *                 +--------------------------------+  <- the next chunk's prev_foot: this one's
+ * last word
+ *
+ * A free chunk has P set (two free neighbours are always merged), its size again in the next
+ * chunk's prev_foot, and P clear in the next chunk. Both flags clear: a large block, alone in its
+ * run of granules. A fence, W | 3, stands for the end of a segment. Overhead of a chunk in use: W.
+ * Addresses and sizes are multiples of CHUNK_ALIGN.
+ */
+#ifndef DVSM_BINS_CHUNK_H
+#define DVSM_BINS_CHUNK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/compiler.h"
+
+struct MAY_ALIAS chunk {
+    size_t prev_foot;
+    size_t head;
+    struct chunk *fd;
+    struct chunk *bk;
+    struct chunk *child[2];
+    struct chunk *parent;
+    size_t index; /* of the tree bin; what a node in a ring without a place in the tree has here is
+                     its bin too */
+};
+
+#define PINUSE ((size_t)1)
+#define CINUSE ((size_t)2)
+#define HEAD_FLAGS ((size_t)7)
+
+#define CHUNK_ALIGN (2 * WORD)
+#define CHUNK_OVERHEAD WORD
+#define CHUNK_HEADER (2 * WORD)
+#define CHUNK_MIN (4 * WORD)
+#define CHUNK_FENCE (WORD | PINUSE | CINUSE)
+
+/* Requests of this size and more are refused. */
+#define REQUEST_LIMIT ((size_t) - (CHUNK_MIN << 2))
+
+static inline size_t chunk_size(const struct chunk *c)
+{
+    return c->head & ~HEAD_FLAGS;
+}
+
+static inline bool chunk_prev_in_use(const struct chunk *c)
+{
+    return (c->head & PINUSE) != 0;
+}
+
+static inline bool chunk_marked_in_use(const struct chunk *c)
+{
+    return (c->head & CINUSE) != 0;
+}
+
+static inline bool chunk_is_large(const struct chunk *c)
+{
+    return (c->head & (PINUSE | CINUSE)) == 0;
+}
+
+static inline bool chunk_is_free(const struct chunk *c)
+{
+    return (c->head & (PINUSE | CINUSE)) == PINUSE;
+}
+
+static inline struct chunk *chunk_at(const void *base, size_t offset)
+{
+    return (struct chunk *)((uintptr_t)base + offset);
+}
+
+static inline struct chunk *chunk_next(const struct chunk *c)
+{
+    return chunk_at(c, chunk_size(c));
+}
+
+static inline void *chunk_payload(const struct chunk *c)
+{
+    return (void *)((uintptr_t)c + CHUNK_HEADER);
+}
+
+static inline struct chunk *chunk_of_payload(const void *payload)
+{
+    return (struct chunk *)((uintptr_t)payload - CHUNK_HEADER);
+}
+
+/* Bytes the user may write: a large block has no chunk after it whose prev_foot it could use. */
+static inline size_t chunk_usable(const struct chunk *c)
+{
+    return chunk_size(c) - (chunk_is_large(c) ? CHUNK_HEADER : CHUNK_OVERHEAD);
+}
+
+/* The size of the chunk that serves a request; `request` is below REQUEST_LIMIT. */
+static inline size_t chunk_size_for(size_t request)
+{
+    if (request < CHUNK_MIN - CHUNK_OVERHEAD)
+        return CHUNK_MIN;
+    return (request + CHUNK_OVERHEAD + CHUNK_ALIGN - 1) & ~(CHUNK_ALIGN - 1);
+}
+
+static inline bool chunk_is_aligned(const void *c)
+{
+    return ((uintptr_t)c & (CHUNK_ALIGN - 1)) == 0;
+}
+
+#endif
