@@ -50,16 +50,20 @@ struct arena;
 struct arena_source {
     size_t unit;
     /* Reserves the lowest run of `bytes`, not yet usable, as arena->pending. */
-    bool (*take)(const struct arena_source *source, struct arena *arena, size_t bytes, bool large);
+    bool (*take)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
+                 size_t bytes);
     /* Reserves just the `bytes` that begin at `end`, the end of a large block, as arena->pending.
      */
     bool (*extend)(const struct arena_source *source, struct arena *arena, void *end, size_t bytes);
-    /* Makes the pending run usable; false (nothing to undo, still pending) where memory is short.
-     */
-    bool (*commit)(const struct arena_source *source, struct arena *arena);
-    /* Gives back all of the pending run but `bytes` from `start`, which stay pending. 0: gives back
+    /* Makes the pending run usable; false where memory is short (the run is still pending). */
+    bool (*commit)(const struct arena_source *source, struct arena *arena, enum run_kind kind);
+    /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: gives back
      * all. */
-    void (*give)(const struct arena_source *source, struct arena *arena, void *start, size_t bytes);
+    void (*give)(const struct arena_source *source, struct arena *arena, struct run keep);
+    /* Whether the memory from `start`, rounded down to a unit, to `end` is one large block of the
+     * arena's. */
+    bool (*is_large_block)(const struct arena_source *source, const struct arena *arena,
+                           const void *start, const void *end);
 };
 
 /* A segment's record. The newest segment's is in the arena; each older one's in the foot of its own

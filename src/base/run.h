@@ -9,4 +9,11 @@ struct run {
     size_t bytes; /* 0: none */
 };
 
+/* What the owner wants it for. */
+enum run_kind {
+    RUN_SEGMENT,   /* part of an arena: any address in it may lie in a block */
+    RUN_LARGE,     /* one large block, whose header lies in the run's first granule */
+    RUN_LARGE_TAIL /* more of the large block that ends where this run begins */
+};
+
 #endif
