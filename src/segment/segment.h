@@ -4,9 +4,10 @@
  * as long as the region could need, committed only as far as granules have ever been used:
  *
  *     free run:    FREE|FIRST|length in the first granule, FREE|length in the last
- *     taken run:   TAKEN|owner in each granule, LARGE as well in those of a large block, START in
- * its first COMMITTED    in any word: the granule has memory behind it. Inside a free run only this
- * bit is read.
+ *     taken run:   TAKEN|owner in each granule; in those of a large block LARGE too, START in its first
+ *     COMMITTED    in any word: the granule has memory behind it
+ *
+ * Inside a free run only the COMMITTED bit is read.
  *
  * Above it stands an index, a tree of maxima: each node is the longest free run that *begins* below
  * it, 16 children a node. So the lowest run of at least n granules is found, and a change carried
