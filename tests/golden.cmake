@@ -1,0 +1,45 @@
+# Every trace of tests/golden/ replayed: as built, without optimisation and with assertions on and a full
+# check after each operation, and (checked, since placements differ) as a 32-bit program.
+if(NOT replay_sources)
+    return()
+endif()
+file(GLOB traces CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/golden/*.trace)
+set(compare ${CMAKE_CURRENT_SOURCE_DIR}/golden/compare)
+
+function(dvsm_golden_tests suffix comparison)
+    foreach(trace IN LISTS traces)
+        get_filename_component(name ${trace} NAME_WE)
+        add_test(NAME golden.${name}${suffix} COMMAND ${comparison} ${ARGN} ${trace})
+        dvsm_test_properties(golden.${name}${suffix} golden)
+    endforeach()
+endfunction()
+
+# A replay of its own flags, library and all.
+function(dvsm_replay_variant target)
+    add_executable(${target} ${replay_sources} ${sources})
+    target_include_directories(${target} PRIVATE ${test_includes} ${PROJECT_SOURCE_DIR}/tools/replay)
+    target_compile_options(${target} PRIVATE ${ARGN})
+    target_link_options(${target} PRIVATE ${ARGN})
+    target_link_libraries(${target} PRIVATE Threads::Threads)
+endfunction()
+
+if(CMAKE_SIZEOF_VOID_P EQUAL 8)
+    dvsm_golden_tests("" ${compare} $<TARGET_FILE:dvsm-replay>)
+endif()
+if(DVSM_SANITIZE OR DVSM_COVERAGE)
+    return()
+endif()
+
+if(CMAKE_SIZEOF_VOID_P EQUAL 8)
+    dvsm_replay_variant(dvsm-replay-debug -O0 -UNDEBUG)
+    dvsm_golden_tests(.debug ${compare} $<TARGET_FILE:dvsm-replay-debug> --check)
+endif()
+
+include(CheckCSourceCompiles)
+set(CMAKE_REQUIRED_FLAGS -m32)
+check_c_source_compiles("#include <stdlib.h>\nint main(void) { return sizeof(void *) != 4; }" DVSM_HAVE_M32)
+unset(CMAKE_REQUIRED_FLAGS)
+if(DVSM_HAVE_M32)
+    dvsm_replay_variant(dvsm-replay-32 -m32 -UNDEBUG)
+    dvsm_golden_tests(.32 $<TARGET_FILE:dvsm-replay-32> --check)
+endif()
