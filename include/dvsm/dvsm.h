@@ -1,0 +1,357 @@
+/* dvsm/dvsm.h - malloc and free for processes.
+ *
+ * A block that one process allocates is usable, by its plain address, in every process that
+ * descends from the same parent, and in each of their threads; any of them may free it. Blocks live
+ * in heaps: ranges of shared memory that are mapped at the same address in all of those processes.
+ * The default heap exists before main(), so every fork() shares it; others are created by
+ * dvsm_heap_create() and shared by the processes forked after that.
+ *
+ *     int *sum = dvsm_calloc(1, sizeof *sum);
+ *     if (fork() == 0) { *sum = work(); _exit(0); }
+ *     wait(NULL);
+ *     printf("%d\n", *sum);
+ *     dvsm_free(sum);
+ *
+ * What holds for every function here unless its comment says otherwise:
+ *
+ *   Names     A function named after one of POSIX, C23, glibc or dlmalloc 2.8.6 behaves as that one
+ *             does, errno included.
+ *   Sizes     are in bytes. Any size is accepted; one that overflows or is more than there is gives
+ *             ENOMEM. A request for 0 bytes gives a block of its own, which must be freed.
+ *   Failure   to allocate returns NULL with errno ENOMEM and changes nothing.
+ *   Alignment of every block: 16 bytes on a 64-bit machine, 8 on a 32-bit one.
+ *   Contents  of a new block are not defined, but for those of the calloc functions: zero.
+ *   Threads   Every function may be called by any number of threads at the same time.
+ *   Processes Every function may be called by any number of processes of the heap at the same time,
+ *             also in a child between fork() and exec(), also if other threads of its parent were
+ *             inside a call when it was forked. A process may die inside any call: the next one to
+ *             need what it held repairs it.
+ *   Signals   No function is to be called from a signal handler. One that interrupted a call of the
+ *             same heap never hangs: allocating takes another arena or fails, and to free a block
+ *             of the arena that the interrupted call works on is a fault.
+ *   Blocks    The functions that take a block accept one of any heap mapped in the calling process.
+ *   Faults    A pointer that no heap handed out, a block freed twice and damaged metadata are
+ *             faults: see dvsm_set_fault_handler().
+ *   Heaps     A dvsm_heap pointer is valid in the process that got it and in those it forks later;
+ *             one that is NULL or was destroyed gives EINVAL.
+ *
+ * C11 and C++11. Declares nothing outside the prefixes dvsm_ and DVSM_.
+ */
+#ifndef DVSM_DVSM_H
+#define DVSM_DVSM_H
+
+#include <stddef.h>
+#include <stdio.h>
+
+#include "backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Allocating from the default heap ---------------------------------------------------- */
+
+/* A block of at least `size` bytes. NULL: ENOMEM. */
+void *dvsm_malloc(size_t size);
+
+/* A block for `count` elements of `size` bytes, all bytes zero. NULL: ENOMEM, also where the
+ * product overflows. */
+void *dvsm_calloc(size_t count, size_t size);
+
+/* The block's contents, up to the smaller of its old size and `size`, in a block of `size` bytes:
+ * the same one where it can be resized in place, else a new one of the same heap, and the old one
+ * is freed. dvsm_realloc(NULL, size) is dvsm_malloc(size). dvsm_realloc(block, 0) gives a smallest
+ * block. NULL: ENOMEM, and the old block is as it was. */
+void *dvsm_realloc(void *block, size_t size);
+
+/* dvsm_realloc(block, count * size), where the product may overflow: then NULL with ENOMEM, and the
+ * block is as it was. */
+void *dvsm_reallocarray(void *block, size_t count, size_t size);
+
+/* Resizes without moving. Returns `block`, or NULL with ENOMEM and the block as it was. NULL as
+ * block: NULL, errno EINVAL. */
+void *dvsm_realloc_in_place(void *block, size_t size);
+
+/* A block whose address is a multiple of `alignment`, which must be a power of two (EINVAL). As in
+ * C23, `size` need not be a multiple of it. NULL: EINVAL or ENOMEM. */
+void *dvsm_aligned_alloc(size_t alignment, size_t size);
+
+/* Stores an aligned block in *out and returns 0. `alignment` must be a power of two and a multiple
+ * of sizeof(void *). Otherwise returns EINVAL or ENOMEM and leaves *out as it is. Never touches
+ * errno. */
+int dvsm_posix_memalign(void **out, size_t alignment, size_t size);
+
+/* As glibc's: `alignment` is rounded up to a power of two; EINVAL where that is not possible. */
+void *dvsm_memalign(size_t alignment, size_t size);
+
+/* Aligned to a page. dvsm_pvalloc() rounds the size up to whole pages too (ENOMEM if that
+ * overflows); 0 is one page. */
+void *dvsm_valloc(size_t size);
+void *dvsm_pvalloc(size_t size);
+
+/* A copy of the string, or of its first `size` bytes if it is longer, with a zero byte at its end.
+ * NULL: ENOMEM. */
+char *dvsm_strdup(const char *string);
+char *dvsm_strndup(const char *string, size_t size);
+
+/* `count` blocks of `size` bytes, zeroed, cut side by side from one piece of memory; each is freed
+ * on its own, or all by dvsm_bulk_free(). Their addresses are stored in `blocks`, or, if that is
+ * NULL, in an array that is allocated with them (and to be freed, too). Returns that array. `count`
+ * 0: `blocks` or, if NULL, a smallest block. NULL: ENOMEM, and nothing was allocated. */
+void **dvsm_independent_calloc(size_t count, size_t size, void **blocks);
+
+/* The same for blocks of different sizes, sizes[0] to sizes[count - 1], not zeroed. */
+void **dvsm_independent_comalloc(size_t count, const size_t *sizes, void **blocks);
+
+/* ---- Freeing, for blocks of any heap ----------------------------------------------------- */
+
+/* Gives a block back. NULL: nothing. errno is preserved. */
+void dvsm_free(void *block);
+
+/* As C23's: as dvsm_free(). The size and alignment may be what the block was allocated with; they
+ * are not looked at. */
+void dvsm_free_sized(void *block, size_t size);
+void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size);
+
+/* Frees blocks[0] to blocks[count - 1] and sets the entries of those freed to NULL; entries that
+ * are NULL are skipped. Faster than one by one, most of all where the array is sorted by address.
+ * Returns how many could not be freed: pointers outside every heap, which are no fault here and
+ * stay in the array, and faults. errno is preserved if it returns 0. */
+size_t dvsm_bulk_free(void **blocks, size_t count);
+
+/* How many bytes of the block may be used: at least what was asked for. 0 for NULL. A fault: 0 with
+ * errno EINVAL. */
+size_t dvsm_malloc_usable_size(void *block);
+
+/* ---- Tuning and looking at the default heap ---------------------------------------------- */
+
+/* Gives memory back to the system, for all processes, but for `pad` bytes that stay ready for later
+ * use. Returns 1 if any was given back, else 0. */
+int dvsm_malloc_trim(size_t pad);
+
+/* Sets a parameter of every arena of the default heap. Returns 1, or 0 if `parameter` is unknown or
+ * `value` refused. -1 for the thresholds means: never. */
+#define DVSM_M_TRIM_THRESHOLD (-1) /* bytes unused at the top that lead to a trim; 2 MiB */
+#define DVSM_M_GRANULARITY                                                                         \
+    (-2) /* arenas grow by multiples of it: a power of two of 64 KiB or more */
+#define DVSM_M_MMAP_THRESHOLD (-3) /* a request from this size on may be a large block; 256 KiB */
+int dvsm_mallopt(int parameter, int value);
+
+/* The fields of glibc's mallinfo2 with dlmalloc's meanings, summed over the heap's arenas. */
+struct dvsm_mallinfo {
+    size_t arena;    /* bytes in segments: all that is not large blocks */
+    size_t ordblks;  /* free chunks */
+    size_t smblks;   /* 0 */
+    size_t hblks;    /* large blocks */
+    size_t hblkhd;   /* bytes in large blocks */
+    size_t usmblks;  /* the most bytes ever had from the system */
+    size_t fsmblks;  /* 0 */
+    size_t uordblks; /* bytes in use: in blocks, large ones too, and the arenas' overhead */
+    size_t fordblks; /* bytes in free chunks */
+    size_t keepcost; /* bytes at the top, which a trim could give back */
+};
+
+/* Takes time in proportion to the number of chunks, during which the heap's other users wait. */
+#if defined __cplusplus && defined __GNUC__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow" /* the structure's name, by tradition */
+#endif
+struct dvsm_mallinfo dvsm_mallinfo(void);
+#if defined __cplusplus && defined __GNUC__
+#pragma GCC diagnostic pop
+#endif
+
+/* Prints the most bytes had from the system, those it has now and those in use, on stderr. */
+void dvsm_malloc_stats(void);
+
+/* Bytes committed: those that have memory behind them, in use or retained, the heap's own metadata
+ * among them. Now, and at most so far. */
+size_t dvsm_malloc_footprint(void);
+size_t dvsm_malloc_max_footprint(void);
+
+/* How many bytes may be committed; SIZE_MAX: no limit but the address space reserved. Setting it
+ * rounds up to 64 KiB and returns what now holds. A limit below the footprint takes nothing away:
+ * growth fails until enough was freed. */
+size_t dvsm_malloc_footprint_limit(void);
+size_t dvsm_malloc_set_footprint_limit(size_t bytes);
+
+/* Calls `handler` for each region of memory of the default heap: blocks in use, with `used_bytes`
+ * of them usable, and free chunks, with `used_bytes` 0, of which [start, end) is what the allocator
+ * itself does not use. `handler` must not call any function of this library on the same heap. */
+void dvsm_malloc_inspect_all(void (*handler)(void *start, void *end, size_t used_bytes,
+                                             void *context),
+                             void *context);
+
+/* ---- Heaps ------------------------------------------------------------------------------- */
+
+typedef struct dvsm_heap dvsm_heap;
+
+#define DVSM_HUGE_PAGES 1u /* ask for huge pages where the system has them */
+#define DVSM_EXCLUSIVE 2u  /* EEXIST if the name exists */
+
+/* Zero-initialised means: all defaults. */
+typedef struct dvsm_options {
+    size_t size; /* sizeof(dvsm_options), or 0 */
+    const dvsm_backend
+        *backend;       /* one of dvsm/backend.h or your own, which must stay; NULL: memfd */
+    const char *name;   /* for shm_open: "/name", the heap stays until unlinked; else a label
+                                    for messages; up to 255 bytes */
+    size_t reserve;     /* bytes of address space; 0: the larger of 64 GiB and twice the RAM
+                                    (1 GiB on 32 bit), halved until it fits */
+    size_t limit;       /* bytes that may be committed; 0: the reserve */
+    unsigned arenas;    /* how many arenas serve it; 0: by CPUs */
+    size_t cache_bytes; /* a CPU's cache; 0: default; SIZE_MAX: none */
+    unsigned mode;      /* permission bits of a named heap; 0: 0600 */
+    unsigned flags;     /* DVSM_HUGE_PAGES, DVSM_EXCLUSIVE */
+} dvsm_options;
+
+/* Sets the default heap's options; to be called before anything was allocated from it, before the
+ * first fork and by one thread. Fields that are zero are taken from the environment:
+ *
+ *     DVSM_BACKEND   memfd, anon or shm_open
+ *     DVSM_RESERVE, DVSM_LIMIT   bytes, with K, M, G or T for 2^10, 2^20, 2^30, 2^40
+ *     DVSM_ARENAS    a number
+ *     DVSM_CACHE     bytes, as above; 0: no cache
+ *     DVSM_STATS     1: dvsm_malloc_stats() at exit of the process that created the heap
+ *
+ * which is read once, before main(); a value that does not parse is named in a line on stderr, and
+ * the default is used. Where no backend was chosen and no memfd can be had, the default heap is
+ * anonymous memory. Returns 0, or -1 with errno and the default heap as it was:
+ *
+ *     EBUSY    something was allocated from it
+ *     EINVAL and what dvsm_heap_create() gives */
+int dvsm_init(const dvsm_options *options);
+
+/* Creates a heap for this process and those it forks later. NULL as options: all defaults.
+ * Returns NULL with errno:
+ *
+ *     EINVAL   an unknown flag, a `size` that no version of the structure has, a name that is too
+ *              long or that the backend refuses
+ *     ENOMEM   no address space, or no memory for the heap's metadata
+ *     EMFILE, ENFILE   no file descriptor
+ *     EEXIST, EACCES, ENOSPC, ...   what the backend's system calls gave
+ *     ENOSPC   too many heaps: a process can have 1024 */
+dvsm_heap *dvsm_heap_create(const dvsm_options *options);
+
+/* Unmaps the heap in the calling process and removes its name, if it has one: none of its blocks
+ * may be used here any more. Other processes keep it; the memory goes with the last of them. 0, or
+ * -1 with errno: EINVAL, also for the default heap. No other thread may be using the heap. */
+int dvsm_heap_destroy(dvsm_heap *heap);
+
+/* Removes the name of a heap that was created with the shm_open backend; processes that have the
+ * heap keep it. 0, or -1 with errno: ENOENT, EACCES, EINVAL. */
+int dvsm_heap_unlink(const char *name);
+
+/* The default heap; NULL with errno ENOMEM where it could not be created. */
+dvsm_heap *dvsm_heap_default(void);
+
+/* The heap that the address lies in, or NULL if in none mapped here; errno is not touched. */
+dvsm_heap *dvsm_heap_of(const void *block);
+
+/* The functions of the first section for a given heap. Each is what its counterpart without _heap
+ * is for the default heap; errors are the same, and EINVAL for a heap that is none.
+ *
+ * dvsm_heap_realloc() and dvsm_heap_reallocarray(): the result is in `heap`, where a block of
+ * another heap is moved to. */
+void *dvsm_heap_malloc(dvsm_heap *heap, size_t size);
+void *dvsm_heap_calloc(dvsm_heap *heap, size_t count, size_t size);
+void *dvsm_heap_realloc(dvsm_heap *heap, void *block, size_t size);
+void *dvsm_heap_reallocarray(dvsm_heap *heap, void *block, size_t count, size_t size);
+void *dvsm_heap_aligned_alloc(dvsm_heap *heap, size_t alignment, size_t size);
+void *dvsm_heap_memalign(dvsm_heap *heap, size_t alignment, size_t size);
+int dvsm_heap_posix_memalign(dvsm_heap *heap, void **out, size_t alignment, size_t size);
+char *dvsm_heap_strdup(dvsm_heap *heap, const char *string);
+char *dvsm_heap_strndup(dvsm_heap *heap, const char *string, size_t size);
+void **dvsm_heap_independent_calloc(dvsm_heap *heap, size_t count, size_t size, void **blocks);
+void **dvsm_heap_independent_comalloc(dvsm_heap *heap, size_t count, const size_t *sizes,
+                                      void **blocks);
+
+/* dvsm_malloc_trim(), dvsm_mallinfo() and the footprint functions for a given heap. For a heap that
+ * is none: 0 or all zeros, and errno EINVAL. */
+int dvsm_heap_trim(dvsm_heap *heap, size_t pad);
+struct dvsm_mallinfo dvsm_heap_mallinfo(dvsm_heap *heap);
+size_t dvsm_heap_footprint(dvsm_heap *heap);
+size_t dvsm_heap_max_footprint(dvsm_heap *heap);
+size_t dvsm_heap_limit(dvsm_heap *heap);
+size_t dvsm_heap_set_limit(dvsm_heap *heap, size_t bytes);
+
+/* ---- Looking inside ---------------------------------------------------------------------- */
+
+/* Walks everything and verifies every invariant of every module. Returns how many do not hold, with
+ * a line on `report` for each of the first hundred, unless it is NULL; 0: the heap is sound. An
+ * arena that was set aside counts as one. Other processes and threads may go on working. -1 with
+ * errno EINVAL: no heap. */
+int dvsm_check(dvsm_heap *heap, FILE *report);
+
+/* Counts of chunks include their headers. Other processes may work meanwhile: each arena is counted
+ * at one instant, not the whole heap. */
+typedef struct dvsm_stats_t {
+    size_t reserved_bytes;       /* of address space */
+    size_t limit_bytes;          /* that may be committed; SIZE_MAX: all */
+    size_t committed_bytes;      /* the footprint: in use, free, retained and metadata */
+    size_t committed_most_bytes; /* the most that was */
+    size_t retained_bytes;       /* of committed: free granules kept ready */
+    size_t metadata_bytes;       /* of committed: the heap's own tables */
+    size_t used_bytes;           /* in blocks that the program holds, large ones among them */
+    size_t used_blocks;          /* how many */
+    size_t large_bytes;          /* of used_bytes, those in large blocks */
+    size_t large_blocks;         /* how many */
+    size_t free_bytes;           /* in free chunks of the arenas */
+    size_t free_chunks;          /* how many */
+    size_t arenas;               /* made so far */
+    size_t arenas_damaged;       /* of them, set aside after a fault */
+    size_t recoveries;           /* times that what a dead process left was repaired */
+} dvsm_stats_t;
+
+/* Fills in *stats. 0, or -1 with errno EINVAL. */
+int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats);
+
+typedef enum dvsm_chunk_state {
+    DVSM_CHUNK_FREE,
+    DVSM_CHUNK_USED,
+    DVSM_CHUNK_LARGE,   /* in use, a run of memory of its own */
+    DVSM_CHUNK_OVERHEAD /* the allocator's own records */
+} dvsm_chunk_state;
+
+typedef struct dvsm_chunk {
+    void *block;   /* what malloc returned or, for a free chunk, would return */
+    size_t bytes;  /* of the chunk, header included */
+    size_t usable; /* dvsm_malloc_usable_size() of a block in use, else 0 */
+    dvsm_chunk_state state;
+    unsigned arena; /* which of the heap's arenas it belongs to */
+} dvsm_chunk;
+
+/* `chunk` is valid during the call. */
+typedef void (*dvsm_visit_fn)(const dvsm_chunk *chunk, void *context);
+
+/* Calls `visit` for every chunk of the heap: arena by arena, in each by segment and address, then
+ * the large blocks. The arena is locked meanwhile: `visit` must not call any function of this
+ * library on the same heap. A heap that is none: no calls, errno EINVAL. */
+void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context);
+
+/* ---- Faults ------------------------------------------------------------------------------ */
+
+/* What was found wrong. The strings are valid during the call of the handler. */
+typedef struct dvsm_fault {
+    const char *what;     /* such as "block freed twice" */
+    const void *address;  /* the block or the metadata concerned */
+    const char *heap;     /* the heap's name, "default", or "no heap" */
+    const char *function; /* the function called: "dvsm_free" */
+} dvsm_fault;
+
+typedef void (*dvsm_fault_handler)(const dvsm_fault *fault);
+
+/* Sets what this process (and those it forks later) does about a fault; NULL: the default, which is
+ * one line on stderr and abort(). Returns the former handler, NULL for the default.
+ *
+ * The handler runs in the thread that called, with no lock held: it may call any function of this
+ * library. If it returns, the call fails with EINVAL (dvsm_free() just returns); if it was metadata
+ * that is damaged, that arena is set aside: nothing more is allocated from it, what is freed into
+ * it stays, and the rest of the heap works on. */
+dvsm_fault_handler dvsm_set_fault_handler(dvsm_fault_handler handler);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
