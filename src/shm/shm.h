@@ -1,0 +1,30 @@
+/* shm.h - the backends that come with the library, and reserving as much as the system grants.
+ *
+ * A backend (dvsm/backend.h) is four calls: reserve, commit, release, unmap. Those of the library
+ * differ only in what they reserve:
+ *
+ *     memfd     a file without a name, sealed: nobody who gets its fd can make it shorter
+ *     shm_open  a file in /dev/shm; nameless heaps unlink it at once, named ones at destroy
+ *     anon      MAP_SHARED | MAP_ANONYMOUS: no file descriptor, so none but descendants have it
+ *
+ * All map MAP_SHARED | MAP_NORESERVE at a base aligned to 64 KiB. Committing puts pages there by
+ * one system call that reports what a store would have died of; releasing punches a hole. Neither
+ * needs the file descriptor on a kernel of Linux 5.14 and later, so a program that closes fds it
+ * does not know does no harm: where the fd is used it is first seen to be still the heap's file.
+ */
+#ifndef DVSM_SHM_SHM_H
+#define DVSM_SHM_SHM_H
+
+#include <stddef.h>
+
+#include "dvsm/backend.h"
+
+/* As in DVSM_BACKEND; NULL: the library has none of that name. */
+const dvsm_backend *shm_backend_named(const char *name);
+
+/* Reserves mapping->bytes or, where that is too large for the system, the half of it, and so on
+ * down to `least`; both are multiples of 64 KiB. 0, or the errno value of the last attempt, with
+ * mapping->bytes as it was. */
+int shm_reserve_fitting(const dvsm_backend *backend, dvsm_mapping *mapping, size_t least);
+
+#endif

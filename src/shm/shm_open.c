@@ -1,0 +1,113 @@
+/* shm_open.c - shared memory in a file that may have a name. */
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#include "shm/shm_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { NAME_ATTEMPTS = 100, PRIVATE_MODE = 0600 };
+
+static int create(const char *name)
+{
+    return shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, PRIVATE_MODE);
+}
+
+/* The name lives for a moment only; that it was not there before is what O_EXCL sees to. */
+static int create_unnamed(void)
+{
+    static atomic_uint counter;
+
+    for (int attempt = 0; attempt < NAME_ATTEMPTS; attempt++) {
+        char name[64];
+        struct timespec now;
+
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        snprintf(name, sizeof name, "/dvsm-%ld-%u-%lx", (long)getpid(),
+                 atomic_fetch_add(&counter, 1), (unsigned long)now.tv_nsec);
+        int fd = create(name);
+        if (fd >= 0)
+            shm_unlink(name);
+        if (fd >= 0 || errno != EEXIST)
+            return fd;
+    }
+    return -1;
+}
+
+static int reserve_unnamed(dvsm_mapping *mapping)
+{
+    int fd = create_unnamed();
+
+    if (fd < 0)
+        return errno;
+    int error = shm_map_file(mapping, fd);
+    if (error != 0)
+        close(fd);
+    return error;
+}
+
+/* The mode is set only when the memory is mapped: nobody else can open a file half made. fchmod,
+ * since the umask has no say in what the user asked for. */
+static int reserve_named(dvsm_mapping *mapping)
+{
+    const mode_t mode = mapping->mode != 0 ? (mode_t)mapping->mode : PRIVATE_MODE;
+
+    if (mapping->name[0] != '/')
+        return EINVAL;
+    int fd = create(mapping->name);
+    if (fd < 0)
+        return errno;
+    int error = shm_map_file(mapping, fd);
+    if (error == 0 && fchmod(fd, mode) != 0) {
+        error = errno;
+        munmap(mapping->base, mapping->bytes);
+    }
+    if (error != 0) {
+        shm_unlink(mapping->name);
+        close(fd);
+    }
+    return error;
+}
+
+static int shm_open_reserve(const dvsm_backend *self, dvsm_mapping *mapping)
+{
+    (void)self;
+    return mapping->name == NULL ? reserve_unnamed(mapping) : reserve_named(mapping);
+}
+
+/* Somebody may have given the name to another file since. Where that cannot be seen, the name is
+ * taken for ours. */
+static bool name_is_of_another(const dvsm_mapping *mapping)
+{
+    int fd = shm_open(mapping->name, O_RDONLY | O_CLOEXEC, 0);
+
+    if (fd < 0)
+        return false;
+    bool another = !shm_is_file_of(mapping, fd);
+    close(fd);
+    return another;
+}
+
+static int shm_open_unmap(const dvsm_backend *self, dvsm_mapping *mapping, int destroy)
+{
+    int error = shm_unmap(self, mapping, destroy);
+
+    if (error != 0 || !destroy || mapping->name == NULL || name_is_of_another(mapping))
+        return error;
+    return shm_unlink(mapping->name) == 0 || errno == ENOENT ? 0 : errno;
+}
+
+const dvsm_backend dvsm_backend_shm_open = {
+    .size = sizeof(dvsm_backend),
+    .name = "shm_open",
+    .reserve = shm_open_reserve,
+    .commit = shm_commit,
+    .release = shm_release,
+    .unmap = shm_open_unmap,
+};
