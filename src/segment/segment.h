@@ -4,10 +4,12 @@
  * as long as the region could need, committed only as far as granules have ever been used:
  *
  *     free run:    FREE|FIRST|length in the first granule, FREE|length in the last
- *     taken run:   TAKEN|owner in each granule; in those of a large block LARGE too, START in its first
+ *     taken run:   TAKEN|owner in each granule; in those of a large block LARGE too, START in its
+ *                  first
  *     COMMITTED    in any word: the granule has memory behind it
+ *     UNSETTLED    in a word of a taken run: memory is being put there or taken away just now
  *
- * Inside a free run only the COMMITTED bit is read.
+ * Inside a free run words have only COMMITTED, if anything.
  *
  * Above it stands an index, a tree of maxima: each node is the longest free run that *begins* below
  * it, 16 children a node. So the lowest run of at least n granules is found, and a change carried
@@ -20,10 +22,15 @@
  * above it. Commit before use: a full file system is an error here, never a SIGBUS later.
  *
  * Locks: every function takes the map's own lock, the innermost one, but segment_commit(),
- * segment_owner() and segment_is_large_block(). A run on its way is named in `pending`, words in
- * the region, changed by the same journaled change as the map: a survivor that finds it set calls
- * segment_give(). Words inside a run are written before the change that turns it from free to taken
- * or back, and need no journal: until that change nobody reads them.
+ * segment_owner() and segment_is_large_block(). Called by a signal handler that interrupted the
+ * holder of the lock they report a fault and, should the handler return, fail.
+ *
+ * A run on its way is named in `pending`, two words in the region, changed by the same journaled
+ * change as the map. NB: a survivor calls segment_give() whether it finds them set or not: only
+ * once the map's lock has been taken, and the change of a dead holder undone, are they right.
+ * Words inside a run are rewritten before the change that turns it from free to taken or back; the
+ * map notes which, so that a survivor restores them. The same holds for memory on its way: what
+ * the dead left UNSETTLED is released by whoever gives their run back.
  */
 #ifndef DVSM_SEGMENT_SEGMENT_H
 #define DVSM_SEGMENT_SEGMENT_H
@@ -37,8 +44,11 @@
 #include "base/run.h"
 #include "dvsm/backend.h"
 
-enum { GRANULE_SHIFT = 16, SEGMENT_LEVELS_MOST = 9 };
+enum { GRANULE_SHIFT = 16 };
 #define GRANULE ((size_t)1 << GRANULE_SHIFT)
+
+/* Bytes of free granules that stay committed, until segment_set_retain() says otherwise. */
+#define SEGMENT_RETAIN ((size_t)32 << 20)
 
 /* Who has a granule: numbers the map's user gives out; 0 is nobody. */
 typedef unsigned segment_owner_id;
@@ -58,8 +68,10 @@ struct segments {
 size_t segment_map_bytes(size_t granules);
 size_t segment_map_committed_bytes(void);
 
-/* Makes the map at `place` (page aligned) for the granules at `base` (granule aligned); all are
- * free, none committed. `limit`: bytes that may be committed. 0 or an errno value. */
+/* Makes the map at `place` (page aligned, what is not committed yet will read as zeros) for the
+ * granules at `base` (granule aligned); all are free, none committed. `limit`: as in
+ * segment_set_limit(). 0 or an errno value: EINVAL for no granules and for more than a word can
+ * count. */
 int segment_init(void *place, void *base, size_t granules, size_t limit);
 
 /* The lowest free run of `bytes`, a multiple of GRANULE; not yet committed. `pending` is empty
@@ -68,7 +80,8 @@ int segment_init(void *place, void *base, size_t granules, size_t limit);
 bool segment_take(struct segments *s, segment_owner_id owner, enum run_kind kind, size_t bytes,
                   struct run *pending);
 
-/* Just the `bytes` that begin at `start`. */
+/* Just the `bytes` that begin at `start`, where a taken run ends. False also where that is not
+ * free. */
 bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind kind, void *start,
                      size_t bytes, struct run *pending);
 
@@ -78,20 +91,22 @@ bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind k
 bool segment_commit(struct segments *s, enum run_kind kind, struct run pending);
 
 /* Gives back the pending run, all but `keep`, a part of it that stays pending (0 bytes: nothing
- * stays). */
+ * stays). Does nothing where nothing is pending. What the backend fails to release stays retained.
+ */
 void segment_give(struct segments *s, struct run *pending, struct run keep);
 
-/* Releases memory of free granules until at most `keep` bytes of them are committed; bytes
- * released. */
+/* Releases memory of free granules, from the highest on, until at most `keep` bytes of them are
+ * committed; bytes released. Stops where the backend fails. */
 size_t segment_release(struct segments *s, size_t keep);
 
 /* The owner of the granule at `address`, 0 for nobody and outside the region; `kind` (may be NULL)
- * says RUN_SEGMENT, RUN_LARGE (a block's first granule) or RUN_LARGE_TAIL. O(1), takes no lock:
- * right for an address in a block that stays allocated meanwhile. */
+ * says RUN_SEGMENT (for nobody, too), RUN_LARGE (a block's first granule) or RUN_LARGE_TAIL. O(1),
+ * takes no lock: right for an address in a block that stays allocated meanwhile. */
 segment_owner_id segment_owner(const struct segment_map *map, const void *address,
                                enum run_kind *kind);
 
-/* Whether just the granules from that of `start` up to `end` are one large block of the owner's. */
+/* Whether just the granules from that of `start` up to `end` are one large block of the owner's,
+ * who changes none of its runs meanwhile. */
 bool segment_is_large_block(const struct segment_map *map, segment_owner_id owner,
                             const void *start, const void *end);
 
@@ -104,15 +119,17 @@ struct segment_usage {
 };
 void segment_usage(struct segments *s, struct segment_usage *usage);
 
-/* Bytes that may be committed; rounded up to granules and returned; SIZE_MAX: no limit. */
+/* Bytes that may be committed; rounded up to granules and returned; SIZE_MAX: no limit. Below what
+ * is committed now it only keeps more from being taken. */
 size_t segment_set_limit(struct segments *s, size_t bytes);
 
 /* Bytes of free granules that stay committed when they are given back. */
 void segment_set_retain(struct segments *s, size_t bytes);
 
-/* Each run from the lowest on, free ones included (owner 0; kind is then RUN_SEGMENT), with the
- * lock held. Adjacent granules of one owner that belong together (segments, or one large block) are
- * one run. The visitor must not call back. */
+/* Each run from the lowest up to the last one taken, free ones included (owner 0; kind is then
+ * RUN_SEGMENT), with the lock held. Adjacent granules of one owner that belong together (segments,
+ * or one large block) are one run; RUN_LARGE_TAIL is a large block on its way. The visitor must not
+ * call back. */
 typedef void (*segment_visit)(void *context, struct run run, segment_owner_id owner,
                               enum run_kind kind);
 void segment_walk(struct segments *s, segment_visit visit, void *context);

@@ -1,0 +1,184 @@
+/* check.c - walking the map, and verifying all of it. */
+#include <string.h>
+
+#include "segment/segment_map.h"
+
+/* ---- walking --------------------------------------------------------------------------------- */
+
+/* Whether the granule continues what the one before it, of word `w`, is part of. */
+static bool continues(const struct segment_map *map, size_t granule, word w)
+{
+    word next = granule_load(map, granule);
+
+    return (next & ~MEMORY) == (w & ~(MEMORY | START));
+}
+
+/* The run that begins at `first`. A damaged map gives some run that lies below `used`. */
+static struct granule_run run_from(const struct segment_map *map, size_t first)
+{
+    struct granule_run run = {first, 1};
+    word w = granule_load(map, first);
+    size_t length = granule_value(w);
+
+    if ((w & TAKEN) != 0)
+        while (run_end(run) < map->used && continues(map, run_end(run), w))
+            run.count++;
+    else if ((w & FIRST) != 0 && length > 0 && length < map->used - first)
+        run.count = length;
+    return run;
+}
+
+void segment_walk(struct segments *s, segment_visit visit, void *context)
+{
+    const struct segment_map *map = s->map;
+    struct granule_run run;
+
+    if (!segment_enter(s, "segment_walk"))
+        return;
+    for (size_t i = 0; i < map->used; i = run_end(run)) {
+        run = run_from(map, i);
+
+        struct run bytes = {run_address(map, run), run_bytes(run)};
+        enum run_kind kind;
+        segment_owner_id owner = segment_owner(map, bytes.start, &kind);
+
+        visit(context, bytes, owner, kind);
+    }
+    segment_leave(s);
+}
+
+/* ---- checking -------------------------------------------------------------------------------- */
+
+/* Whether the rest can be looked at: where the levels lie, and how far they are committed. */
+static bool check_layout(const struct segment_map *map, struct check *check)
+{
+    struct segment_map right = {0};
+    int before = check->violations;
+
+    check_that(check, (uintptr_t)map->base % GRANULE == 0, "granule map: base %p is not aligned",
+               (void *)map->base);
+    if (!check_that(check, map->granules > 0 && map->granules <= GRANULES_MOST,
+                    "granule map: %zu granules", map->granules))
+        return false;
+    segment_lay_out(&right, (void *)(uintptr_t)map, map->granules);
+    check_that(check, map->page == right.page && map->levels == right.levels,
+               "granule map: %zu levels of pages of %zu bytes, not %zu of %zu", map->levels,
+               map->page, right.levels, right.page);
+    check_that(check, memcmp(map->level, right.level, sizeof map->level) == 0,
+               "granule map: a level lies elsewhere");
+    check_that(check, map->used <= map->ready && map->ready <= map->granules,
+               "granule map: %zu used, %zu ready of %zu granules", map->used, map->ready,
+               map->granules);
+    return check->violations == before;
+}
+
+static void check_taken(size_t granule, word w, struct check *check)
+{
+    size_t owner = granule_value(w);
+
+    check_that(check, owner > 0 && owner <= SEGMENT_OWNER_MOST && (w & (FREE | FIRST)) == 0,
+               "granule %zu: taken, but its word is %#zx", granule, (size_t)w);
+    check_that(check, (w & START) == 0 || (w & LARGE) != 0,
+               "granule %zu: start of a block that is not large", granule);
+}
+
+/* The free run that begins at `first`; a single granule where its length is not to be believed. */
+static struct granule_run check_free(const struct segment_map *map, size_t first,
+                                     struct check *check)
+{
+    struct granule_run run = run_from(map, first);
+    word w = granule_load(map, first);
+    word last = granule_load(map, run_end(run) - 1);
+    word end = run.count == 1 ? FREE | FIRST : FREE;
+
+    check_that(check, (w & ~COMMITTED) == granule_word(FREE | FIRST, run.count),
+               "granule %zu: neither taken nor start of a free run that ends below %zu", first,
+               map->used);
+    check_that(check, (last & ~COMMITTED) == granule_word(end, run.count),
+               "granule %zu: not the last of the %zu free ones from %zu on", run_end(run) - 1,
+               run.count, first);
+    for (size_t i = first + 1; i + 1 < run_end(run); i++)
+        check_that(check, (granule_load(map, i) & ~COMMITTED) == 0,
+                   "granule %zu: not as inside a free run", i);
+    if (check_that(check, run_end(run) < map->used,
+                   "granule %zu: free, the last one before those never used", run_end(run) - 1))
+        check_that(check, (granule_load(map, run_end(run)) & FREE) == 0,
+                   "granule %zu: free run not joined with the one before", run_end(run));
+    return run;
+}
+
+/* Returns how many granules are taken. */
+static size_t check_runs(const struct segment_map *map, struct check *check)
+{
+    size_t taken = 0;
+
+    for (size_t i = 0; i < map->used;) {
+        word w = granule_load(map, i);
+
+        if ((w & TAKEN) != 0) {
+            check_taken(i, w, check);
+            taken++;
+            i++;
+        } else {
+            i = run_end(check_free(map, i, check));
+        }
+    }
+    for (size_t i = map->used; i < map->ready; i++)
+        check_that(check, (granule_load(map, i) & ~COMMITTED) == 0,
+                   "granule %zu: not in use, but its word says so", i);
+    return taken;
+}
+
+static void check_counts(const struct segment_map *map, size_t taken, struct check *check)
+{
+    size_t retained = 0;
+    size_t retained_end = 0;
+
+    for (size_t i = 0; i < map->ready; i++) {
+        if (!granule_is_retained(map, i))
+            continue;
+        retained++;
+        retained_end = i + 1;
+    }
+    check_that(check, map->retained == retained, "granule map: %zu granules retained, not %zu",
+               retained, map->retained);
+    check_that(check, map->committed == taken + retained,
+               "granule map: %zu granules committed, not %zu", taken + retained, map->committed);
+    check_that(check, map->committed <= map->committed_most,
+               "granule map: %zu granules committed, but never more than %zu", map->committed,
+               map->committed_most);
+    check_that(check, retained_end <= map->retained_end,
+               "granule map: granule %zu retained, but none from %zu on", retained_end - 1,
+               map->retained_end);
+}
+
+static void check_index(const struct segment_map *map, struct check *check)
+{
+    for (size_t level = 0; level < map->levels; level++) {
+        size_t nodes = segment_index_nodes(level + 1, map->ready);
+
+        for (size_t node = 0; node < nodes; node++) {
+            size_t most = segment_index_most(map, level, node);
+
+            check_that(check, map->level[level + 1][node] == most,
+                       "granule map: node %zu of level %zu is %zu, not %zu", node, level + 1,
+                       (size_t)map->level[level + 1][node], most);
+        }
+    }
+}
+
+void segment_check(struct segments *s, struct check *check)
+{
+    const struct segment_map *map = s->map;
+
+    if (!segment_enter(s, "segment_check"))
+        return;
+    check_that(check, journal_is_empty(&map->journal), "granule map: a change is not committed");
+    check_that(check, map->rewriting.count == 0 && map->releasing.count == 0,
+               "granule map: a note to a survivor was not taken back");
+    if (check_layout(map, check)) {
+        check_counts(map, check_runs(map, check), check);
+        check_index(map, check);
+    }
+    segment_leave(s);
+}

@@ -1,0 +1,211 @@
+/* map.c - the map as a whole: its layout, its lock and what a survivor does, its bounds. */
+#define _GNU_SOURCE
+#include "segment/segment_map.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+
+static size_t page_size(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+size_t segment_map_committed_bytes(void)
+{
+    return bits_round_up(sizeof(struct segment_map), page_size());
+}
+
+/* Bytes of a level that are, or would be, committed for the first `granules`. */
+static size_t level_bytes(size_t level, size_t granules, size_t page)
+{
+    return bits_round_up(segment_index_nodes(level, granules) * WORD, page);
+}
+
+static size_t levels_for(size_t granules)
+{
+    size_t levels = 0;
+
+    while (segment_index_nodes(levels, granules) > FANOUT)
+        levels++;
+    return levels;
+}
+
+size_t segment_map_bytes(size_t granules)
+{
+    size_t bytes = segment_map_committed_bytes();
+
+    for (size_t level = 0; level <= levels_for(granules); level++)
+        bytes += level_bytes(level, granules, page_size());
+    return bytes;
+}
+
+char *segment_lay_out(struct segment_map *map, void *place, size_t granules)
+{
+    char *next = (char *)place + segment_map_committed_bytes();
+
+    map->page = page_size();
+    map->levels = levels_for(granules);
+    for (size_t level = 0; level <= map->levels; level++) {
+        map->level[level] = (word *)(void *)next;
+        next += level_bytes(level, granules, map->page);
+    }
+    return next;
+}
+
+static size_t granules_for(size_t bytes)
+{
+    size_t granules = (bytes >> GRANULE_SHIFT) + ((bytes & (GRANULE - 1)) != 0);
+
+    return granules > SIZE_MAX >> GRANULE_SHIFT ? SIZE_MAX : granules;
+}
+
+int segment_init(void *place, void *base, size_t granules, size_t limit)
+{
+    struct segment_map *map = place;
+
+    if (granules == 0 || granules > GRANULES_MOST)
+        return EINVAL;
+    *map = (struct segment_map){0};
+    map->base = base;
+    map->granules = granules;
+    map->limit = granules_for(limit);
+    map->retain = granules_for(SEGMENT_RETAIN);
+    segment_lay_out(map, place, granules);
+    return lock_init(&map->lock);
+}
+
+void segment_note(struct granule_run *note, struct granule_run run)
+{
+    note->first = run.first;
+    compiler_barrier();
+    note->count = run.count;
+    compiler_barrier();
+}
+
+void segment_rewrite_inner(struct segment_map *map, struct granule_run run, word value)
+{
+    for (size_t i = run.first + 1; i + 1 < run_end(run); i++)
+        granule_store(map, i, (granule_load(map, i) & COMMITTED) | value);
+    compiler_barrier();
+}
+
+/* The last word, restored by the journal, says whether the run is taken and whose; a block's START
+ * can only be in the first. */
+static void restore_inner(struct segment_map *map)
+{
+    struct granule_run run = map->rewriting;
+
+    if (run.count == 0)
+        return;
+
+    word last = granule_load(map, run_end(run) - 1);
+
+    segment_rewrite_inner(map, run, (last & TAKEN) != 0 ? last & ~(MEMORY | START) : 0);
+    map->rewriting.count = 0;
+    compiler_barrier();
+}
+
+/* Each step may be interrupted, and is then done again by the next survivor. */
+static void recover(struct segments *s)
+{
+    journal_roll_back(&s->map->journal);
+    restore_inner(s->map);
+    segment_finish_release(s);
+}
+
+bool segment_enter(struct segments *s, const char *function)
+{
+    static const char what[] = "called from a signal handler that interrupted the same lock";
+    struct fault fault = {FAULT_ARGUMENT, what, s->map};
+
+    switch (lock_acquire(&s->map->lock)) {
+    case LOCK_ACQUIRED:
+        return true;
+    case LOCK_OWNER_DIED:
+        recover(s);
+        lock_repaired(&s->map->lock);
+        return true;
+    default:
+        fault_report(&fault, "granule map", function);
+        return false;
+    }
+}
+
+void segment_leave(struct segments *s)
+{
+    lock_release(&s->map->lock);
+}
+
+/* From the top level down: the words, by far the most, are the likeliest to fail. What was
+ * committed until then serves the next try. */
+static bool commit_levels(struct segments *s, size_t ready)
+{
+    struct segment_map *map = s->map;
+
+    for (size_t level = map->levels + 1; level-- > 0;) {
+        size_t from = level_bytes(level, map->ready, map->page);
+        size_t to = level_bytes(level, ready, map->page);
+        char *start = (char *)map->level[level] + from;
+
+        if (to > from && s->backend->commit(s->backend, s->mapping, start, to - from) != 0)
+            return false;
+    }
+    __atomic_store_n(&map->ready, ready, __ATOMIC_RELAXED);
+    compiler_barrier();
+    return true;
+}
+
+/* What fills the last page of words, but no more than there are granules. */
+static size_t round_ready(const struct segment_map *map, size_t ready)
+{
+    ready = bits_round_up(ready, map->page / WORD);
+    return ready < map->granules ? ready : map->granules;
+}
+
+bool segment_make_ready(struct segments *s, size_t end)
+{
+    size_t ready = s->map->ready;
+    size_t ahead = ready < READY_AT_FIRST / 2 ? READY_AT_FIRST : 2 * ready;
+
+    if (end <= ready)
+        return true;
+    if (end < ahead && commit_levels(s, round_ready(s->map, ahead)))
+        return true;
+    return commit_levels(s, round_ready(s->map, end));
+}
+
+void segment_usage(struct segments *s, struct segment_usage *usage)
+{
+    const struct segment_map *map = s->map;
+
+    *usage = (struct segment_usage){0};
+    if (!segment_enter(s, "segment_usage"))
+        return;
+    usage->committed = map->committed << GRANULE_SHIFT;
+    usage->committed_most = map->committed_most << GRANULE_SHIFT;
+    usage->retained = map->retained << GRANULE_SHIFT;
+    usage->used = map->used << GRANULE_SHIFT;
+    usage->limit = map->limit == SIZE_MAX ? SIZE_MAX : map->limit << GRANULE_SHIFT;
+    segment_leave(s);
+}
+
+size_t segment_set_limit(struct segments *s, size_t bytes)
+{
+    size_t limit = granules_for(bytes);
+
+    if (!segment_enter(s, "segment_set_limit"))
+        return 0;
+    s->map->limit = limit;
+    segment_leave(s);
+    return limit == SIZE_MAX ? SIZE_MAX : limit << GRANULE_SHIFT;
+}
+
+void segment_set_retain(struct segments *s, size_t bytes)
+{
+    if (!segment_enter(s, "segment_set_retain"))
+        return;
+    s->map->retain = bytes >> GRANULE_SHIFT;
+    segment_leave(s);
+}

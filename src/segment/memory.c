@@ -1,0 +1,185 @@
+/* memory.c - putting memory behind granules and taking it away.
+ *
+ * A granule's memory is COMMITTED, none, or UNSETTLED while the backend works on it. Who dies
+ * meanwhile leaves it UNSETTLED: it is then released, which may be repeated, by whoever gives the
+ * run back, or (free granules) by whoever takes the map's lock.
+ */
+#include "segment/segment_map.h"
+
+size_t segment_count_committed(const struct segment_map *map, struct granule_run run)
+{
+    size_t end = run_end(run) < map->ready ? run_end(run) : map->ready;
+    size_t committed = 0;
+
+    for (size_t i = run.first; i < end; i++)
+        committed += (granule_load(map, i) & COMMITTED) != 0;
+    return committed;
+}
+
+bool segment_is_unsettled(const struct segment_map *map, struct granule_run run)
+{
+    for (size_t i = run.first; i < run_end(run); i++)
+        if ((granule_load(map, i) & UNSETTLED) != 0)
+            return true;
+    return false;
+}
+
+static void set_memory(struct segment_map *map, struct granule_run run, word memory)
+{
+    compiler_barrier();
+    for (size_t i = run.first; i < run_end(run); i++)
+        granule_store(map, i, (granule_load(map, i) & ~MEMORY) | memory);
+    compiler_barrier();
+}
+
+/* The granules from `first` on that are all in one state. */
+static struct granule_run same_memory(const struct segment_map *map, size_t first, size_t end)
+{
+    word memory = granule_load(map, first) & MEMORY;
+    struct granule_run same = {first, 1};
+
+    while (run_end(same) < end && (granule_load(map, run_end(same)) & MEMORY) == memory)
+        same.count++;
+    return same;
+}
+
+static bool commit_run(struct segments *s, struct granule_run run)
+{
+    set_memory(s->map, run, UNSETTLED);
+
+    bool done =
+        s->backend->commit(s->backend, s->mapping, run_address(s->map, run), run_bytes(run)) == 0;
+
+    set_memory(s->map, run, done ? COMMITTED : 0);
+    return done;
+}
+
+bool segment_commit(struct segments *s, enum run_kind kind, struct run pending)
+{
+    struct granule_run run = granules_of(s->map, pending);
+    struct granule_run same;
+
+    for (size_t i = run.first; i < run_end(run); i = run_end(same)) {
+        same = same_memory(s->map, i, run_end(run));
+        if ((granule_load(s->map, i) & COMMITTED) == 0 && !commit_run(s, same))
+            return false;
+    }
+    if (kind == RUN_LARGE && run.count > 0)
+        granule_store(s->map, run.first, granule_load(s->map, run.first) | START);
+    return true;
+}
+
+/* `otherwise`: what the granules have where the backend fails. */
+static bool release_run(struct segments *s, struct granule_run run, word otherwise)
+{
+    set_memory(s->map, run, UNSETTLED);
+
+    bool done =
+        s->backend->release(s->backend, s->mapping, run_address(s->map, run), run_bytes(run)) == 0;
+
+    set_memory(s->map, run, done ? 0 : otherwise);
+    return done;
+}
+
+void segment_release_taken(struct segments *s, struct granule_run run)
+{
+    struct granule_run same;
+
+    for (size_t i = run.first; i < run_end(run); i = run_end(same)) {
+        word memory = granule_load(s->map, i) & MEMORY;
+
+        same = same_memory(s->map, i, run_end(run));
+        /* Where even the dead may have released it, a failure does not show that it is there. */
+        if (memory != 0)
+            release_run(s, same, memory & COMMITTED);
+    }
+}
+
+static void count_released(struct segment_map *map)
+{
+    struct journal *j = &map->journal;
+
+    journal_store(j, &map->committed, map->committed - map->releasing.count);
+    journal_store(j, &map->retained, map->retained - map->releasing.count);
+    journal_store(j, &map->releasing.count, 0);
+    journal_commit(j);
+}
+
+void segment_finish_release(struct segments *s)
+{
+    if (s->map->releasing.count == 0)
+        return;
+    release_run(s, s->map->releasing, 0);
+    count_released(s->map);
+}
+
+static bool release_slice(struct segments *s, struct granule_run slice)
+{
+    struct segment_map *map = s->map;
+
+    segment_note(&map->releasing, slice);
+    if (!release_run(s, slice, COMMITTED)) {
+        map->releasing.count = 0;
+        compiler_barrier();
+        return false;
+    }
+    count_released(map);
+    return true;
+}
+
+/* The highest retained granules below `end` and outside `but`, at most so many; none: count 0. */
+static struct granule_run highest_retained(const struct segment_map *map, size_t end, size_t most,
+                                           struct granule_run but)
+{
+    while (end > 0 && !granule_is_retained(map, end - 1))
+        end--;
+    if (end > but.first && end <= run_end(but))
+        return highest_retained(map, but.first, most, (struct granule_run){0, 0});
+
+    struct granule_run run = {end, 0};
+
+    while (run.first > 0 && run.count < most && run.first != run_end(but) &&
+           granule_is_retained(map, run.first - 1)) {
+        run.first--;
+        run.count++;
+    }
+    return run;
+}
+
+bool segment_release_retained(struct segments *s, size_t count, struct granule_run but)
+{
+    size_t end = s->map->retained_end;
+
+    while (count > 0) {
+        size_t most = count < SLICE_MOST ? count : SLICE_MOST;
+        struct granule_run slice = highest_retained(s->map, end, most, but);
+
+        if (slice.count == 0 || !release_slice(s, slice))
+            return false;
+        count -= slice.count;
+        end = slice.first;
+        if (end >= run_end(but))
+            s->map->retained_end = end;
+    }
+    return true;
+}
+
+size_t segment_release(struct segments *s, size_t keep)
+{
+    const struct segment_map *map = s->map;
+    const struct granule_run none = {0, 0};
+    size_t released = 0;
+    bool more = true;
+
+    /* A slice a hold: nobody waits for long. */
+    while (more && segment_enter(s, "segment_release")) {
+        size_t before = map->retained;
+        size_t excess = before > keep >> GRANULE_SHIFT ? before - (keep >> GRANULE_SHIFT) : 0;
+
+        more = excess > 0 &&
+               segment_release_retained(s, excess < SLICE_MOST ? excess : SLICE_MOST, none);
+        released += before - map->retained;
+        segment_leave(s);
+    }
+    return released << GRANULE_SHIFT;
+}

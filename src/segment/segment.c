@@ -1,0 +1,301 @@
+/* segment.c - taking runs of granules and giving them back. */
+#include "segment/segment_map.h"
+
+#include <assert.h>
+
+static void store_word(struct segment_map *map, size_t granule, word flags, size_t value)
+{
+    word kept = granule_load(map, granule) & COMMITTED;
+
+    journal_store(&map->journal, &map->level[0][granule], granule_word(flags, value) | kept);
+}
+
+static void mark_free(struct segment_map *map, struct granule_run run)
+{
+    store_word(map, run.first, FREE | FIRST, run.count);
+    if (run.count > 1)
+        store_word(map, run_end(run) - 1, FREE, run.count);
+}
+
+static void mark_taken(struct segment_map *map, struct granule_run run, word flags,
+                       segment_owner_id owner)
+{
+    store_word(map, run.first, flags, owner);
+    if (run.count > 1)
+        store_word(map, run_end(run) - 1, flags, owner);
+}
+
+/* A granule at the end of a run becomes one inside a free run, or beyond `used`. */
+static void mark_inner(struct segment_map *map, size_t granule)
+{
+    store_word(map, granule, 0, 0);
+}
+
+/* ---- taking ---------------------------------------------------------------------------------- */
+
+/* Takes the run out of the free run that begins with it. */
+static void cut_from_free(struct segment_map *map, struct granule_run run, word flags,
+                          segment_owner_id owner)
+{
+    size_t length = granule_value(granule_load(map, run.first));
+    struct granule_run rest = {run_end(run), length - run.count};
+
+    mark_taken(map, run, flags, owner);
+    if (rest.count > 0)
+        mark_free(map, rest);
+    segment_index_update(map, run.first);
+    if (rest.count > 0)
+        segment_index_update(map, rest.first);
+}
+
+static void set_pending(struct journal *j, struct run *pending, char *start, size_t bytes)
+{
+    journal_store(j, &pending->start, bytes > 0 ? start : NULL);
+    journal_store(j, &pending->bytes, bytes);
+}
+
+static void count_taken(struct segment_map *map, struct granule_run run, size_t had_memory)
+{
+    struct journal *j = &map->journal;
+    size_t committed = map->committed + run.count - had_memory;
+
+    journal_store(j, &map->committed, committed);
+    journal_store(j, &map->retained, map->retained - had_memory);
+    if (committed > map->committed_most)
+        journal_store(j, &map->committed_most, committed);
+}
+
+/* Makes sure that the run may be committed and has words. */
+static bool make_room(struct segments *s, struct granule_run run, size_t had_memory)
+{
+    const struct segment_map *map = s->map;
+    size_t committed = map->committed + run.count - had_memory;
+    size_t excess = committed > map->limit ? committed - map->limit : 0;
+
+    return excess <= map->retained - had_memory && segment_make_ready(s, run_end(run)) &&
+           segment_release_retained(s, excess, run);
+}
+
+static bool take_run(struct segments *s, struct granule_run run, segment_owner_id owner,
+                     enum run_kind kind, struct run *pending)
+{
+    struct segment_map *map = s->map;
+    struct journal *j = &map->journal;
+    word flags = kind == RUN_SEGMENT ? TAKEN : TAKEN | LARGE;
+    size_t had_memory = segment_count_committed(map, run);
+
+    if (!make_room(s, run, had_memory))
+        return false;
+    segment_note(&map->rewriting, run);
+    segment_rewrite_inner(map, run, granule_word(flags, owner));
+    if (run.first < map->used) {
+        cut_from_free(map, run, flags, owner);
+    } else {
+        mark_taken(map, run, flags, owner);
+        journal_store(j, &map->used, run_end(run));
+    }
+    count_taken(map, run, had_memory);
+    set_pending(j, pending, run_address(map, run), run_bytes(run));
+    journal_store(j, &map->rewriting.count, 0);
+    journal_commit(j);
+    return true;
+}
+
+/* Where the lowest free run of n granules begins. */
+static size_t find_lowest(const struct segment_map *map, size_t n)
+{
+    size_t first = segment_index_find(map, n);
+
+    if (first != NO_GRANULE)
+        return first;
+    return n <= map->granules - map->used ? map->used : NO_GRANULE;
+}
+
+bool segment_take(struct segments *s, segment_owner_id owner, enum run_kind kind, size_t bytes,
+                  struct run *pending)
+{
+    assert(owner > 0 && owner <= SEGMENT_OWNER_MOST && pending->bytes == 0);
+    assert(bytes % GRANULE == 0);
+    if (bytes == 0 || !segment_enter(s, "segment_take"))
+        return false;
+
+    struct granule_run run = {.count = bytes >> GRANULE_SHIFT};
+
+    run.first = find_lowest(s->map, run.count);
+
+    bool taken = run.first != NO_GRANULE && take_run(s, run, owner, kind, pending);
+
+    segment_leave(s);
+    return taken;
+}
+
+/* Whether the run is free and begins where a free run does. */
+static bool begins_free(const struct segment_map *map, struct granule_run run)
+{
+    if (run.first > map->used)
+        return false;
+    if (run.first == map->used)
+        return run.count <= map->granules - map->used;
+
+    word w = granule_load(map, run.first);
+
+    return (w & FIRST) != 0 && run.count <= granule_value(w);
+}
+
+bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind kind, void *start,
+                     size_t bytes, struct run *pending)
+{
+    struct granule_run run = granules_of(s->map, (struct run){start, bytes});
+
+    assert(owner > 0 && owner <= SEGMENT_OWNER_MOST && pending->bytes == 0);
+    assert(bytes % GRANULE == 0 && (uintptr_t)start % GRANULE == 0);
+    if (bytes == 0 || !segment_enter(s, "segment_take_at"))
+        return false;
+
+    bool taken = begins_free(s->map, run) && take_run(s, run, owner, kind, pending);
+
+    segment_leave(s);
+    return taken;
+}
+
+/* ---- giving back ----------------------------------------------------------------------------- */
+
+/* Joins the run with the free runs that border on it, or lets the granules from `used` on begin
+ * with it. */
+static void join_free(struct segment_map *map, struct granule_run run)
+{
+    size_t end = run_end(run);
+    word before = run.first > 0 ? granule_load(map, run.first - 1) : 0;
+    word after = end < map->used ? granule_load(map, end) : 0;
+    struct granule_run whole = run;
+
+    mark_inner(map, run.first);
+    mark_inner(map, end - 1);
+    if ((before & FREE) != 0) {
+        whole.first -= granule_value(before);
+        whole.count += granule_value(before);
+        mark_inner(map, whole.first);
+        mark_inner(map, run.first - 1);
+    }
+    if ((after & FREE) != 0) {
+        whole.count += granule_value(after);
+        mark_inner(map, end);
+    }
+    if (run_end(whole) == map->used)
+        journal_store(&map->journal, &map->used, whole.first);
+    else
+        mark_free(map, whole);
+    segment_index_update(map, whole.first);
+    if ((after & FREE) != 0)
+        segment_index_update(map, end);
+}
+
+static void count_given(struct segment_map *map, struct granule_run run, size_t has_memory)
+{
+    struct journal *j = &map->journal;
+
+    journal_store(j, &map->committed, map->committed - (run.count - has_memory));
+    journal_store(j, &map->retained, map->retained + has_memory);
+    if (has_memory > 0 && run_end(run) > map->retained_end)
+        journal_store(j, &map->retained_end, run_end(run));
+}
+
+/* The run is at the start or the end of what is pending. */
+static void give_run(struct segment_map *map, struct granule_run run, struct run *pending)
+{
+    struct journal *j = &map->journal;
+    size_t has_memory = segment_count_committed(map, run);
+    bool lead = pending->start == run_address(map, run);
+
+    segment_note(&map->rewriting, run);
+    segment_rewrite_inner(map, run, 0);
+    join_free(map, run);
+    count_given(map, run, has_memory);
+    set_pending(j, pending, lead ? pending->start + run_bytes(run) : pending->start,
+                pending->bytes - run_bytes(run));
+    journal_store(j, &map->rewriting.count, 0);
+    journal_commit(j);
+}
+
+/* What to give back next of a pending run: what follows `keep`, then what precedes it. */
+static struct granule_run next_piece(const struct segment_map *map, struct run pending,
+                                     struct run keep)
+{
+    struct granule_run all = granules_of(map, pending);
+    struct granule_run kept = granules_of(map, keep);
+
+    if (all.count == 0 || kept.count == 0)
+        return all;
+    if (run_end(kept) < run_end(all))
+        return (struct granule_run){run_end(kept), run_end(all) - run_end(kept)};
+    return (struct granule_run){all.first, kept.first - all.first};
+}
+
+static bool must_release(const struct segment_map *map, struct granule_run run)
+{
+    size_t has_memory = segment_count_committed(map, run);
+
+    return segment_is_unsettled(map, run) ||
+           (has_memory > 0 && map->retained + has_memory > map->retain);
+}
+
+void segment_give(struct segments *s, struct run *pending, struct run keep)
+{
+    size_t released = NO_GRANULE; /* the piece that begins here, as far as the backend could */
+
+    if (!segment_enter(s, "segment_give"))
+        return;
+    for (;;) {
+        struct granule_run piece = next_piece(s->map, *pending, keep);
+
+        if (piece.count == 0)
+            break;
+        if (piece.first == released || !must_release(s->map, piece)) {
+            give_run(s->map, piece, pending);
+            continue;
+        }
+        segment_leave(s);
+        segment_release_taken(s, piece);
+        released = piece.first;
+        if (!segment_enter(s, "segment_give"))
+            return;
+    }
+    segment_leave(s);
+}
+
+/* ---- whose is it ----------------------------------------------------------------------------- */
+
+/* A granule's word, read without the lock; 0 for all that is not, or not yet, the map's. */
+static word peek(const struct segment_map *map, size_t granule)
+{
+    if (granule >= __atomic_load_n(&map->ready, __ATOMIC_RELAXED))
+        return 0;
+    return granule_load(map, granule);
+}
+
+segment_owner_id segment_owner(const struct segment_map *map, const void *address,
+                               enum run_kind *kind)
+{
+    word w = peek(map, granule_of(map, address));
+
+    if (kind != NULL)
+        *kind = (w & LARGE) == 0 ? RUN_SEGMENT : (w & START) != 0 ? RUN_LARGE : RUN_LARGE_TAIL;
+    return (w & TAKEN) != 0 ? (segment_owner_id)granule_value(w) : 0;
+}
+
+bool segment_is_large_block(const struct segment_map *map, segment_owner_id owner,
+                            const void *start, const void *end)
+{
+    word tail = granule_word(TAKEN | LARGE, owner);
+    size_t first = granule_of(map, start);
+    size_t beyond = granule_of(map, end);
+
+    if (((uintptr_t)end & (GRANULE - 1)) != 0 || beyond <= first)
+        return false;
+    if ((peek(map, first) & ~MEMORY) != (tail | START))
+        return false;
+    for (size_t i = first + 1; i < beyond; i++)
+        if ((peek(map, i) & ~MEMORY) != tail)
+            return false;
+    return (peek(map, beyond) & ~MEMORY) != tail;
+}
