@@ -52,16 +52,15 @@ struct arena_source {
     /* Reserves the lowest run of `bytes`, not yet usable, as arena->pending. */
     bool (*take)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                  size_t bytes);
-    /* Reserves just the `bytes` that begin at `end`, the end of a large block, as arena->pending.
-     */
+    /* Reserves just the `bytes` that begin at `end`, the end of a large block, as arena->pending. */
     bool (*extend)(const struct arena_source *source, struct arena *arena, void *end, size_t bytes);
     /* Makes the pending run usable; false where memory is short (the run is still pending). */
     bool (*commit)(const struct arena_source *source, struct arena *arena, enum run_kind kind);
-    /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: gives back
-     * all. */
+    /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: all. */
     void (*give)(const struct arena_source *source, struct arena *arena, struct run keep);
-    /* Whether the memory from `start`, rounded down to a unit, to `end` is one large block of the
-     * arena's. */
+    /* Whether the address is in memory of the arena's: then it can be read. */
+    bool (*owns)(const struct arena_source *source, const struct arena *arena, const void *address);
+    /* Whether the memory from `start`, rounded down to a unit, to `end` is one large block's. */
     bool (*is_large_block)(const struct arena_source *source, const struct arena *arena,
                            const void *start, const void *end);
 };
@@ -104,6 +103,7 @@ struct arena {
     size_t large_threshold; /* chunk size from which a request may be a large block; ARENA_NEVER:
                                none */
     size_t damaged;         /* 1: set aside */
+    size_t id;              /* the number by which the source knows the arena */
     struct arena_segment segment; /* the newest; size 0: the arena has none yet */
     struct run pending;           /* on its way between arena and source: see struct arena_source */
     struct journal journal;
@@ -111,16 +111,18 @@ struct arena {
 
 struct arena_call {
     struct arena *arena;
-    const struct arena_source *source; /* NULL: cannot grow */
+    const struct arena_source *source; /* NULL: the arena cannot grow */
     struct fault fault;                /* FAULT_NONE when the call begins */
+    bool no_large;                     /* the engine's: no large block in this call */
+    size_t large_alignment,
+        large_need; /* the engine's: what memalign wants where it gets a large one */
 };
 
-/* Makes an empty arena with default parameters that will grow from its call's source; nothing is
- * journaled. */
-void arena_init(struct arena *arena);
+/* Makes an empty arena with default parameters that will grow from its calls' source, which knows it as `id`.
+ * Nothing is journaled: nobody else may know of the arena yet. */
+void arena_init(struct arena *arena, size_t id);
 
-/* Makes an arena at the start of the caller's buffer, which it never leaves. NULL where `bytes` is
- * too small. */
+/* Makes an arena at the start of the caller's buffer, which it never leaves. NULL where `bytes` is too few. */
 struct arena *arena_init_in(void *buffer, size_t bytes);
 
 /* For whoever finds the arena's lock held by the dead: undoes the change under way and gives back
@@ -145,9 +147,9 @@ void **arena_independent_calloc(struct arena_call *call, size_t count, size_t by
 void **arena_independent_comalloc(struct arena_call *call, size_t count, const size_t *sizes,
                                   void **array);
 
-/* Frees those of the blocks that are this arena's, in order, each in a change of its own, and sets
- * their entries to NULL; returns how many are left. `mine` says which are (NULL: those in a segment
- * of it). */
+/* Frees those of the blocks that are the arena's, in the caller's order, each in a change of its own, and sets their
+ * entries to NULL. Neighbours in the array that are neighbours in memory are joined before they are freed. Returns how
+ * many entries are left that are not NULL; stops at a fault. */
 size_t arena_bulk_free(struct arena_call *call, void **blocks, size_t count);
 
 /* Gives back what is unused beyond `pad` bytes; whether anything was. */
@@ -155,9 +157,6 @@ bool arena_trim(struct arena_call *call, size_t pad);
 
 /* Usable bytes of a block after the checks of free; 0 and a fault where it is none. */
 size_t arena_usable(struct arena_call *call, const void *block);
-
-/* Whether the address lies in a segment of the arena. */
-bool arena_holds(const struct arena *arena, const void *address);
 
 /* One parameter, by mallopt's numbers (-1 trim threshold, -2 granularity, -3 large threshold).
  * False: refused. */

@@ -9,7 +9,7 @@
  *                 | head: size of this chunk |0|C|P|  P: the chunk before is in use; C: this one is
  *     payload ->  +--------------------------+-+-+-+
  *                 | fd, bk                         |  free chunks only: neighbours in a list or
- * ring | child[2], parent, index        |  free chunks of 256 bytes and more: the tree | ... |
+ * ring | child[2], parent               |  free chunks of 256 bytes and more: the tree | ... |
  *                 +--------------------------------+  <- the next chunk's prev_foot: this one's
  * last word
  *
@@ -34,8 +34,6 @@ struct MAY_ALIAS chunk {
     struct chunk *bk;
     struct chunk *child[2];
     struct chunk *parent;
-    size_t index; /* of the tree bin; what a node in a ring without a place in the tree has here is
-                     its bin too */
 };
 
 #define PINUSE ((size_t)1)

@@ -1,0 +1,115 @@
+/* arena_internal.h - what the engine's files share: writing headers, the steps of a call. */
+#ifndef DVSM_ARENA_ARENA_INTERNAL_H
+#define DVSM_ARENA_ARENA_INTERNAL_H
+
+#include "arena/arena.h"
+
+static inline struct journal *arena_journal(struct arena_call *call)
+{
+    return &call->arena->journal;
+}
+
+static inline bool arena_faulted(const struct arena_call *call)
+{
+    return call->fault.kind != FAULT_NONE;
+}
+
+/* Ends a change: commits it, or rolls it back after a fault, and then sets the arena aside if it is damaged.
+ * Returns whether the change stands. */
+bool arena_finish(struct arena_call *call);
+
+/* Headers. `next` is the chunk after c; its flag of c's state is kept right with c's own. */
+static inline void chunk_set_next_prev_in_use(struct journal *j, struct chunk *next)
+{
+    journal_store(j, &next->head, next->head | PINUSE);
+}
+
+/* c of `size` bytes is in use; what is known of the chunk before stays. */
+static inline void chunk_set_in_use(struct journal *j, struct chunk *c, size_t size)
+{
+    journal_store(j, &c->head, (c->head & PINUSE) | size | CINUSE);
+    chunk_set_next_prev_in_use(j, chunk_at(c, size));
+}
+
+/* c of `size` bytes, cut from the low end of a free chunk, is in use; what follows is written by the caller. */
+static inline void chunk_set_cut(struct journal *j, struct chunk *c, size_t size)
+{
+    journal_store(j, &c->head, size | PINUSE | CINUSE);
+}
+
+/* c of `size` bytes is free, and the chunk after it knows already. */
+static inline void chunk_set_free(struct journal *j, struct chunk *c, size_t size)
+{
+    journal_store(j, &c->head, size | PINUSE);
+    journal_store(j, &chunk_at(c, size)->prev_foot, size);
+}
+
+/* c of `size` bytes is free, and the chunk after it, in use, is told. */
+static inline void chunk_set_free_before(struct journal *j, struct chunk *c, size_t size)
+{
+    struct chunk *next = chunk_at(c, size);
+
+    journal_store(j, &next->head, next->head & ~PINUSE);
+    chunk_set_free(j, c, size);
+}
+
+/* malloc.c: a chunk of `need` bytes in use, within the call's change. NULL: no memory, or a fault. */
+struct chunk *arena_allocate(struct arena_call *call, size_t need);
+struct chunk *arena_cut_top(struct arena_call *call, size_t need);
+bool arena_bin(struct arena_call *call, struct chunk *c, size_t size);
+void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size);
+
+/* free.c: makes the chunk free, merged with its neighbours. Where it ended: */
+enum arena_freed { FREED_FAULT, FREED_TO_TOP, FREED_TO_VICTIM, FREED_TO_SMALL_BIN, FREED_TO_TREE };
+enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t size);
+
+/* The chunk of a block in use whose header can be believed, NULL and a fault otherwise. */
+struct chunk *arena_block_chunk(struct arena_call *call, const void *block);
+
+/* Makes [c, c + size) the end of the newest segment. */
+void arena_set_top(struct arena_call *call, struct chunk *c, size_t size);
+
+/* grow.c: takes memory from the source; then as arena_allocate(). */
+struct chunk *arena_grow(struct arena_call *call, size_t need);
+
+/* large.c */
+struct chunk *arena_large_allocate(struct arena_call *call, size_t need);
+void arena_large_free(struct arena_call *call, struct chunk *c);
+struct chunk *arena_large_resize(struct arena_call *call, struct chunk *c, size_t need);
+
+static inline bool arena_wants_large(const struct arena_call *call, size_t need)
+{
+    return need >= call->arena->large_threshold && call->source != NULL && !call->no_large &&
+           call->arena->top_size != 0;
+}
+
+/* Whether `bytes` more would wrap or pass the limit. */
+static inline bool arena_over_limit(const struct arena *a, size_t bytes)
+{
+    return a->footprint + bytes <= a->footprint || a->footprint + bytes > a->footprint_limit;
+}
+
+void arena_count_footprint(struct arena_call *call, size_t bytes);
+
+/* trim.c: each a change of its own, made when the call's own is committed. */
+bool arena_release_unused(struct arena_call *call);
+void arena_trim_if_due(struct arena_call *call);
+
+/* resize.c: as arena_resize_in_place, on chunks, within the call's change. */
+struct chunk *arena_resize_chunk(struct arena_call *call, struct chunk *c, size_t need);
+
+/* walk.c: the end of a segment's chunks, and a segment's first chunk. */
+static inline struct chunk *arena_first_chunk(const struct arena_segment *s)
+{
+    return (struct chunk *)(void *)s->base;
+}
+
+static inline bool arena_segment_holds(const struct arena_segment *s, const void *address)
+{
+    return (uintptr_t)address - (uintptr_t)s->base < s->size;
+}
+
+/* diagnose.c: says what is wrong with a pointer that is not a block in use, or with its header. */
+void arena_diagnose(struct arena_call *call, const struct chunk *c);
+
+#endif

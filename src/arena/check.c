@@ -1,0 +1,144 @@
+/* check.c - every invariant of arena.h and chunk.h. */
+#include "arena/arena_internal.h"
+
+struct walk {
+    const struct arena *arena;
+    struct check *check;
+    struct bins_totals binned; /* free chunks met in segments, dv and top not among them */
+    bool dv_seen, top_seen;
+};
+
+static void check_next_agrees(struct walk *w, const struct chunk *c, const struct chunk *next,
+                              bool in_use)
+{
+    check_that(w->check, chunk_prev_in_use(next) == in_use,
+               "arena: chunk %p and the flag after it disagree", (const void *)c);
+    if (!in_use)
+        check_that(w->check, next->prev_foot == chunk_size(c),
+                   "arena: free chunk %p of %zu bytes has %zu at its end", (const void *)c,
+                   chunk_size(c), next->prev_foot);
+}
+
+/* One chunk, top apart. `before_free`: the chunk before it is free. False: its size leads nowhere. */
+static bool check_chunk(struct walk *w, const struct arena_segment *s, const struct chunk *c,
+                        bool before_free)
+{
+    const struct chunk *next = chunk_next(c);
+    bool in_use = chunk_marked_in_use(c);
+
+    if (!check_that(w->check,
+                    chunk_size(c) >= CHUNK_MIN && chunk_is_aligned(next) && next > c &&
+                        arena_segment_holds(s, next),
+                    "arena: chunk %p: head %zx leads nowhere", (const void *)c, c->head))
+        return false;
+    check_that(w->check, (c->head & HEAD_FLAGS & ~(PINUSE | CINUSE)) == 0 && !chunk_is_large(c),
+               "arena: chunk %p: flags of head %zx", (const void *)c, c->head);
+    check_that(w->check, chunk_prev_in_use(c) == !before_free,
+               "arena: chunk %p: flag of the chunk before is wrong", (const void *)c);
+    check_that(w->check, in_use || !before_free, "arena: free chunk %p follows a free one",
+               (const void *)c);
+    check_next_agrees(w, c, next, in_use);
+    if (in_use)
+        return true;
+    if (c == w->arena->dv) {
+        w->dv_seen = true;
+        check_that(w->check, chunk_size(c) == w->arena->dv_size,
+                   "arena: victim of %zu bytes, not %zu", chunk_size(c), w->arena->dv_size);
+    } else {
+        bins_totals_add(&w->binned, c, chunk_size(c));
+    }
+    return true;
+}
+
+static void check_top(struct walk *w, const struct arena_segment *s)
+{
+    const struct arena *a = w->arena;
+
+    w->top_seen = true;
+    check_that(w->check, s == &a->segment, "arena: top is not in the newest segment");
+    check_that(w->check, a->top->head == (a->top_size | PINUSE),
+               "arena: head of top is %zx, not %zx", a->top->head, a->top_size | PINUSE);
+    check_that(w->check, (char *)a->top + a->top_size + ARENA_FOOT == s->base + s->size,
+               "arena: top does not end at its segment's foot");
+}
+
+static void check_segment(struct walk *w, const struct arena_segment *s)
+{
+    const struct chunk *c = arena_first_chunk(s);
+    bool before_free = false;
+
+    while (c != w->arena->top && c->head != CHUNK_FENCE) {
+        if (!check_chunk(w, s, c, before_free))
+            return;
+        before_free = !chunk_marked_in_use(c);
+        c = chunk_next(c);
+        if ((size_t)(s->base + s->size - (const char *)c) < CHUNK_HEADER)
+            break;
+    }
+    if (c == w->arena->top) {
+        check_top(w, s);
+        return;
+    }
+    check_that(w->check,
+               s != &w->arena->segment &&
+                   s->base + s->size - (const char *)c <= 6 * (ptrdiff_t)WORD,
+               "arena: segment %p ends at %p", (const void *)s->base, (const void *)c);
+}
+
+/* The list of segments, each record in its own segment's foot. Returns the sum of sizes. */
+static size_t check_segments(struct walk *w)
+{
+    const struct arena *a = w->arena;
+    size_t sum = 0, most = a->bins.span / CHUNK_MIN;
+
+    for (const struct arena_segment *s = &a->segment; s != NULL; s = s->next) {
+        if (!check_that(w->check,
+                        most-- > 0 && bins_in_range(&a->bins, s->base) && s->size <= a->bins.span,
+                        "arena: segment record %p is damaged", (const void *)s))
+            break;
+        if (s != &a->segment)
+            check_that(w->check, arena_segment_holds(s, s),
+                       "arena: record %p is not in its own segment", (const void *)s);
+        check_segment(w, s);
+        sum += s->size;
+        if (s->next != NULL && !check_that(w->check, bins_in_range(&a->bins, s->next),
+                                           "arena: record %p leads nowhere", (const void *)s))
+            break;
+    }
+    return sum;
+}
+
+static void check_empty(const struct arena *a, struct check *check)
+{
+    check_that(check, a->top == NULL && a->top_size == 0 && a->dv_size == 0,
+               "arena: chunks without a segment");
+    check_that(check, a->bins.small_map == 0 && a->bins.tree_map == 0,
+               "arena: bins without a segment");
+}
+
+void arena_check(const struct arena *a, struct check *check)
+{
+    struct walk w = {.arena = a, .check = check};
+    struct bins_totals totals = {0};
+    size_t sum = 0;
+
+    check_that(check, journal_is_empty(&a->journal), "arena: a change is under way");
+    check_that(check, a->pending.bytes == 0, "arena: memory is on its way");
+    if (a->segment.size == 0) {
+        check_empty(a, check);
+    } else {
+        sum = check_segments(&w);
+        check_that(check, w.top_seen, "arena: top is in no segment");
+        check_that(check, w.dv_seen == (a->dv_size != 0), "arena: victim is in no segment");
+    }
+    bins_check(&a->bins, check, &totals);
+    check_that(check,
+               totals.count == w.binned.count && totals.bytes == w.binned.bytes &&
+                   totals.fingerprint == w.binned.fingerprint,
+               "arena: %zu free chunks (%zu bytes) in segments, %zu (%zu) in bins", w.binned.count,
+               w.binned.bytes, totals.count, totals.bytes);
+    check_that(check, sum + a->large_bytes == a->footprint,
+               "arena: segments %zu and large blocks %zu are not the footprint %zu", sum,
+               a->large_bytes, a->footprint);
+    check_that(check, a->footprint <= a->footprint_most, "arena: footprint above its maximum");
+}

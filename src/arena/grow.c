@@ -1,0 +1,176 @@
+/* grow.c - more memory: appended to top's segment, prepended to another, or a segment of its own. */
+#include "arena/arena_internal.h"
+
+void arena_set_top(struct arena_call *call, struct chunk *c, size_t size)
+{
+    struct arena *a = call->arena;
+    struct journal *j = arena_journal(call);
+
+    journal_store(j, &a->top, c);
+    journal_store(j, &a->top_size, size);
+    journal_store(j, &a->trim_check, a->trim_threshold);
+    journal_store(j, &c->head, size | PINUSE);
+    journal_store(j, &chunk_at(c, size)->head, ARENA_FOOT);
+}
+
+void arena_count_footprint(struct arena_call *call, size_t bytes)
+{
+    struct arena *a = call->arena;
+
+    journal_store(arena_journal(call), &a->footprint, a->footprint + bytes);
+    if (a->footprint > a->footprint_most)
+        journal_store(arena_journal(call), &a->footprint_most, a->footprint);
+}
+
+/* Fences in every word that can be a head, from the end of a record's chunk to the end of its segment. */
+static void set_fences(struct journal *j, struct chunk *c, const char *end)
+{
+    for (; (char *)&c->head < end; c = chunk_at(c, WORD))
+        journal_store(j, &c->head, CHUNK_FENCE);
+}
+
+/* The end of the segment that holds top: the record of the segments so far, in a chunk in use, then fences. What is
+ * left of top before it goes to a bin. Where top is smaller than a chunk the record lies on top itself. */
+static bool close_segment(struct arena_call *call)
+{
+    struct arena *a = call->arena;
+    struct journal *j = arena_journal(call);
+    size_t record_size = ARENA_FOOT - CHUNK_MIN;
+    char *end = a->segment.base + a->segment.size;
+    struct chunk *old_top = a->top;
+    struct chunk *record = (struct chunk *)(void *)(end - ARENA_FOOT);
+
+    if ((char *)record < (char *)old_top + CHUNK_MIN)
+        record = old_top;
+
+    struct arena_segment *segment = chunk_payload(record);
+    journal_store(j, &record->head, record_size | PINUSE | CINUSE);
+    journal_store(j, &segment->base, a->segment.base);
+    journal_store(j, &segment->size, a->segment.size);
+    journal_store(j, &segment->next, a->segment.next);
+    journal_store(j, &segment->foreign, a->segment.foreign);
+    journal_store(j, &a->segment.next, segment);
+    set_fences(j, chunk_at(record, record_size), end);
+    if (record == old_top)
+        return true;
+
+    size_t left = (size_t)((char *)record - (char *)old_top);
+    chunk_set_free_before(j, old_top, left);
+    return arena_bin(call, old_top, left);
+}
+
+static bool add_segment(struct arena_call *call, struct run fresh)
+{
+    struct arena *a = call->arena;
+    struct journal *j = arena_journal(call);
+
+    if (a->segment.size != 0 && !close_segment(call))
+        return false;
+    journal_store(j, &a->segment.base, fresh.start);
+    journal_store(j, &a->segment.size, fresh.bytes);
+    journal_store(j, &a->segment.foreign, 0);
+    arena_set_top(call, arena_first_chunk(&a->segment), fresh.bytes - ARENA_FOOT);
+    return true;
+}
+
+static void append(struct arena_call *call, struct run fresh)
+{
+    struct arena *a = call->arena;
+
+    journal_store(arena_journal(call), &a->segment.size, a->segment.size + fresh.bytes);
+    arena_set_top(call, a->top, a->top_size + fresh.bytes);
+}
+
+/* Puts the fresh memory before a segment: `need` bytes are cut from its low end, the rest joins what follows. */
+static struct chunk *prepend(struct arena_call *call, struct arena_segment *segment,
+                             struct run fresh, size_t need)
+{
+    struct arena *a = call->arena;
+    struct journal *j = arena_journal(call);
+    struct chunk *first = arena_first_chunk(segment);
+    struct chunk *c = (struct chunk *)(void *)fresh.start, *rest = chunk_at(c, need);
+    size_t rest_size = fresh.bytes - need;
+
+    journal_store(j, &segment->base, fresh.start);
+    journal_store(j, &segment->size, segment->size + fresh.bytes);
+    chunk_set_cut(j, c, need);
+    if (first == a->top) {
+        journal_store(j, &a->top, rest);
+        journal_store(j, &a->top_size, a->top_size + rest_size);
+        journal_store(j, &rest->head, a->top_size | PINUSE);
+        return c;
+    }
+    if (first == a->dv) {
+        arena_set_victim(call, rest, a->dv_size + rest_size);
+        chunk_set_free(j, rest, a->dv_size);
+        return c;
+    }
+    if (chunk_marked_in_use(first)) {
+        chunk_set_free_before(j, rest, rest_size);
+    } else {
+        size_t first_size = chunk_size(first);
+
+        if (!bins_is_sound(&a->bins, first)) {
+            fault_raise(&call->fault, FAULT_DAMAGE, "damaged header of a free chunk", first);
+            return NULL;
+        }
+        if (!bins_remove(&a->bins, j, first, first_size, &call->fault))
+            return NULL;
+        rest_size += first_size;
+        chunk_set_free(j, rest, rest_size);
+    }
+    return arena_bin(call, rest, rest_size) ? c : NULL;
+}
+
+/* The segment that begins where the fresh memory ends, if it may be joined. */
+static struct arena_segment *segment_after(struct arena *a, struct run fresh)
+{
+    for (struct arena_segment *s = &a->segment; s != NULL && s->size != 0; s = s->next)
+        if (s->base == fresh.start + fresh.bytes)
+            return s->foreign ? NULL : s;
+    return NULL;
+}
+
+/* Makes fresh memory part of the arena; a chunk of `need` bytes from it. */
+static struct chunk *absorb(struct arena_call *call, struct run fresh, size_t need)
+{
+    struct arena *a = call->arena;
+
+    journal_store(arena_journal(call), &a->pending.bytes, 0);
+    arena_count_footprint(call, fresh.bytes);
+    bins_extend_range(&a->bins, arena_journal(call), fresh.start, fresh.bytes);
+    if (a->segment.size != 0 && !a->segment.foreign &&
+        a->segment.base + a->segment.size == fresh.start) {
+        append(call, fresh);
+        return arena_cut_top(call, need);
+    }
+
+    struct arena_segment *after = segment_after(a, fresh);
+    if (after != NULL)
+        return prepend(call, after, fresh, need);
+    return add_segment(call, fresh) ? arena_cut_top(call, need) : NULL;
+}
+
+NOINLINE struct chunk *arena_grow(struct arena_call *call, size_t need)
+{
+    struct arena *a = call->arena;
+    const struct arena_source *source = call->source;
+
+    if (source == NULL)
+        return NULL;
+    if (arena_wants_large(call, need)) {
+        struct chunk *c = arena_large_allocate(call, need);
+        if (c != NULL)
+            return c;
+    }
+
+    size_t unit = a->granularity > source->unit ? a->granularity : source->unit;
+    size_t bytes = bits_round_up(need + ARENA_FOOT + CHUNK_ALIGN, unit);
+    if (bytes <= need || arena_over_limit(a, bytes) || !source->take(source, a, RUN_SEGMENT, bytes))
+        return NULL;
+    if (!source->commit(source, a, RUN_SEGMENT)) {
+        source->give(source, a, (struct run){0});
+        return NULL;
+    }
+    return absorb(call, a->pending, need);
+}

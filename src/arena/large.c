@@ -1,0 +1,123 @@
+/* large.c - large blocks: a run of units of their own, outside all segments and bins.
+ *
+ *     run  | (alignment) | header | payload ................................ |
+ *                        chunk    size reaches to the run's end; flags clear
+ *
+ * The header always lies in the run's first unit.
+ */
+#include "arena/arena_internal.h"
+
+/* What a block for a chunk of `need` bytes takes: no next chunk lends it its first word. */
+static size_t large_size(size_t need)
+{
+    return need + CHUNK_HEADER - CHUNK_OVERHEAD;
+}
+
+static char *run_start(const struct arena_call *call, const struct chunk *c)
+{
+    return (char *)bits_round_down((size_t)(uintptr_t)c, call->source->unit);
+}
+
+static void count_large(struct arena_call *call, size_t bytes, size_t blocks)
+{
+    struct arena *a = call->arena;
+    struct journal *j = arena_journal(call);
+
+    journal_store(j, &a->large_bytes, a->large_bytes + bytes);
+    journal_store(j, &a->large_count, a->large_count + blocks);
+    arena_count_footprint(call, bytes);
+}
+
+/* Where the header goes in a run that begins at a multiple of the unit and is long enough: so that the payload is
+ * aligned and the header in the first unit of what is kept. */
+static struct chunk *place(struct run run, size_t alignment)
+{
+    size_t payload = bits_round_up((size_t)(uintptr_t)run.start + CHUNK_HEADER, alignment);
+
+    return chunk_of_payload((void *)payload);
+}
+
+NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need)
+{
+    struct arena *a = call->arena;
+    const struct arena_source *source = call->source;
+    size_t alignment = call->large_alignment != 0 ? call->large_alignment : CHUNK_ALIGN;
+    size_t size = large_size(call->large_alignment != 0 ? call->large_need : need);
+    size_t bytes = bits_round_up(size + (alignment > CHUNK_ALIGN ? alignment : 0), source->unit);
+
+    if (bytes <= need || arena_over_limit(a, bytes) || !source->take(source, a, RUN_LARGE, bytes))
+        return NULL;
+
+    struct chunk *c = place(a->pending, alignment);
+    struct run keep = {run_start(call, c), 0};
+    char *end = (char *)bits_round_up((size_t)(uintptr_t)c + size, source->unit);
+    keep.bytes = (size_t)(end - keep.start);
+    if (keep.bytes != a->pending.bytes)
+        source->give(source, a, keep);
+    if (!source->commit(source, a, RUN_LARGE)) {
+        source->give(source, a, (struct run){0});
+        return NULL;
+    }
+    journal_store(arena_journal(call), &c->prev_foot, (size_t)((char *)c - keep.start));
+    journal_store(arena_journal(call), &c->head, (size_t)(end - (char *)c));
+    journal_store(arena_journal(call), &a->pending.bytes, 0);
+    count_large(call, keep.bytes, 1);
+    return c;
+}
+
+/* Ends the change under way, in which the run left the arena, and gives it back. */
+static void give_back(struct arena_call *call, struct run run)
+{
+    struct arena *a = call->arena;
+
+    journal_store(arena_journal(call), &a->pending.start, run.start);
+    journal_store(arena_journal(call), &a->pending.bytes, run.bytes);
+    journal_commit(arena_journal(call));
+    call->source->give(call->source, a, (struct run){0});
+}
+
+void arena_large_free(struct arena_call *call, struct chunk *c)
+{
+    char *start = run_start(call, c);
+    struct run run = {start, (size_t)((char *)chunk_next(c) - start)};
+
+    count_large(call, -run.bytes, -(size_t)1);
+    give_back(call, run);
+}
+
+static struct chunk *grow_in_place(struct arena_call *call, struct chunk *c, size_t more)
+{
+    struct arena *a = call->arena;
+    const struct arena_source *source = call->source;
+
+    if (arena_over_limit(a, more) || !source->extend(source, a, chunk_next(c), more))
+        return NULL;
+    if (!source->commit(source, a, RUN_LARGE_TAIL)) {
+        source->give(source, a, (struct run){0});
+        return NULL;
+    }
+    journal_store(arena_journal(call), &c->head, c->head + more);
+    journal_store(arena_journal(call), &a->pending.bytes, 0);
+    count_large(call, more, 0);
+    return c;
+}
+
+struct chunk *arena_large_resize(struct arena_call *call, struct chunk *c, size_t need)
+{
+    size_t size = chunk_size(c), least = large_size(need);
+
+    if (size >= least && size - need <= 2 * call->arena->granularity)
+        return c;
+
+    char *end = (char *)bits_round_up((size_t)(uintptr_t)c + least, call->source->unit);
+    if (end > (char *)chunk_next(c))
+        return grow_in_place(call, c, (size_t)(end - (char *)chunk_next(c)));
+
+    struct run rest = {end, (size_t)((char *)chunk_next(c) - end)};
+    if (rest.bytes == 0)
+        return c;
+    journal_store(arena_journal(call), &c->head, size - rest.bytes);
+    count_large(call, -rest.bytes, 0);
+    give_back(call, rest);
+    return c;
+}

@@ -1,0 +1,182 @@
+/* malloc.c - finding a chunk: exact small bin, victim, larger bins, trees, top; then grow. */
+#include <string.h>
+
+#include "arena/arena_internal.h"
+
+bool arena_bin(struct arena_call *call, struct chunk *c, size_t size)
+{
+    return bins_insert(&call->arena->bins, arena_journal(call), c, size, &call->fault);
+}
+
+void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size)
+{
+    journal_store(arena_journal(call), &call->arena->dv, c);
+    journal_store(arena_journal(call), &call->arena->dv_size, size);
+}
+
+static bool unbin(struct arena_call *call, struct chunk *c, size_t size)
+{
+    return bins_remove(&call->arena->bins, arena_journal(call), c, size, &call->fault);
+}
+
+/* The newest chunk of a small bin that is not empty, still in it. */
+static struct chunk *small_first(struct arena_call *call, unsigned index)
+{
+    struct chunk *c = bins_small_first(&call->arena->bins, index);
+
+    if (likely(c->head == (bins_small_size(index) | PINUSE)))
+        return c;
+    fault_raise(&call->fault, FAULT_DAMAGE, "damaged header of a free chunk", c);
+    return NULL;
+}
+
+/* The whole of a chunk that was just taken out of its bin. */
+static struct chunk *use_whole(struct arena_call *call, struct chunk *c, size_t size)
+{
+    chunk_set_cut(arena_journal(call), c, size);
+    chunk_set_next_prev_in_use(arena_journal(call), chunk_at(c, size));
+    return c;
+}
+
+/* Cuts `need` bytes from the low end of c. The rest, where it can be a chunk, is *rest, of *rest_size bytes. */
+static struct chunk *split(struct arena_call *call, struct chunk *c, size_t size, size_t need,
+                           struct chunk **rest, size_t *rest_size)
+{
+    *rest_size = size - need;
+    if (*rest_size < CHUNK_MIN) {
+        *rest_size = 0;
+        return use_whole(call, c, size);
+    }
+    *rest = chunk_at(c, need);
+    chunk_set_cut(arena_journal(call), c, need);
+    chunk_set_free(arena_journal(call), *rest, *rest_size);
+    return c;
+}
+
+/* Takes c out of its bin and cuts `need` bytes from it; the rest is the new designated victim. */
+static struct chunk *split_to_victim(struct arena_call *call, struct chunk *c, size_t need)
+{
+    struct arena *a = call->arena;
+    size_t size = chunk_size(c), rest_size;
+    struct chunk *rest;
+
+    if (!unbin(call, c, size))
+        return NULL;
+    split(call, c, size, need, &rest, &rest_size);
+    if (rest_size == 0)
+        return c;
+    if (a->dv_size != 0 && !arena_bin(call, a->dv, a->dv_size))
+        return NULL;
+    arena_set_victim(call, rest, rest_size);
+    return c;
+}
+
+/* From the exact small bin or the next one up, whole; else, where the victim is too small, from the nearest larger
+ * small bin or the smallest chunk of all trees, split. */
+static struct chunk *from_bins_small(struct arena_call *call, size_t need)
+{
+    struct arena *a = call->arena;
+    unsigned index = bins_small_index(need);
+    size_t map = a->bins.small_map >> index;
+    struct chunk *c;
+
+    if ((map & 3) != 0) {
+        index += (map & 1) == 0;
+        c = small_first(call, index);
+        if (c == NULL || !unbin(call, c, bins_small_size(index)))
+            return NULL;
+        return use_whole(call, c, bins_small_size(index));
+    }
+    if (need <= a->dv_size)
+        return NULL;
+    if (map != 0)
+        c = small_first(call, index + bits_lowest(map));
+    else
+        c = bins_smallest(&a->bins, &call->fault);
+    return c == NULL ? NULL : split_to_victim(call, c, need);
+}
+
+/* Best fit from the trees, where it fits better than the victim; the rest goes to a bin. */
+static struct chunk *from_bins_large(struct arena_call *call, size_t need)
+{
+    struct arena *a = call->arena;
+
+    if (a->bins.tree_map == 0)
+        return NULL;
+
+    struct chunk *c = bins_best_fit(&a->bins, need, &call->fault);
+    /* A victim that is too small wraps to a huge surplus, and never wins. */
+    if (c == NULL || chunk_size(c) - need >= a->dv_size - need)
+        return NULL;
+
+    size_t size = chunk_size(c), rest_size;
+    struct chunk *rest;
+    if (!unbin(call, c, size))
+        return NULL;
+    split(call, c, size, need, &rest, &rest_size);
+    return rest_size == 0 || arena_bin(call, rest, rest_size) ? c : NULL;
+}
+
+static struct chunk *from_victim(struct arena_call *call, size_t need)
+{
+    struct arena *a = call->arena;
+    struct chunk *c = a->dv, *rest = NULL;
+    size_t rest_size;
+
+    if (need > a->dv_size)
+        return NULL;
+    split(call, c, a->dv_size, need, &rest, &rest_size);
+    arena_set_victim(call, rest, rest_size);
+    return c;
+}
+
+struct chunk *arena_cut_top(struct arena_call *call, size_t need)
+{
+    struct arena *a = call->arena;
+    struct journal *j = arena_journal(call);
+    struct chunk *c = a->top;
+
+    if (need >= a->top_size)
+        return NULL;
+
+    struct chunk *rest = chunk_at(c, need);
+    journal_store(j, &a->top, rest);
+    journal_store(j, &a->top_size, a->top_size - need);
+    journal_store(j, &rest->head, a->top_size | PINUSE);
+    chunk_set_cut(j, c, need);
+    return c;
+}
+
+struct chunk *arena_allocate(struct arena_call *call, size_t need)
+{
+    struct chunk *c =
+        need < BINS_LARGE_FROM ? from_bins_small(call, need) : from_bins_large(call, need);
+
+    if (c != NULL || unlikely(arena_faulted(call)))
+        return c;
+    c = from_victim(call, need);
+    if (c == NULL)
+        c = arena_cut_top(call, need);
+    if (c == NULL)
+        c = arena_grow(call, need);
+    return c;
+}
+
+void *arena_malloc(struct arena_call *call, size_t bytes)
+{
+    if (unlikely(bytes >= REQUEST_LIMIT || call->arena->damaged))
+        return NULL;
+
+    struct chunk *c = arena_allocate(call, chunk_size_for(bytes));
+    return arena_finish(call) && c != NULL ? chunk_payload(c) : NULL;
+}
+
+void *arena_calloc(struct arena_call *call, size_t count, size_t bytes)
+{
+    size_t total;
+
+    if (__builtin_mul_overflow(count, bytes, &total))
+        return NULL;
+    void *block = arena_malloc(call, total);
+    return block == NULL ? NULL : memset(block, 0, total);
+}

@@ -1,0 +1,18 @@
+/* region_source.h - an arena's memory from the granule map of a region: segment.h as a struct arena_source.
+ *
+ * One for each process and region; an arena is known to the map by its `id`.
+ */
+#ifndef DVSM_ARENA_REGION_SOURCE_H
+#define DVSM_ARENA_REGION_SOURCE_H
+
+#include "arena/arena.h"
+#include "segment/segment.h"
+
+struct region_source {
+    struct arena_source source; /* what the engine sees */
+    struct segments *segments;
+};
+
+void region_source_init(struct region_source *source, struct segments *segments);
+
+#endif

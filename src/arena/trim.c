@@ -1,0 +1,119 @@
+/* trim.c - giving memory back: the end of top, and segments that hold nothing. */
+#include "arena/arena_internal.h"
+
+/* Ends the change under way, in which the run left the arena's segments, and gives it back. */
+static void give_back(struct arena_call *call, struct run run)
+{
+    struct arena *a = call->arena;
+    struct journal *j = arena_journal(call);
+
+    journal_store(j, &a->footprint, a->footprint - run.bytes);
+    journal_store(j, &a->pending.start, run.start);
+    journal_store(j, &a->pending.bytes, run.bytes);
+    journal_commit(j);
+    call->source->give(call->source, a, (struct run){0});
+}
+
+/* Whether the segment is one chunk, free, up to its foot (or to its record and fences). */
+static bool is_unused(const struct arena_segment *s)
+{
+    const struct chunk *c = arena_first_chunk(s);
+
+    return !s->foreign && chunk_is_free(c) &&
+           (char *)chunk_next(c) >= s->base + s->size - ARENA_FOOT;
+}
+
+static bool take_out_first(struct arena_call *call, const struct arena_segment *s)
+{
+    struct arena *a = call->arena;
+    struct chunk *c = arena_first_chunk(s);
+
+    if (c == a->dv) {
+        arena_set_victim(call, NULL, 0);
+        return true;
+    }
+    return bins_remove(&a->bins, arena_journal(call), c, chunk_size(c), &call->fault);
+}
+
+bool arena_release_unused(struct arena_call *call)
+{
+    struct arena *a = call->arena;
+    struct journal *j = arena_journal(call);
+    struct arena_segment *newer = &a->segment;
+    size_t count = 0;
+    bool released = false;
+
+    for (struct arena_segment *s = newer->next, *older; s != NULL; s = older) {
+        older = s->next;
+        count++;
+        if (!is_unused(s)) {
+            newer = s;
+            continue;
+        }
+        struct run run = {s->base, s->size};
+        if (!take_out_first(call, s)) {
+            arena_finish(call);
+            break;
+        }
+        journal_store(j, &newer->next, older);
+        give_back(call, run);
+        released = true;
+    }
+    journal_store(j, &a->release_countdown,
+                  count > ARENA_RELEASE_INTERVAL ? count : ARENA_RELEASE_INTERVAL);
+    journal_commit(j);
+    return released;
+}
+
+/* Whether an older segment's record lies in the newest one: then it cannot shrink. */
+static bool holds_record(const struct arena *a)
+{
+    for (const struct arena_segment *s = a->segment.next; s != NULL; s = s->next)
+        if (arena_segment_holds(&a->segment, s))
+            return true;
+    return false;
+}
+
+static bool shrink_top(struct arena_call *call, size_t pad)
+{
+    struct arena *a = call->arena;
+    size_t unit = a->granularity;
+
+    if (call->source == NULL || a->segment.foreign || a->top_size <= pad)
+        return false;
+    if (unit < call->source->unit)
+        unit = call->source->unit;
+
+    size_t bytes = ((a->top_size - pad + unit - 1) / unit - 1) * unit;
+    if (bytes == 0 || a->segment.size < bytes || holds_record(a))
+        return false;
+
+    struct run run = {a->segment.base + a->segment.size - bytes, bytes};
+    journal_store(arena_journal(call), &a->segment.size, a->segment.size - bytes);
+    arena_set_top(call, a->top, a->top_size - bytes);
+    give_back(call, run);
+    return true;
+}
+
+bool arena_trim(struct arena_call *call, size_t pad)
+{
+    struct arena *a = call->arena;
+    bool released = false;
+
+    if (a->damaged || pad >= REQUEST_LIMIT || a->top_size == 0)
+        return false;
+    released = shrink_top(call, pad + ARENA_FOOT);
+    if (call->source != NULL)
+        released |= arena_release_unused(call);
+    if (!released && a->top_size > a->trim_check) {
+        journal_store(arena_journal(call), &a->trim_check, ARENA_NEVER);
+        journal_commit(arena_journal(call));
+    }
+    return released;
+}
+
+void arena_trim_if_due(struct arena_call *call)
+{
+    if (unlikely(call->arena->top_size > call->arena->trim_check))
+        arena_trim(call, 0);
+}

@@ -1,0 +1,123 @@
+/* bins.h - where free chunks wait, by size.
+ *
+ * Small chunks (below 256 bytes) wait in 32 circular lists of one size each; larger ones in 32 bitwise tries,
+ * two to each power of two. Two bit maps say which are not empty, so that no empty bin is ever visited.
+ *
+ *     small[i]  head <-> chunk <-> chunk <-> head     all of size 8 i; the newest first
+ *
+ *     tree[i]        node = ring of chunks of one size; each level below decides on the size's next lower
+ *                   /    \      bit: 0 left, 1 right. A node is not ordered with respect to its subtrees;
+ *                node    node   only the node in the tree has a parent, the others of its ring have NULL
+ *
+ * A chunk in a bin is free, its neighbours are not. The arena's lock is held by the caller; every store goes
+ * through the journal. Every link read from a chunk is checked before it is followed: a wrong one raises
+ * FAULT_DAMAGE and the function returns false or NULL, with its stores so far to be rolled back by the caller.
+ *
+ *     bins_insert         put a free chunk where its size belongs
+ *     bins_remove         take a given chunk out, wherever it is
+ *     bins_best_fit       the smallest chunk in the trees of at least n bytes, not removed; NULL if none
+ *     bins_smallest       the smallest chunk in the trees, not removed
+ *     bins_check          every invariant above
+ */
+#ifndef DVSM_BINS_BINS_H
+#define DVSM_BINS_BINS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/bits.h"
+#include "base/check.h"
+#include "base/fault.h"
+#include "base/journal.h"
+#include "bins/chunk.h"
+
+enum { BINS_SMALL = 32, BINS_TREE = 32, BINS_SMALL_SHIFT = 3, BINS_TREE_SHIFT = 8 };
+#define BINS_LARGE_FROM                                                                            \
+    ((size_t)1 << BINS_TREE_SHIFT) /* chunks of this size and more are in trees */
+
+struct MAY_ALIAS bins_links {
+    struct chunk *fd;
+    struct chunk *bk;
+};
+
+struct bins {
+    size_t small_map;
+    size_t tree_map;
+    char *low;   /* all chunks lie from here ... */
+    size_t span; /* ... to this many bytes further */
+    struct bins_links small[BINS_SMALL];
+    struct chunk *tree[BINS_TREE];
+};
+
+/* All bins empty, no address in range. Nothing is journaled. */
+void bins_init(struct bins *b);
+
+/* Makes [start, start + bytes) part of the range in which chunks may lie. */
+void bins_extend_range(struct bins *b, struct journal *j, char *start, size_t bytes);
+
+/* Whether a chunk may lie there: the check on every address that was read from memory the user can reach. */
+static inline bool bins_in_range(const struct bins *b, const void *c)
+{
+    return (uintptr_t)c - (uintptr_t)b->low < b->span && chunk_is_aligned(c);
+}
+
+/* Whether a chunk said to be free is one, and its boundary tags agree. */
+static inline bool bins_is_sound(const struct bins *b, const struct chunk *c)
+{
+    const struct chunk *next = chunk_next(c);
+
+    return chunk_is_free(c) && bins_in_range(b, next) && next > c &&
+           next->prev_foot == chunk_size(c) && !chunk_prev_in_use(next);
+}
+
+/* Puts a free chunk of `size` bytes where it belongs; head and foot are the caller's to write. */
+bool bins_insert(struct bins *b, struct journal *j, struct chunk *c, size_t size,
+                 struct fault *fault);
+
+/* Takes a chunk of `size` bytes out of its bin. */
+bool bins_remove(struct bins *b, struct journal *j, struct chunk *c, size_t size,
+                 struct fault *fault);
+
+/* The small bin of that size: index, and its newest chunk where it is not empty. */
+static inline unsigned bins_small_index(size_t size)
+{
+    return (unsigned)(size >> BINS_SMALL_SHIFT);
+}
+
+static inline size_t bins_small_size(unsigned index)
+{
+    return (size_t)index << BINS_SMALL_SHIFT;
+}
+
+static inline struct chunk *bins_small_first(const struct bins *b, unsigned index)
+{
+    return b->small[index].fd;
+}
+
+/* Search in the trees; ties go to the chunk met first. */
+struct chunk *bins_best_fit(const struct bins *b, size_t need, struct fault *fault);
+struct chunk *bins_smallest(const struct bins *b, struct fault *fault);
+
+/* What the bins hold. Two sets of chunks with equal totals are, but for a chance of 2^-64, the same set. */
+struct bins_totals {
+    size_t count;
+    size_t bytes;
+    size_t fingerprint;
+};
+
+static inline void bins_totals_add(struct bins_totals *t, const struct chunk *c, size_t size)
+{
+    size_t x = (size_t)(uintptr_t)c ^ (size << 1);
+
+    x ^= x >> 15;
+    x *= (size_t)0x9E3779B97F4A7C15u;
+    x ^= x >> 13;
+    t->count++;
+    t->bytes += size;
+    t->fingerprint += x * x + x;
+}
+
+/* Every invariant above; adds up what was found. */
+void bins_check(const struct bins *b, struct check *check, struct bins_totals *totals);
+
+#endif
