@@ -130,10 +130,10 @@ size_t dvsm_malloc_usable_size(void *block);
 int dvsm_malloc_trim(size_t pad);
 
 /* Sets a parameter of every arena of the default heap. Returns 1, or 0 if `parameter` is unknown or
- * `value` refused. -1 for the thresholds means: never. */
+ * `value` refused. A threshold of -1 means: never. The granularity must be a power of two of at
+ * least a page; less than 64 KiB counts as 64 KiB. */
 #define DVSM_M_TRIM_THRESHOLD (-1) /* bytes unused at the top that lead to a trim; 2 MiB */
-#define DVSM_M_GRANULARITY                                                                         \
-    (-2) /* arenas grow by multiples of it: a power of two of 64 KiB or more */
+#define DVSM_M_GRANULARITY (-2)    /* arenas grow by multiples of it: see below */
 #define DVSM_M_MMAP_THRESHOLD (-3) /* a request from this size on may be a large block; 256 KiB */
 int dvsm_mallopt(int parameter, int value);
 

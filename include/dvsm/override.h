@@ -15,7 +15,7 @@
 #ifndef DVSM_OVERRIDE_H
 #define DVSM_OVERRIDE_H
 
-/* All headers that declare one of the names: those seen now are not read again after the defines. */
+/* All headers that declare one of the names: read now, they are not read after the defines. */
 #ifdef __cplusplus
 #include <cstdlib>
 #include <cstring>
