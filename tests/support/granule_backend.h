@@ -1,0 +1,55 @@
+/* support/granule_backend.h - a granule map over a backend that only keeps account.
+ *
+ * The granules lie at addresses where nothing is mapped: the map must never touch them. The map's
+ * own pages can be touched only once they are committed. Which granules have memory is kept apart,
+ * a byte each, and every call that commits what has memory, releases what has none, or leaves the
+ * region counts as a misuse. Everything here is shared with forked children.
+ */
+#ifndef DVSM_TESTS_SUPPORT_GRANULE_BACKEND_H
+#define DVSM_TESTS_SUPPORT_GRANULE_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "segment/segment.h"
+
+/* Of calls of one kind: the `at`th from now on fails, and with `for_good` all after it. 0: none. */
+struct granule_plan {
+    unsigned long at;
+    bool for_good;
+    bool kill_before; /* instead of failing, the process kills itself */
+    bool kill_after;
+};
+
+struct granule_backend {
+    dvsm_backend backend;
+    dvsm_mapping mapping;
+    struct segments segments; /* what the functions under test are given */
+    struct granule_plan commit_plan;
+    struct granule_plan release_plan;
+    unsigned long commits;  /* calls */
+    unsigned long releases; /* calls */
+    size_t with_memory;     /* granules */
+    size_t map_committed;   /* bytes of the map's own */
+    size_t misuses;
+    bool forgiving; /* survivors repeat what the dead did: not a misuse then */
+    char *map;
+    size_t map_bytes;
+    size_t granules;
+    unsigned char *memory; /* 1: the granule has some */
+    struct run pending[8]; /* in memory that processes share, as segment.h wants them */
+};
+
+/* A map of so many granules, without limit; aborts the test where the system has no room. */
+struct granule_backend *granule_backend_new(size_t granules);
+void granule_backend_delete(struct granule_backend *b);
+
+/* The address of a granule, by number; and back. */
+char *granule_address(const struct granule_backend *b, size_t granule);
+size_t granule_number(const struct granule_backend *b, const void *address);
+
+/* segment_check() with its report on stderr, and the account held against the map's words. Returns
+ * the number of violations. */
+int granule_backend_check(struct granule_backend *b);
+
+#endif
