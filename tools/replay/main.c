@@ -23,7 +23,7 @@ int main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"check", no_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {0}};
-    struct replay replay = {0};
+    static struct replay replay; /* what it still has at the end is no leak */
     struct request request;
     int option;
 
