@@ -1,0 +1,213 @@
+/* allocate.c - the functions that return a new block. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "heap/heap.h"
+
+static void *fail(int error)
+{
+    errno = error;
+    return NULL;
+}
+
+/* NB: the one place where a lane will be asked first. */
+void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function)
+{
+    struct heap_call call;
+    void *block = NULL;
+
+    if (heap == NULL)
+        return NULL;
+    if (heap_enter(&call, heap, function))
+        block = arena_malloc(&call.arena, size);
+    return heap_leave_with(&call, block);
+}
+
+/* Zeroed outside the lock: meanwhile others allocate. */
+static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char *function)
+{
+    size_t bytes;
+
+    if (heap == NULL)
+        return NULL;
+    if (__builtin_mul_overflow(count, size, &bytes))
+        return fail(ENOMEM);
+    void *block = heap_malloc(heap, bytes, function);
+    return block != NULL ? memset(block, 0, bytes) : NULL;
+}
+
+/* Any alignment: rounded up to a power of two. */
+static void *heap_memalign(struct dvsm_heap *heap, size_t alignment, size_t size,
+                           const char *function)
+{
+    struct heap_call call;
+    void *block = NULL;
+
+    if (heap == NULL)
+        return NULL;
+    if (bits_power_of_two_above(alignment) == 0)
+        return fail(EINVAL);
+    if (alignment <= CHUNK_ALIGN)
+        return heap_malloc(heap, size, function);
+    if (heap_enter(&call, heap, function))
+        block = arena_memalign(&call.arena, alignment, size);
+    return heap_leave_with(&call, block);
+}
+
+static void *heap_aligned_alloc(struct dvsm_heap *heap, size_t alignment, size_t size,
+                                const char *function)
+{
+    if (heap != NULL && !bits_is_power_of_two(alignment))
+        return fail(EINVAL);
+    return heap_memalign(heap, alignment, size, function);
+}
+
+/* Returns the error where the others set errno. `heap` may be NULL: errno says why. */
+static int heap_posix_memalign(struct dvsm_heap *heap, void **out, size_t alignment, size_t size,
+                               int saved, const char *function)
+{
+    int error = errno;
+
+    if (heap != NULL && (!bits_is_power_of_two(alignment) || alignment < sizeof(void *))) {
+        error = EINVAL;
+    } else if (heap != NULL) {
+        void *block = heap_memalign(heap, alignment, size, function);
+        error = block != NULL ? 0 : errno;
+        if (block != NULL)
+            *out = block;
+    }
+    errno = saved;
+    return error;
+}
+
+static void **heap_independent_calloc(struct dvsm_heap *heap, size_t count, size_t size,
+                                      void **blocks, const char *function)
+{
+    struct heap_call call;
+    void **array = NULL;
+
+    if (heap == NULL)
+        return NULL;
+    if (heap_enter(&call, heap, function))
+        array = arena_independent_calloc(&call.arena, count, size, blocks);
+    return heap_leave_with(&call, array);
+}
+
+static void **heap_independent_comalloc(struct dvsm_heap *heap, size_t count, const size_t *sizes,
+                                        void **blocks, const char *function)
+{
+    struct heap_call call;
+    void **array = NULL;
+
+    if (heap == NULL)
+        return NULL;
+    if (heap_enter(&call, heap, function))
+        array = arena_independent_comalloc(&call.arena, count, sizes, blocks);
+    return heap_leave_with(&call, array);
+}
+
+/* ---- the default heap */
+
+void *dvsm_malloc(size_t size)
+{
+    return heap_malloc(heap_default(), size, "dvsm_malloc");
+}
+
+void *dvsm_calloc(size_t count, size_t size)
+{
+    return heap_calloc(heap_default(), count, size, "dvsm_calloc");
+}
+
+void *dvsm_aligned_alloc(size_t alignment, size_t size)
+{
+    return heap_aligned_alloc(heap_default(), alignment, size, "dvsm_aligned_alloc");
+}
+
+void *dvsm_memalign(size_t alignment, size_t size)
+{
+    return heap_memalign(heap_default(), alignment, size, "dvsm_memalign");
+}
+
+int dvsm_posix_memalign(void **out, size_t alignment, size_t size)
+{
+    int saved = errno;
+
+    return heap_posix_memalign(heap_default(), out, alignment, size, saved, "dvsm_posix_memalign");
+}
+
+static size_t page_size(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+void *dvsm_valloc(size_t size)
+{
+    return heap_memalign(heap_default(), page_size(), size, "dvsm_valloc");
+}
+
+void *dvsm_pvalloc(size_t size)
+{
+    size_t page = page_size();
+    size_t whole = size == 0 ? page : bits_round_up(size, page);
+
+    if (whole < size)
+        return fail(ENOMEM);
+    return heap_memalign(heap_default(), page, whole, "dvsm_pvalloc");
+}
+
+void **dvsm_independent_calloc(size_t count, size_t size, void **blocks)
+{
+    return heap_independent_calloc(heap_default(), count, size, blocks, "dvsm_independent_calloc");
+}
+
+void **dvsm_independent_comalloc(size_t count, const size_t *sizes, void **blocks)
+{
+    return heap_independent_comalloc(heap_default(), count, sizes, blocks,
+                                     "dvsm_independent_comalloc");
+}
+
+/* ---- a given heap */
+
+void *dvsm_heap_malloc(dvsm_heap *heap, size_t size)
+{
+    return heap_malloc(registry_checked(heap), size, "dvsm_heap_malloc");
+}
+
+void *dvsm_heap_calloc(dvsm_heap *heap, size_t count, size_t size)
+{
+    return heap_calloc(registry_checked(heap), count, size, "dvsm_heap_calloc");
+}
+
+void *dvsm_heap_aligned_alloc(dvsm_heap *heap, size_t alignment, size_t size)
+{
+    return heap_aligned_alloc(registry_checked(heap), alignment, size, "dvsm_heap_aligned_alloc");
+}
+
+void *dvsm_heap_memalign(dvsm_heap *heap, size_t alignment, size_t size)
+{
+    return heap_memalign(registry_checked(heap), alignment, size, "dvsm_heap_memalign");
+}
+
+int dvsm_heap_posix_memalign(dvsm_heap *heap, void **out, size_t alignment, size_t size)
+{
+    int saved = errno;
+
+    return heap_posix_memalign(registry_checked(heap), out, alignment, size, saved,
+                               "dvsm_heap_posix_memalign");
+}
+
+void **dvsm_heap_independent_calloc(dvsm_heap *heap, size_t count, size_t size, void **blocks)
+{
+    return heap_independent_calloc(registry_checked(heap), count, size, blocks,
+                                   "dvsm_heap_independent_calloc");
+}
+
+void **dvsm_heap_independent_comalloc(dvsm_heap *heap, size_t count, const size_t *sizes,
+                                      void **blocks)
+{
+    return heap_independent_comalloc(registry_checked(heap), count, sizes, blocks,
+                                     "dvsm_heap_independent_comalloc");
+}

@@ -1,0 +1,111 @@
+/* check.c - every invariant of a heap: each arena's, the granule map's, and that they agree. */
+#include <errno.h>
+
+#include "heap/heap.h"
+
+/* What the map says of one owner's granules. */
+struct claims {
+    segment_owner_id owner;
+    size_t segment_bytes, large_bytes, large_count;
+};
+
+static void add_run(void *context, struct run run, segment_owner_id owner, enum run_kind kind)
+{
+    struct claims *claims = context;
+
+    if (owner != claims->owner)
+        return;
+    if (kind == RUN_SEGMENT)
+        claims->segment_bytes += run.bytes;
+    else
+        claims->large_bytes += run.bytes;
+    claims->large_count += kind == RUN_LARGE;
+}
+
+/* The arena is locked: none of its granules comes or goes meanwhile. */
+static void check_claims(struct dvsm_heap *heap, const struct arena *arena, struct check *check)
+{
+    struct claims claims = {.owner = (segment_owner_id)arena->id};
+    struct arena_usage usage;
+
+    arena_usage(arena, &usage);
+    segment_walk(&heap->segments, add_run, &claims);
+    check_that(check, claims.segment_bytes == usage.segment_bytes,
+               "heap: arena %zu has %zu bytes of segments, %zu in the map", arena->id,
+               usage.segment_bytes, claims.segment_bytes);
+    check_that(
+        check, claims.large_bytes == usage.large_bytes && claims.large_count == usage.large_count,
+        "heap: arena %zu has %zu large blocks of %zu bytes, %zu of %zu in the map", arena->id,
+        usage.large_count, usage.large_bytes, claims.large_count, claims.large_bytes);
+}
+
+/* Of a damaged arena only that it is damaged. */
+static void check_arena(struct dvsm_heap *heap, size_t index, struct check *check)
+{
+    struct heap_call call;
+
+    if (check_that(check, heap_enter_index(&call, heap, index, "dvsm_check"),
+                   "heap: arena %zu is in use by the caller", index + 1)) {
+        const struct arena *arena = &call.slot->arena;
+
+        check_that(check, arena->id == index + 1, "heap: arena %zu has id %zu", index + 1,
+                   arena->id);
+        if (check_that(check, !arena->damaged, "heap: arena %zu was set aside", index + 1)) {
+            arena_check(arena, check);
+            check_claims(heap, arena, check);
+        }
+    }
+    heap_leave(&call);
+}
+
+static void note_highest(void *context, struct run run, segment_owner_id owner, enum run_kind kind)
+{
+    segment_owner_id *highest = context;
+
+    (void)run;
+    (void)kind;
+    if (owner > *highest)
+        *highest = owner;
+}
+
+/* Every granule is free or some arena's; new arenas may be made during the walk. */
+static void check_owners(struct dvsm_heap *heap, struct check *check)
+{
+    segment_owner_id highest = 0;
+
+    segment_walk(&heap->segments, note_highest, &highest);
+    check_that(check, highest <= region_arena_count(heap->region),
+               "heap: granules belong to arena %u of %zu", highest,
+               region_arena_count(heap->region));
+}
+
+static void check_region(const struct dvsm_heap *heap, struct check *check)
+{
+    const struct region *region = heap->region;
+
+    check_that(check, region->magic == REGION_MAGIC && region->version == REGION_VERSION,
+               "heap: the header's magic is damaged");
+    check_that(check,
+               region->base == heap->mapping.base && region->bytes == heap->mapping.bytes &&
+                   region->granules + region->granule_count * GRANULE <=
+                       region->base + region->bytes,
+               "heap: the header's bounds are not the mapping's");
+    check_that(check, region_arena_count(region) <= region->arenas_most,
+               "heap: %zu arenas of at most %zu", region_arena_count(region), region->arenas_most);
+}
+
+int dvsm_check(dvsm_heap *heap, FILE *report)
+{
+    struct check check = {.report = report};
+
+    if (registry_checked(heap) == NULL)
+        return -1;
+    check_region(heap, &check);
+    if (check.violations > 0)
+        return check.violations; /* nothing can be found by such a header */
+    for (size_t i = 0; i < region_arena_count(heap->region); i++)
+        check_arena(heap, i, &check);
+    segment_check(&heap->segments, &check);
+    check_owners(heap, &check);
+    return check.violations;
+}

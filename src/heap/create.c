@@ -1,0 +1,129 @@
+/* create.c - making a heap, and destroying it. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/bits.h"
+#include "heap/heap.h"
+#include "shm/shm.h"
+
+/* Bytes of address space to begin with, whole granules; SIZE_MAX-like wishes stay as large. */
+static size_t wanted_bytes(const dvsm_options *options)
+{
+    size_t wanted = options->reserve != 0 ? options->reserve : options_default_reserve();
+
+    if (wanted < region_least_bytes())
+        wanted = region_least_bytes();
+    return wanted > SIZE_MAX - GRANULE ? bits_round_down(wanted, GRANULE)
+                                       : bits_round_up(wanted, GRANULE);
+}
+
+static int reserve(struct dvsm_heap *heap, const dvsm_options *options, size_t least)
+{
+    size_t wanted = wanted_bytes(options);
+
+    if (least < region_least_bytes())
+        least = region_least_bytes();
+    heap->backend = options->backend != NULL ? options->backend : &dvsm_backend_memfd;
+    heap->mapping = (dvsm_mapping){
+        .bytes = wanted,
+        .fd = -1,
+        .name = options->name != NULL ? heap->label : NULL,
+        .mode = options->mode,
+        .flags = options->flags,
+    };
+    return shm_reserve_fitting(heap->backend, &heap->mapping, least < wanted ? least : wanted);
+}
+
+/* What the region remembers of the options. */
+static void settle(struct dvsm_heap *heap, const dvsm_options *options)
+{
+    struct region *region = heap->mapping.base;
+
+    heap->region = region;
+    heap->segments = (struct segments){region->map, heap->backend, &heap->mapping};
+    region_source_init(&heap->source, &heap->segments);
+    region->arenas_wanted = options->arenas;
+    region->cache_bytes = options->cache_bytes;
+    if (options->limit != 0)
+        region_set_limit(&heap->segments, region, options->limit);
+}
+
+struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size_t least,
+                            int *error)
+{
+    struct dvsm_heap *heap = registry_claim();
+
+    if (heap == NULL) {
+        *error = ENOSPC;
+        return NULL;
+    }
+    snprintf(heap->label, sizeof heap->label, "%s", options->name != NULL ? options->name : label);
+    *error = reserve(heap, options, least);
+    if (*error == 0) {
+        *error = region_make(heap->backend, &heap->mapping);
+        if (*error != 0)
+            heap->backend->unmap(heap->backend, &heap->mapping, 1);
+    }
+    if (*error != 0) {
+        registry_free(heap);
+        return NULL;
+    }
+    settle(heap, options);
+    registry_publish(heap);
+    return heap;
+}
+
+/* Not found any more before it is unmapped, but its slot stays taken until it is. */
+int heap_unmake(struct dvsm_heap *heap)
+{
+    unsigned state = HEAP_LIVE;
+
+    if (!atomic_compare_exchange_strong(&heap->state, &state, HEAP_CLAIMED))
+        return EINVAL;
+    int error = heap->backend->unmap(heap->backend, &heap->mapping, 1);
+    registry_free(heap);
+    return error;
+}
+
+/* An error without a name of its own. */
+static int fail(int error)
+{
+    errno = error;
+    return -1;
+}
+
+dvsm_heap *dvsm_heap_create(const dvsm_options *options)
+{
+    dvsm_options complete;
+    int error = EINVAL;
+
+    if (options_read(options, &complete)) {
+        /* A size that was asked for is given or refused; the default gives way. */
+        size_t least = complete.reserve != 0 ? complete.reserve : 0;
+        struct dvsm_heap *heap = heap_make(&complete, "unnamed", least, &error);
+        if (heap != NULL)
+            return heap;
+    }
+    errno = error;
+    return NULL;
+}
+
+int dvsm_heap_destroy(dvsm_heap *heap)
+{
+    if (registry_checked(heap) == NULL)
+        return -1;
+    if (heap == heap_default())
+        return fail(EINVAL);
+    int error = heap_unmake(heap);
+    return error == 0 ? 0 : fail(error);
+}
+
+int dvsm_heap_unlink(const char *name)
+{
+    if (name == NULL || name[0] != '/')
+        return fail(EINVAL);
+    return shm_unlink(name);
+}

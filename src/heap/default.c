@@ -1,0 +1,167 @@
+/* default.c - the default heap: there before main(), so that every later fork shares it.
+ *
+ * Made by a constructor, or by the first call if some other constructor allocates earlier. Where
+ * that fails each later call tries again. dvsm_init() puts another in its place as long as nothing
+ * has been allocated.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "heap/heap.h"
+
+/* Below this much address space the default is tried on another backend first: better a large
+ * anonymous heap than a tiny file (RLIMIT_FSIZE). */
+#define COMFORTABLE ((size_t)256 << 20)
+
+/* What the default heap is made with. Private to the process. */
+struct setup {
+    dvsm_options options;
+    char name[HEAP_LABEL];
+};
+
+struct dvsm_heap *_Atomic heap_the_default;
+
+static struct environment environment;
+static struct setup setup;
+static bool environment_known;
+static pid_t creator; /* the process whose exit prints the statistics */
+
+static void set_up(struct setup *s, const dvsm_options *options)
+{
+    s->options = *options;
+    if (options->name != NULL) {
+        snprintf(s->name, sizeof s->name, "%s", options->name);
+        s->options.name = s->name;
+    }
+}
+
+static void know_environment(void)
+{
+    if (environment_known)
+        return;
+    environment_known = true;
+    environment_read(&environment);
+    set_up(&setup, &environment.options);
+    creator = getpid();
+}
+
+/* Where the user chose a backend, or a size, it is that or nothing. */
+static struct dvsm_heap *make(const struct setup *s, int *error)
+{
+    const dvsm_backend *const backends[] = {&dvsm_backend_memfd, &dvsm_backend_anon};
+    const size_t least[] = {COMFORTABLE, 0};
+    struct dvsm_heap *heap = NULL;
+    dvsm_options options = s->options;
+
+    if (s->options.backend != NULL)
+        return heap_make(&options, "default", options.reserve, error);
+    for (int attempt = 0; heap == NULL && attempt < 4; attempt++) {
+        options.backend = backends[attempt % 2];
+        heap = heap_make(&options, "default",
+                         options.reserve != 0 ? options.reserve : least[attempt / 2], error);
+    }
+    return heap;
+}
+
+NOINLINE struct dvsm_heap *heap_make_default(void)
+{
+    struct dvsm_heap *there = NULL;
+    int error;
+
+    know_environment();
+    struct dvsm_heap *heap = make(&setup, &error);
+    if (heap == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (atomic_compare_exchange_strong(&heap_the_default, &there, heap))
+        return heap;
+    heap_unmake(heap); /* another thread was faster */
+    return there;
+}
+
+/* 101 is the first priority that is not the C library's own. */
+__attribute__((constructor(101))) static void make_before_main(void)
+{
+    int saved = errno;
+
+    heap_default();
+    errno = saved;
+}
+
+__attribute__((destructor(101))) static void print_at_exit(void)
+{
+    if (environment.stats && getpid() == creator)
+        dvsm_malloc_stats();
+}
+
+dvsm_heap *dvsm_heap_default(void)
+{
+    return heap_default();
+}
+
+static bool was_used(const struct dvsm_heap *heap)
+{
+    for (size_t i = 0; i < region_arena_count(heap->region); i++)
+        if (region_arena(heap->region, i)->arena.footprint_most != 0)
+            return true;
+    return false;
+}
+
+/* Fields that `options` leaves at zero are the environment's. */
+static void fill_from_environment(dvsm_options *options)
+{
+    const dvsm_options *given = &environment.options;
+
+    if (options->backend == NULL)
+        options->backend = given->backend;
+    if (options->reserve == 0)
+        options->reserve = given->reserve;
+    if (options->limit == 0)
+        options->limit = given->limit;
+    if (options->arenas == 0)
+        options->arenas = given->arenas;
+    if (options->cache_bytes == 0)
+        options->cache_bytes = given->cache_bytes;
+}
+
+/* The old heap goes first: there might not be address space for two. */
+static int replace(const struct setup *wanted)
+{
+    struct dvsm_heap *old = atomic_exchange(&heap_the_default, NULL);
+    int error = 0, ignored;
+
+    if (old != NULL)
+        heap_unmake(old);
+    struct dvsm_heap *heap = make(wanted, &error);
+    if (heap != NULL) {
+        set_up(&setup, &wanted->options);
+        error = 0;
+    } else {
+        heap = make(&setup, &ignored);
+    }
+    atomic_store(&heap_the_default, heap);
+    return error;
+}
+
+int dvsm_init(const dvsm_options *options)
+{
+    struct setup wanted;
+    dvsm_options complete;
+    int error = EINVAL;
+
+    know_environment();
+    if (options_read(options, &complete)) {
+        struct dvsm_heap *heap = atomic_load(&heap_the_default);
+
+        fill_from_environment(&complete);
+        set_up(&wanted, &complete);
+        error = heap != NULL && was_used(heap) ? EBUSY : replace(&wanted);
+    }
+    if (error == 0)
+        return 0;
+    errno = error;
+    return -1;
+}

@@ -1,0 +1,132 @@
+/* heap.h - a heap as one process sees it, and how a call gets into one of its arenas.
+ *
+ * `struct dvsm_heap` is the process's own: where the region is, whose functions give it memory. It
+ * stands in a static table, whose slots are claimed by one atomic exchange, so that no lock and no
+ * malloc is needed and a fork at any moment finds the table usable: a forked child has a copy.
+ * Everything that is shared is in the region (region.h).
+ *
+ *     registry.c     the table; a pointer's heap
+ *     options.c      what the user asked for, completed
+ *     environment.c  the DVSM_ variables
+ *     create.c       making and destroying a heap
+ *     default.c      the heap that is there before main()
+ *     entry.c        locking the arena that a call works on, repairing, reporting faults
+ *     allocate.c, release.c, resize.c, text.c     the malloc family
+ *     limits.c, inspect.c, check.c                looking after it, looking at it
+ *
+ * Public functions are thin: find the heap, then a heap_ function that also gets the public
+ * function's name, for messages. errno is set here and nowhere below.
+ */
+#ifndef DVSM_HEAP_HEAP_H
+#define DVSM_HEAP_HEAP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "arena/region_source.h"
+#include "dvsm/dvsm.h"
+#include "heap/region.h"
+
+enum { HEAPS_MOST = 1024, HEAP_LABEL = 256 };
+
+enum heap_state { HEAP_FREE, HEAP_CLAIMED, HEAP_LIVE };
+
+struct dvsm_heap {
+    atomic_uint state; /* enum heap_state: the other fields are valid while it is HEAP_LIVE */
+    struct region *region;
+    const dvsm_backend *backend;
+    dvsm_mapping mapping;
+    struct segments segments;
+    struct region_source source;
+    char label[HEAP_LABEL]; /* the name or, in messages, what stands for one */
+};
+
+/* ---- registry.c */
+
+/* A slot of the table for a new heap; NULL: all taken. It is found by others once it is live. */
+struct dvsm_heap *registry_claim(void);
+void registry_publish(struct dvsm_heap *heap);
+void registry_free(struct dvsm_heap *heap);
+
+/* The heap if it is one that lives, else NULL and errno EINVAL. */
+struct dvsm_heap *registry_checked(const struct dvsm_heap *heap);
+
+static inline bool heap_holds(const struct dvsm_heap *heap, const void *address)
+{
+    return (size_t)((const char *)address - (const char *)heap->mapping.base) < heap->mapping.bytes;
+}
+
+/* ---- options.c, environment.c */
+
+/* Copies the options, of whatever version, into *out; NULL: all defaults. False: refused. */
+bool options_read(const dvsm_options *options, dvsm_options *out);
+
+/* Bytes of address space if nobody says how many. */
+size_t options_default_reserve(void);
+
+struct environment {
+    dvsm_options options; /* fields not given are zero */
+    bool stats;           /* print them at exit */
+};
+void environment_read(struct environment *environment);
+
+/* ---- create.c */
+
+/* A heap with those options (from options_read()) whose reserve may be halved down to `least`.
+ * NULL: *error says why. */
+struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size_t least,
+                            int *error);
+
+/* Unmaps it here and removes its name. 0 or an errno value. */
+int heap_unmake(struct dvsm_heap *heap);
+
+/* ---- default.c */
+
+extern struct dvsm_heap *_Atomic heap_the_default; /* NULL: not made yet */
+struct dvsm_heap *heap_make_default(void);
+
+/* The default heap; NULL and errno ENOMEM where there is none. */
+static inline struct dvsm_heap *heap_default(void)
+{
+    struct dvsm_heap *heap = atomic_load_explicit(&heap_the_default, memory_order_acquire);
+
+    return likely(heap != NULL) ? heap : heap_make_default();
+}
+
+/* ---- entry.c */
+
+/* A call of a public function while it works on one arena. */
+struct heap_call {
+    struct dvsm_heap *heap;  /* NULL: none was found */
+    const char *function;    /* the public one */
+    struct arena_slot *slot; /* locked; NULL: none */
+    struct arena_call arena;
+};
+
+/* Each locks an arena of the heap and makes the call ready, or returns false; heap_leave() is to be
+ * called either way. */
+
+/* One to allocate from. */
+bool heap_enter(struct heap_call *call, struct dvsm_heap *heap, const char *function);
+
+/* The one that a block handed over by the user belongs to; a fault if it can be none. */
+bool heap_enter_owner(struct heap_call *call, const void *block, const char *function);
+
+/* The one of that index. */
+bool heap_enter_index(struct heap_call *call, struct dvsm_heap *heap, size_t index,
+                      const char *function);
+
+/* Unlocks; then reports the fault, if there was one, and returns false with errno EINVAL. */
+bool heap_leave(struct heap_call *call);
+
+/* heap_leave() for a call that allocates: returns `block`, or NULL with errno. */
+void *heap_leave_with(struct heap_call *call, void *block);
+
+/* ---- allocate.c, release.c, resize.c */
+
+/* `heap` NULL: returns NULL, errno is already set. */
+void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function);
+void heap_free(void *block, const char *function);
+
+#endif

@@ -1,0 +1,225 @@
+/* inspect.c - every chunk of a heap, one by one and added up. */
+#include <errno.h>
+#include <stdio.h>
+
+#include "heap/heap.h"
+
+/* ---- one by one */
+
+struct walk {
+    dvsm_visit_fn visit;
+    void *context;
+    const struct arena *arena; /* the one being walked, locked */
+};
+
+static dvsm_chunk_state public_state(enum arena_chunk_state state)
+{
+    switch (state) {
+    case ARENA_CHUNK_USED:
+        return DVSM_CHUNK_USED;
+    case ARENA_CHUNK_RECORD:
+        return DVSM_CHUNK_OVERHEAD;
+    default:
+        return DVSM_CHUNK_FREE;
+    }
+}
+
+static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
+                        enum arena_chunk_state state)
+{
+    const struct walk *walk = context;
+    dvsm_chunk chunk = {
+        .block = chunk_payload(c),
+        .bytes = bytes,
+        .usable = state == ARENA_CHUNK_USED ? bytes - CHUNK_OVERHEAD : 0,
+        .state = public_state(state),
+        .arena = (unsigned)walk->arena->id - 1,
+    };
+
+    walk->visit(&chunk, walk->context);
+}
+
+/* The header of a large block: the word at its run's start says where. NULL: damaged. */
+static const struct chunk *large_chunk(struct run run)
+{
+    size_t lead = *(const word *)(const void *)run.start;
+    const struct chunk *c = chunk_at(run.start, lead);
+
+    if (lead >= GRANULE || !chunk_is_aligned(c) || !chunk_is_large(c) ||
+        (const char *)chunk_next(c) != run.start + run.bytes)
+        return NULL;
+    return c;
+}
+
+static void visit_large(void *context, struct run run, segment_owner_id owner, enum run_kind kind)
+{
+    const struct walk *walk = context;
+
+    if (owner != walk->arena->id || kind != RUN_LARGE)
+        return;
+    const struct chunk *c = large_chunk(run);
+    if (c == NULL)
+        return;
+    dvsm_chunk chunk = {
+        .block = chunk_payload(c),
+        .bytes = run.bytes,
+        .usable = chunk_usable(c),
+        .state = DVSM_CHUNK_LARGE,
+        .arena = owner - 1,
+    };
+    walk->visit(&chunk, walk->context);
+}
+
+/* What a damaged arena says of its chunks is not told. */
+static void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context,
+                      const char *function)
+{
+    for (size_t i = 0; i < region_arena_count(heap->region); i++) {
+        struct heap_call call;
+
+        if (heap_enter_index(&call, heap, i, function) && !call.slot->arena.damaged) {
+            struct walk walk = {visit, context, &call.slot->arena};
+            arena_walk(&call.slot->arena, visit_chunk, &walk);
+            segment_walk(&heap->segments, visit_large, &walk);
+        }
+        heap_leave(&call);
+    }
+}
+
+void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context)
+{
+    if (registry_checked(heap) != NULL)
+        heap_walk(heap, visit, context, "dvsm_walk");
+}
+
+struct inspection {
+    void (*handler)(void *start, void *end, size_t used_bytes, void *context);
+    void *context;
+};
+
+/* What the allocator itself uses of a free chunk: links. */
+static size_t links_of(const dvsm_chunk *chunk)
+{
+    return (chunk->bytes < BINS_LARGE_FROM ? CHUNK_MIN : sizeof(struct chunk)) - CHUNK_HEADER;
+}
+
+static void inspect_chunk(const dvsm_chunk *chunk, void *context)
+{
+    const struct inspection *inspection = context;
+    bool is_free = chunk->state == DVSM_CHUNK_FREE;
+    char *block = chunk->block;
+    char *start = is_free ? block + links_of(chunk) : block;
+    char *end = chunk->state == DVSM_CHUNK_LARGE ? block + chunk->usable
+                                                 : block - CHUNK_HEADER + chunk->bytes;
+
+    if (start < end && chunk->state != DVSM_CHUNK_OVERHEAD)
+        inspection->handler(start, end, chunk->usable, inspection->context);
+}
+
+void dvsm_malloc_inspect_all(void (*handler)(void *start, void *end, size_t used_bytes,
+                                             void *context),
+                             void *context)
+{
+    struct inspection inspection = {handler, context};
+
+    if (heap_default() != NULL)
+        heap_walk(heap_default(), inspect_chunk, &inspection, "dvsm_malloc_inspect_all");
+}
+
+/* ---- added up */
+
+static void add_chunk(const dvsm_chunk *chunk, void *context)
+{
+    dvsm_stats_t *stats = context;
+
+    if (chunk->state == DVSM_CHUNK_FREE) {
+        stats->free_bytes += chunk->bytes;
+        stats->free_chunks++;
+    } else if (chunk->state != DVSM_CHUNK_OVERHEAD) {
+        stats->used_bytes += chunk->bytes;
+        stats->used_blocks++;
+    }
+    if (chunk->state == DVSM_CHUNK_LARGE) {
+        stats->large_bytes += chunk->bytes;
+        stats->large_blocks++;
+    }
+}
+
+static void add_arenas(const struct region *region, dvsm_stats_t *stats)
+{
+    stats->arenas = region_arena_count(region);
+    for (size_t i = 0; i < stats->arenas; i++) {
+        stats->arenas_damaged += region_arena(region, i)->arena.damaged;
+        stats->recoveries += region_arena(region, i)->recoveries;
+    }
+}
+
+int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats)
+{
+    struct segment_usage usage;
+
+    if (registry_checked(heap) == NULL)
+        return -1;
+    *stats = (dvsm_stats_t){
+        .reserved_bytes = heap->region->bytes,
+        .limit_bytes = heap->region->limit,
+        .metadata_bytes = region_metadata_bytes(heap->region),
+    };
+    segment_usage(&heap->segments, &usage);
+    stats->committed_bytes = usage.committed + stats->metadata_bytes;
+    stats->committed_most_bytes = usage.committed_most + stats->metadata_bytes;
+    stats->retained_bytes = usage.retained;
+    heap_walk(heap, add_chunk, stats, "dvsm_stats");
+    add_arenas(heap->region, stats);
+    return 0;
+}
+
+static void add_usage(struct dvsm_mallinfo *info, const struct arena *arena)
+{
+    struct arena_usage usage;
+
+    arena_usage(arena, &usage);
+    info->arena += usage.segment_bytes;
+    info->ordblks += usage.free_chunks;
+    info->hblks += usage.large_count;
+    info->hblkhd += usage.large_bytes;
+    info->usmblks += usage.footprint_most;
+    info->uordblks += usage.footprint - usage.free_bytes;
+    info->fordblks += usage.free_bytes;
+    info->keepcost += usage.top_bytes;
+}
+
+static struct dvsm_mallinfo heap_mallinfo(struct dvsm_heap *heap, const char *function)
+{
+    struct dvsm_mallinfo info = {0};
+
+    for (size_t i = 0; heap != NULL && i < region_arena_count(heap->region); i++) {
+        struct heap_call call;
+
+        if (heap_enter_index(&call, heap, i, function) && !call.slot->arena.damaged)
+            add_usage(&info, &call.slot->arena);
+        heap_leave(&call);
+    }
+    return info;
+}
+
+struct dvsm_mallinfo dvsm_mallinfo(void)
+{
+    return heap_mallinfo(heap_default(), "dvsm_mallinfo");
+}
+
+struct dvsm_mallinfo dvsm_heap_mallinfo(dvsm_heap *heap)
+{
+    return heap_mallinfo(registry_checked(heap), "dvsm_heap_mallinfo");
+}
+
+void dvsm_malloc_stats(void)
+{
+    struct dvsm_mallinfo info = dvsm_mallinfo();
+
+    fprintf(stderr,
+            "max system bytes = %10zu\n"
+            "system bytes     = %10zu\n"
+            "in use bytes     = %10zu\n",
+            dvsm_malloc_max_footprint(), dvsm_malloc_footprint(), info.uordblks);
+}

@@ -1,0 +1,69 @@
+/* registry.c - the table of the heaps mapped in this process. */
+#include <errno.h>
+
+#include "heap/heap.h"
+
+static struct dvsm_heap heaps[HEAPS_MOST];
+static atomic_size_t heaps_used; /* no slot from here on was ever claimed */
+
+static void note_used(size_t count)
+{
+    size_t used = atomic_load(&heaps_used);
+
+    while (used < count && !atomic_compare_exchange_weak(&heaps_used, &used, count))
+        ;
+}
+
+struct dvsm_heap *registry_claim(void)
+{
+    for (size_t i = 0; i < HEAPS_MOST; i++) {
+        unsigned state = HEAP_FREE;
+
+        if (atomic_compare_exchange_strong(&heaps[i].state, &state, HEAP_CLAIMED)) {
+            note_used(i + 1);
+            return &heaps[i];
+        }
+    }
+    return NULL;
+}
+
+void registry_publish(struct dvsm_heap *heap)
+{
+    atomic_store_explicit(&heap->state, HEAP_LIVE, memory_order_release);
+}
+
+void registry_free(struct dvsm_heap *heap)
+{
+    atomic_store_explicit(&heap->state, HEAP_FREE, memory_order_release);
+}
+
+static bool is_live(struct dvsm_heap *heap)
+{
+    return atomic_load_explicit(&heap->state, memory_order_acquire) == HEAP_LIVE;
+}
+
+struct dvsm_heap *registry_checked(const struct dvsm_heap *heap)
+{
+    size_t offset = (size_t)((const char *)heap - (const char *)heaps);
+
+    if (offset < sizeof heaps && offset % sizeof *heap == 0) {
+        struct dvsm_heap *slot = &heaps[offset / sizeof *heap];
+        if (is_live(slot))
+            return slot;
+    }
+    errno = EINVAL;
+    return NULL;
+}
+
+dvsm_heap *dvsm_heap_of(const void *block)
+{
+    struct dvsm_heap *heap = atomic_load_explicit(&heap_the_default, memory_order_acquire);
+    size_t used = atomic_load_explicit(&heaps_used, memory_order_acquire);
+
+    if (likely(heap != NULL && heap_holds(heap, block)))
+        return heap;
+    for (size_t i = 0; i < used; i++)
+        if (is_live(&heaps[i]) && heap_holds(&heaps[i], block))
+            return &heaps[i];
+    return NULL;
+}

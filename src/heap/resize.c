@@ -1,0 +1,102 @@
+/* resize.c - the realloc family. */
+#include <errno.h>
+#include <string.h>
+
+#include "heap/heap.h"
+
+/* What the look at a block under its arena's lock brought. */
+struct resized {
+    struct dvsm_heap *home; /* NULL: a fault, reported */
+    void *block;            /* NULL: it could not be resized where it is */
+    size_t usable;          /* then: bytes to be copied at most */
+};
+
+/* Resizes in place, unless the result is to be in another heap than the block. */
+static struct resized resize_in_place(const struct dvsm_heap *wanted, void *block, size_t size,
+                                      const char *function)
+{
+    struct resized result = {0};
+    struct heap_call call;
+
+    if (heap_enter_owner(&call, block, function)) {
+        result.home = call.heap;
+        if (wanted == NULL || wanted == call.heap)
+            result.block = arena_resize_in_place(&call.arena, block, size);
+        if (result.block == NULL && call.arena.fault.kind == FAULT_NONE)
+            result.usable = arena_usable(&call.arena, block);
+    }
+    if (!heap_leave(&call))
+        result = (struct resized){0};
+    return result;
+}
+
+/* `wanted`: the heap that the result is to be in; NULL: the block's own. Copied outside the lock:
+ * nobody else may touch the old block, nobody else knows the new one. */
+static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, const char *function)
+{
+    struct resized result = resize_in_place(wanted, block, size, function);
+
+    if (result.home == NULL || result.block != NULL)
+        return result.block;
+    void *copy = heap_malloc(wanted != NULL ? wanted : result.home, size, function);
+    if (copy == NULL)
+        return NULL;
+    memcpy(copy, block, size < result.usable ? size : result.usable);
+    heap_free(block, function);
+    return copy;
+}
+
+/* SIZE_MAX, which no heap grants, where the product overflows. */
+static size_t product(size_t count, size_t size)
+{
+    size_t bytes;
+
+    return __builtin_mul_overflow(count, size, &bytes) ? SIZE_MAX : bytes;
+}
+
+static void *default_realloc(void *block, size_t size, const char *function)
+{
+    if (block == NULL)
+        return heap_malloc(heap_default(), size, function);
+    return heap_realloc(NULL, block, size, function);
+}
+
+void *dvsm_realloc(void *block, size_t size)
+{
+    return default_realloc(block, size, "dvsm_realloc");
+}
+
+void *dvsm_reallocarray(void *block, size_t count, size_t size)
+{
+    return default_realloc(block, product(count, size), "dvsm_reallocarray");
+}
+
+void *dvsm_realloc_in_place(void *block, size_t size)
+{
+    if (block == NULL) {
+        errno = EINVAL;
+        return NULL;
+    }
+    struct resized result = resize_in_place(NULL, block, size, "dvsm_realloc_in_place");
+    if (result.home != NULL && result.block == NULL)
+        errno = ENOMEM;
+    return result.block;
+}
+
+static void *given_realloc(struct dvsm_heap *heap, void *block, size_t size, const char *function)
+{
+    if (heap == NULL || block == NULL)
+        return heap_malloc(heap, size, function);
+    return heap_realloc(heap, block, size, function);
+}
+
+void *dvsm_heap_realloc(dvsm_heap *heap, void *block, size_t size)
+{
+    return given_realloc(registry_checked(heap), block, size, "dvsm_heap_realloc");
+}
+
+void *dvsm_heap_reallocarray(dvsm_heap *heap, void *block, size_t count, size_t size)
+{
+    return given_realloc(registry_checked(heap), block, product(count, size),
+                         "dvsm_heap_reallocarray");
+}
