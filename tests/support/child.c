@@ -9,14 +9,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* There in coverage builds only. */
-extern void __gcov_dump(void) __attribute__((weak));
+#ifdef DVSM_COVERAGE
+void __gcov_dump(void); /* GCC's */
 
 static void keep_coverage(void)
 {
-    if (__gcov_dump != NULL)
-        __gcov_dump();
+    __gcov_dump();
 }
+#else
+static void keep_coverage(void)
+{
+}
+#endif
 
 /* The handler returns, and abort() then ends the process as it would have. */
 static void keep_coverage_of_abort(int number)
@@ -30,8 +34,7 @@ static _Noreturn void work_and_exit(child_work work, void *context)
     const struct rlimit no_core = {0, 0};
 
     setrlimit(RLIMIT_CORE, &no_core);
-    if (__gcov_dump != NULL)
-        signal(SIGABRT, keep_coverage_of_abort);
+    signal(SIGABRT, keep_coverage_of_abort);
     int code = work(context);
     fflush(NULL);
     keep_coverage();
