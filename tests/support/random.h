@@ -1,0 +1,38 @@
+/* support/random.h - numbers for property tests, and the seed that gives the same ones again.
+ *
+ *     property_segment_random [seed [operations]]
+ *
+ * or DVSM_TEST_SEED and DVSM_TEST_OPERATIONS; else a seed from the clock. Either is printed.
+ */
+#ifndef DVSM_TESTS_SUPPORT_RANDOM_H
+#define DVSM_TESTS_SUPPORT_RANDOM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct random_source {
+    uint64_t state;
+};
+
+struct random_run {
+    uint64_t seed;
+    unsigned long operations;
+};
+
+/* What the command line, the environment or the default says; prints it on stdout. Sanitizers make
+ * everything slow: pass what suits an ordinary build. */
+struct random_run random_run_from(int argc, char **argv, unsigned long operations);
+
+uint64_t random_next(struct random_source *random);
+
+/* Below n, which is not 0. */
+size_t random_below(struct random_source *random, size_t n);
+
+/* True once in n times. */
+bool random_once_in(struct random_source *random, size_t n);
+
+/* From 1 to `most`; each doubling as likely as the next. */
+size_t random_size(struct random_source *random, size_t most);
+
+#endif
