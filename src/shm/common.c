@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "dvsm/dvsm.h"
 
 /* Linux 5.14; the C library's headers may be older than the kernel. */
 #ifndef MADV_POPULATE_WRITE
@@ -71,7 +72,7 @@ static int mmap_error(int error)
 
 static void advise_huge_pages(const dvsm_mapping *mapping)
 {
-    if ((mapping->flags & SHM_HUGE_PAGES) != 0)
+    if ((mapping->flags & DVSM_HUGE_PAGES) != 0)
         shm_kernel.advise(mapping->base, mapping->bytes, MADV_HUGEPAGE);
 }
 

@@ -10,9 +10,6 @@
 
 enum { SHM_ALIGN = 64 << 10 };
 
-/* Bits of dvsm_options.flags that matter here. */
-enum { SHM_HUGE_PAGES = 1 << 0 };
-
 /* The calls that an older kernel may lack or that fail only on machines no test has. Tests replace
  * them; nothing else does. As the C library's: -1 and errno. */
 struct shm_kernel {

@@ -25,6 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "dvsm/dvsm.h"
 #include "shm/shm.h"
 #include "shm/shm_internal.h"
 #include "support/child.h"
@@ -274,7 +275,7 @@ static void test_the_fd_is_closed_on_exec(void **state)
 
 static void takes_huge_page_wish(const dvsm_backend *b)
 {
-    dvsm_mapping m = {.bytes = RESERVED, .fd = -1, .flags = SHM_HUGE_PAGES};
+    dvsm_mapping m = {.bytes = RESERVED, .fd = -1, .flags = DVSM_HUGE_PAGES};
 
     assert_int_equal(reserve(b, &m), 0);
     assert_int_equal(commit(b, &m, 0, 4 * MIB), 0);
