@@ -110,6 +110,8 @@ struct chunk *arena_large_resize(struct arena_call *call, struct chunk *c, size_
 
     if (size >= least && size - need <= 2 * call->arena->granularity)
         return c;
+    if (least > SIZE_MAX - (size_t)(uintptr_t)c - call->source->unit)
+        return NULL; /* beyond the end of all addresses */
 
     char *end = (char *)bits_round_up((size_t)(uintptr_t)c + least, call->source->unit);
     if (end > (char *)chunk_next(c))
