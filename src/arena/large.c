@@ -59,7 +59,8 @@ NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need
         return NULL;
     }
     /* Where the header is, at the run's start too, for whoever walks the map; most often one word. */
-    journal_store(arena_journal(call), (size_t *)(void *)keep.start, (size_t)((char *)c - keep.start));
+    journal_store(arena_journal(call), (size_t *)(void *)keep.start,
+                  (size_t)((char *)c - keep.start));
     journal_store(arena_journal(call), &c->prev_foot, (size_t)((char *)c - keep.start));
     journal_store(arena_journal(call), &c->head, (size_t)(end - (char *)c));
     journal_store(arena_journal(call), &a->pending.bytes, 0);
