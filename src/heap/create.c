@@ -76,7 +76,7 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
     return heap;
 }
 
-/* Not found any more before it is unmapped, but its slot stays taken until it is. */
+/* Not found any more before it is unmapped; its slot stays taken until it is. What cannot be unmapped lives on. */
 int heap_unmake(struct dvsm_heap *heap)
 {
     unsigned state = HEAP_LIVE;
@@ -84,7 +84,10 @@ int heap_unmake(struct dvsm_heap *heap)
     if (!atomic_compare_exchange_strong(&heap->state, &state, HEAP_CLAIMED))
         return EINVAL;
     int error = heap->backend->unmap(heap->backend, &heap->mapping, 1);
-    registry_free(heap);
+    if (error != 0)
+        registry_publish(heap);
+    else
+        registry_free(heap);
     return error;
 }
 
