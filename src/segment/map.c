@@ -91,8 +91,7 @@ void segment_rewrite_inner(struct segment_map *map, struct granule_run run, word
     compiler_barrier();
 }
 
-/* The last word, restored by the journal, says whether the run is taken and whose; a block's START
- * can only be in the first. */
+/* The last word, restored by the journal, says whether the run is taken and whose. */
 static void restore_inner(struct segment_map *map)
 {
     struct granule_run run = map->rewriting;
@@ -102,7 +101,7 @@ static void restore_inner(struct segment_map *map)
 
     word last = granule_load(map, run_end(run) - 1);
 
-    segment_rewrite_inner(map, run, (last & TAKEN) != 0 ? last & ~(MEMORY | START) : 0);
+    segment_rewrite_inner(map, run, (last & TAKEN) != 0 ? last & ~MEMORY : 0);
     map->rewriting.count = 0;
     compiler_barrier();
 }
