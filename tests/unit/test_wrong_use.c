@@ -1,0 +1,793 @@
+/* test_wrong_use.c - wrong pointers and overwritten metadata: each is found, and nothing else suffers.
+ *
+ * Every case is played twice, each time in a child with a heap of its own: with the default handler,
+ * which must print its line and abort, and with a handler that returns, after which the call has
+ * failed with EINVAL and the heap goes on allocating; an arena whose metadata is damaged is set
+ * aside then.
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "dvsm/dvsm.h"
+#include "support/child.h"
+
+enum { KIB = 1 << 10, MIB = 1 << 20, W = sizeof(void *) };
+
+/* What a case leaves in the heap for later frees, and what it found out. */
+struct scene {
+    dvsm_heap *heap;
+    const void *address; /* that the fault must name; NULL: not looked at */
+    bool failed;         /* the wrong call did not fail as it should */
+};
+
+struct wrong_use {
+    const char *name;
+    void (*act)(struct scene *scene);
+    const char *function; /* as messages name it */
+    const char *what;
+    bool damage;
+    bool no_heap; /* the message cannot name one */
+};
+
+/* Looked up here so that the compiler does not see what is done to the block. */
+static void *hidden(void *block)
+{
+    void *volatile copy = block;
+
+    return copy;
+}
+
+/* A word of the heap's memory, counted from the block's first byte. */
+static size_t *word_at(void *block, ptrdiff_t words)
+{
+    return (size_t *)hidden(block) + words;
+}
+
+static void free_wrong(void *block)
+{
+    dvsm_free(hidden(block));
+}
+
+/* That the call fails with EINVAL. */
+static void expect_einval(struct scene *scene, bool failed)
+{
+    if (!failed || errno != EINVAL)
+        scene->failed = true;
+    errno = 0;
+}
+
+/* A block with blocks in use on both sides. */
+static void *surrounded(struct scene *scene, size_t size)
+{
+    void *before = dvsm_heap_malloc(scene->heap, size);
+    void *block = dvsm_heap_malloc(scene->heap, size);
+    void *after = dvsm_heap_malloc(scene->heap, size);
+
+    return before != NULL && after != NULL ? block : NULL;
+}
+
+/* A free chunk of the size of a request, in its bin, that borders on blocks in use. */
+static void *free_chunk(struct scene *scene, size_t size)
+{
+    void *block = surrounded(scene, size);
+
+    dvsm_free(block);
+    return block;
+}
+
+/* ---- wrong pointers */
+
+static void free_twice(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+
+    scene->address = block;
+    dvsm_free(block);
+    free_wrong(block);
+}
+
+static void free_twice_with_others_between(struct scene *scene)
+{
+    void *block = surrounded(scene, 3000);
+
+    scene->address = block;
+    dvsm_free(block);
+    dvsm_free(surrounded(scene, 5000));
+    free_wrong(block);
+}
+
+static void free_the_last_block_twice(struct scene *scene)
+{
+    surrounded(scene, 100);
+    void *block = dvsm_heap_malloc(scene->heap, 100);
+
+    scene->address = block;
+    dvsm_free(block); /* merges with what follows */
+    free_wrong(block);
+}
+
+static void free_a_merged_block_twice(struct scene *scene)
+{
+    void *low = surrounded(scene, 100);
+    void *high = dvsm_heap_malloc(scene->heap, 100);
+
+    dvsm_heap_malloc(scene->heap, 100);
+    low = (char *)high - 112; /* the block before it */
+    dvsm_free(low);
+    dvsm_free(high); /* merges with the one before */
+    free_wrong(high);
+}
+
+static void free_a_large_block_twice(struct scene *scene)
+{
+    dvsm_heap_malloc(scene->heap, 100);
+    void *block = dvsm_heap_malloc(scene->heap, MIB);
+
+    scene->address = block;
+    dvsm_free(block);
+    free_wrong(block);
+}
+
+static void free_inside_a_block(struct scene *scene)
+{
+    char *block = surrounded(scene, 1000);
+
+    memset(block, 0, 1000);
+    scene->address = block + 16 * W;
+    free_wrong(block + 16 * W);
+}
+
+static void free_inside_a_block_with_a_false_header(struct scene *scene)
+{
+    char *block = surrounded(scene, 1000);
+
+    memset(block, 0, 1000);
+    *word_at(block, 15) = 8 * W | 1; /* a free chunk, it says */
+    free_wrong(block + 16 * W);
+}
+
+static void free_misaligned(struct scene *scene)
+{
+    char *block = surrounded(scene, 1000);
+
+    scene->address = block + 1;
+    free_wrong(block + 1);
+}
+
+static void free_inside_a_large_block(struct scene *scene)
+{
+    dvsm_heap_malloc(scene->heap, 100);
+    char *block = dvsm_heap_malloc(scene->heap, MIB);
+
+    memset(block, 0, MIB);
+    scene->address = block + 512 * KIB;
+    free_wrong(block + 512 * KIB);
+}
+
+static void free_inside_free_memory(struct scene *scene)
+{
+    char *block = free_chunk(scene, 1000);
+
+    memset(block + 10 * W, 0, 100);
+    free_wrong(block + 16 * W);
+}
+
+static void free_of_the_stack(struct scene *scene)
+{
+    int local[8] = {0};
+
+    scene->address = local;
+    free_wrong(local);
+}
+
+static void free_of_another_malloc(struct scene *scene)
+{
+    void *foreign = malloc(100);
+
+    scene->address = foreign;
+    free_wrong(foreign);
+    free(foreign);
+}
+
+static void free_of_a_constant(struct scene *scene)
+{
+    scene->address = (void *)(uintptr_t)16;
+    free_wrong((void *)(uintptr_t)16);
+}
+
+static void free_of_the_highest_address(struct scene *scene)
+{
+    (void)scene;
+    free_wrong((void *)(UINTPTR_MAX - 15));
+}
+
+static void free_in_the_metadata(struct scene *scene)
+{
+    char *block = surrounded(scene, 100);
+
+    /* The region begins well below the first block, on its own pages. */
+    free_wrong((void *)((uintptr_t)block / (64 * KIB) * (64 * KIB) - 4 * KIB));
+}
+
+static void free_beyond_what_was_used(struct scene *scene)
+{
+    char *block = surrounded(scene, 100);
+
+    free_wrong(block + 16 * MIB);
+}
+
+static void free_of_a_destroyed_heap(struct scene *scene)
+{
+    dvsm_heap *other = dvsm_heap_create(NULL);
+    void *block = dvsm_heap_malloc(other, 100);
+
+    scene->failed = dvsm_heap_destroy(other) != 0;
+    scene->address = block;
+    free_wrong(block);
+}
+
+static void free_sized_twice(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+
+    dvsm_free_sized(block, 100);
+    dvsm_free_sized(hidden(block), 100);
+}
+
+static void free_aligned_sized_twice(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+
+    dvsm_free_aligned_sized(block, 16, 100);
+    dvsm_free_aligned_sized(hidden(block), 16, 100);
+}
+
+static void realloc_after_free(struct scene *scene)
+{
+    void *block = free_chunk(scene, 100);
+
+    expect_einval(scene, dvsm_realloc(hidden(block), 200) == NULL);
+}
+
+static void reallocarray_of_the_stack(struct scene *scene)
+{
+    int local[8] = {0};
+
+    expect_einval(scene, dvsm_reallocarray(hidden(local), 2, 8) == NULL);
+}
+
+static void realloc_in_place_inside_a_block(struct scene *scene)
+{
+    char *block = memset(surrounded(scene, 1000), 0, 1000);
+
+    expect_einval(scene, dvsm_realloc_in_place(hidden(block + 16 * W), 50) == NULL);
+}
+
+static void usable_size_after_free(struct scene *scene)
+{
+    void *block = free_chunk(scene, 100);
+
+    expect_einval(scene, dvsm_malloc_usable_size(hidden(block)) == 0);
+}
+
+static void heap_realloc_after_free(struct scene *scene)
+{
+    void *block = free_chunk(scene, 100);
+
+    expect_einval(scene, dvsm_heap_realloc(scene->heap, hidden(block), 200) == NULL);
+}
+
+static void bulk_free_with_one_twice(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+    void *blocks[] = {surrounded(scene, 50), block, surrounded(scene, 200), block,
+                      surrounded(scene, 300)};
+
+    if (dvsm_bulk_free(hidden(blocks), 5) != 1 || blocks[3] != block || blocks[4] != NULL)
+        scene->failed = true;
+}
+
+static void free_while_walking(const dvsm_chunk *chunk, void *context)
+{
+    bool *tried = context;
+
+    if (chunk->state == DVSM_CHUNK_USED && !*tried) {
+        *tried = true;
+        dvsm_free(chunk->block);
+    }
+}
+
+static void free_in_a_visitor(struct scene *scene)
+{
+    bool tried = false;
+
+    surrounded(scene, 100);
+    dvsm_walk(scene->heap, free_while_walking, &tried);
+    scene->failed = !tried;
+}
+
+/* ---- overwritten metadata */
+
+static void header_of_zeroes(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+
+    *word_at(block, -1) = 0;
+    free_wrong(block);
+}
+
+static void header_of_ones(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+
+    *word_at(block, -1) = SIZE_MAX;
+    free_wrong(block);
+}
+
+static void header_of_text(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+
+    memset(word_at(block, -1), 'x', W);
+    free_wrong(block);
+}
+
+static void header_of_a_larger_size(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+
+    *word_at(block, -1) += 16 * W;
+    free_wrong(block);
+}
+
+static void header_of_the_next_block(struct scene *scene)
+{
+    char *block = surrounded(scene, 100);
+
+    memset(block, 0, 200); /* a string that is too long */
+    free_wrong(block);
+}
+
+static void header_before_realloc(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+
+    *word_at(block, -1) = 0x1234560;
+    expect_einval(scene, dvsm_realloc(block, 300) == NULL);
+}
+
+/* The size that a block, in use, claims to be free: what is before it is joined with it. */
+static void foot_of_the_block_before(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+    size_t size = *word_at(block, -1) & ~(size_t)7;
+    char *after = (char *)block + size;
+
+    dvsm_free(block);
+    *word_at(after, -2) = 0x7fff0; /* its size, at its end */
+    free_wrong(after);
+}
+
+static void head_of_a_free_chunk(struct scene *scene)
+{
+    void *block = free_chunk(scene, 100);
+
+    *word_at(block, -1) = 0x70 * W | 1;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 100) == NULL);
+}
+
+/* Writing to a freed block: the links of the list it waits in. */
+static void link_fd(struct scene *scene)
+{
+    void *block = free_chunk(scene, 100);
+
+    *word_at(block, 0) = 0x4141414141414141 & SIZE_MAX;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 100) == NULL);
+}
+
+static void link_bk(struct scene *scene)
+{
+    void *block = free_chunk(scene, 100);
+
+    *word_at(block, 1) = 0;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 100) == NULL);
+}
+
+/* To a place inside the heap where another list seems to be. */
+static void link_to_a_false_chunk(struct scene *scene)
+{
+    char *false_chunk = surrounded(scene, 200);
+    void *block = free_chunk(scene, 100);
+
+    memset(false_chunk, 0, 200);
+    *word_at(block, 0) = (size_t)(uintptr_t)false_chunk;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 100) == NULL);
+}
+
+static void link_met_in_merging(struct scene *scene)
+{
+    char *block = surrounded(scene, 100);
+    size_t size = *word_at(block, -1) & ~(size_t)7;
+
+    dvsm_free(block);
+    *word_at(block, 1) = 0;
+    free_wrong(block + size); /* joins the block before */
+}
+
+/* Three chunks of different sizes and one tree: a root with children. */
+struct tree {
+    void *root, *child;
+};
+
+static struct tree plant(struct scene *scene)
+{
+    struct tree tree = {surrounded(scene, 2500), NULL};
+    void *left = surrounded(scene, 2200);
+
+    tree.child = surrounded(scene, 2900);
+    dvsm_free(tree.root);
+    dvsm_free(left);
+    dvsm_free(tree.child);
+    return tree;
+}
+
+static void tree_child_left(struct scene *scene)
+{
+    struct tree tree = plant(scene);
+
+    *word_at(tree.root, 2) = 0x4141414141414141 & SIZE_MAX;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 2150) == NULL);
+}
+
+static void tree_child_right(struct scene *scene)
+{
+    struct tree tree = plant(scene);
+
+    *word_at(tree.root, 3) = 8 * W;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 2890) == NULL);
+}
+
+static void tree_parent(struct scene *scene)
+{
+    struct tree tree = plant(scene);
+
+    *word_at(tree.child, 4) = 0x4141414141414141 & SIZE_MAX;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 2900) == NULL);
+}
+
+static void tree_ring(struct scene *scene)
+{
+    void *one = surrounded(scene, 2500), *other = surrounded(scene, 2500);
+
+    dvsm_free(one);
+    dvsm_free(other);
+    *word_at(one, 0) = (size_t)(uintptr_t)other + 8 * W;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 2500) == NULL);
+}
+
+static void tree_head(struct scene *scene)
+{
+    void *block = free_chunk(scene, 2500);
+
+    *word_at(block, -1) += 160 * W;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 2000) == NULL);
+}
+
+/* What follows the last block: a string too long overwrites its header. */
+static void header_of_top(struct scene *scene)
+{
+    char *last = dvsm_heap_malloc(scene->heap, 100);
+
+    memset(last, 0, 120);
+    free_wrong(last);
+}
+
+static void header_of_a_large_block(struct scene *scene)
+{
+    dvsm_heap_malloc(scene->heap, 100);
+    void *block = dvsm_heap_malloc(scene->heap, MIB);
+
+    *word_at(block, -1) += 64 * KIB;
+    free_wrong(block);
+}
+
+#define NO_POINTER "not a pointer from any heap mapped here"
+
+static const struct wrong_use wrong_uses[] = {
+    {"free twice", free_twice, "dvsm_free", "double free", false, false},
+    {"free twice, later", free_twice_with_others_between, "dvsm_free", "double free", false, false},
+    {"free the last block twice", free_the_last_block_twice, "dvsm_free", "double free", false,
+     false},
+    {"free a merged block twice", free_a_merged_block_twice, "dvsm_free", "free", false, false},
+    {"free a large block twice", free_a_large_block_twice, "dvsm_free", "not a block of this heap",
+     false, false},
+    {"free inside a block", free_inside_a_block, "dvsm_free", "pointer into a block", false, false},
+    {"free inside a block, false header", free_inside_a_block_with_a_false_header, "dvsm_free",
+     "pointer into a block", false, false},
+    {"free misaligned", free_misaligned, "dvsm_free", "misaligned", false, false},
+    {"free inside a large block", free_inside_a_large_block, "dvsm_free", "", false, false},
+    {"free inside free memory", free_inside_free_memory, "dvsm_free", "pointer into free memory",
+     false, false},
+    {"free of the stack", free_of_the_stack, "dvsm_free", NO_POINTER, false, true},
+    {"free of another malloc", free_of_another_malloc, "dvsm_free", NO_POINTER, false, true},
+    {"free of a constant", free_of_a_constant, "dvsm_free", NO_POINTER, false, true},
+    {"free of the highest address", free_of_the_highest_address, "dvsm_free", NO_POINTER, false,
+     true},
+    {"free in the metadata", free_in_the_metadata, "dvsm_free", "not a block of this heap", false,
+     false},
+    {"free beyond what was used", free_beyond_what_was_used, "dvsm_free",
+     "not a block of this heap", false, false},
+    {"free of a destroyed heap", free_of_a_destroyed_heap, "dvsm_free", NO_POINTER, false, true},
+    {"free_sized twice", free_sized_twice, "dvsm_free_sized", "double free", false, false},
+    {"free_aligned_sized twice", free_aligned_sized_twice, "dvsm_free_aligned_sized", "double free",
+     false, false},
+    {"realloc after free", realloc_after_free, "dvsm_realloc", "double free", false, false},
+    {"reallocarray of the stack", reallocarray_of_the_stack, "dvsm_reallocarray", NO_POINTER, false,
+     true},
+    {"realloc_in_place inside a block", realloc_in_place_inside_a_block, "dvsm_realloc_in_place",
+     "pointer into a block", false, false},
+    {"usable size after free", usable_size_after_free, "dvsm_malloc_usable_size", "double free",
+     false, false},
+    {"heap_realloc after free", heap_realloc_after_free, "dvsm_heap_realloc", "double free", false,
+     false},
+    {"bulk_free with one twice", bulk_free_with_one_twice, "dvsm_bulk_free", "double free", false,
+     false},
+    {"free in a visitor", free_in_a_visitor, "dvsm_free", "called from inside a call", false,
+     false},
+    {"header of zeroes", header_of_zeroes, "dvsm_free", "damaged header", true, false},
+    {"header of ones", header_of_ones, "dvsm_free", "damaged header", true, false},
+    {"header of text", header_of_text, "dvsm_free", "damaged header", true, false},
+    {"header of a larger size", header_of_a_larger_size, "dvsm_free", "damaged header", true,
+     false},
+    {"header of the next block", header_of_the_next_block, "dvsm_free", "damaged header", true,
+     false},
+    {"header before realloc", header_before_realloc, "dvsm_realloc", "damaged header", true, false},
+    {"foot of the block before", foot_of_the_block_before, "dvsm_free", "damaged", true, false},
+    {"head of a free chunk", head_of_a_free_chunk, "dvsm_heap_malloc",
+     "damaged header of a free chunk", true, false},
+    {"link fd", link_fd, "dvsm_heap_malloc", "damaged free-list link", true, false},
+    {"link bk", link_bk, "dvsm_heap_malloc", "damaged free-list link", true, false},
+    {"link to a false chunk", link_to_a_false_chunk, "dvsm_heap_malloc", "damaged free-list link",
+     true, false},
+    {"link met in merging", link_met_in_merging, "dvsm_free", "damaged free-list link", true,
+     false},
+    {"tree: left child", tree_child_left, "dvsm_heap_malloc", "damaged free-list link", true,
+     false},
+    {"tree: right child", tree_child_right, "dvsm_heap_malloc", "damaged free-list link", true,
+     false},
+    {"tree: parent", tree_parent, "dvsm_heap_malloc", "damaged free-list link", true, false},
+    {"tree: ring", tree_ring, "dvsm_heap_malloc", "damaged free-list link", true, false},
+    {"tree: head", tree_head, "dvsm_heap_malloc", "damaged header", true, false},
+    {"header of top", header_of_top, "dvsm_free", "damaged header", true, false},
+    {"header of a large block", header_of_a_large_block, "dvsm_free", "", false, false},
+};
+
+/* ---- playing a case */
+
+static const dvsm_options options = {.size = sizeof options, .name = "scene"};
+
+static int play(void *context)
+{
+    const struct wrong_use *use = context;
+    struct scene scene = {.heap = dvsm_heap_create(&options)};
+
+    CHILD_CHECK(scene.heap != NULL);
+    use->act(&scene);
+    return 0;
+}
+
+/* What the handler was told. */
+static int faults;
+static dvsm_fault last;
+
+static void remember(const dvsm_fault *fault)
+{
+    faults++;
+    last = *fault;
+}
+
+/* The heap, with an arena less if that was damaged, works as one that nothing happened to. */
+static int go_on_allocating(const struct wrong_use *use, dvsm_heap *heap)
+{
+    dvsm_stats_t stats;
+    void *block[500];
+
+    CHILD_CHECK(dvsm_stats(heap, &stats) == 0);
+    CHILD_CHECK(stats.arenas_damaged == (use->damage ? 1 : 0));
+    CHILD_CHECK(dvsm_check(heap, use->damage ? NULL : stderr) == (use->damage ? 1 : 0));
+    for (size_t i = 0; i < 500; i++) {
+        block[i] = dvsm_heap_malloc(heap, i * i * 2);
+        CHILD_CHECK(block[i] != NULL);
+        memset(block[i], (int)i, i * i * 2);
+    }
+    for (size_t i = 0; i < 500; i += 2) {
+        block[i] = dvsm_realloc(block[i], 300);
+        CHILD_CHECK(block[i] != NULL);
+    }
+    CHILD_CHECK(dvsm_check(heap, NULL) == (use->damage ? 1 : 0));
+    CHILD_CHECK(dvsm_bulk_free(block, 500) == 0);
+    CHILD_CHECK(dvsm_check(heap, NULL) == (use->damage ? 1 : 0));
+    return 0;
+}
+
+static int play_with_handler(void *context)
+{
+    const struct wrong_use *use = context;
+    struct scene scene = {.heap = dvsm_heap_create(&options)};
+
+    CHILD_CHECK(scene.heap != NULL);
+    /* From before the fault, perhaps in the arena that will be set aside: to be freed afterwards. */
+    void *old = dvsm_heap_malloc(scene.heap, 100), *copied = dvsm_heap_strdup(scene.heap, "kept");
+    dvsm_heap_malloc(scene.heap, 100);
+    CHILD_CHECK(dvsm_set_fault_handler(remember) == NULL);
+    faults = 0;
+    use->act(&scene);
+    CHILD_CHECK(!scene.failed);
+    CHILD_CHECK(faults == 1);
+    CHILD_CHECK(strstr(last.what, use->what) != NULL);
+    CHILD_CHECK(strcmp(last.function, use->function) == 0);
+    CHILD_CHECK(strcmp(last.heap, use->no_heap ? "no heap" : "scene") == 0);
+    CHILD_CHECK(scene.address == NULL || last.address == scene.address);
+    if (go_on_allocating(use, scene.heap) != 0)
+        return 1;
+    copied = dvsm_realloc(copied, 5000);
+    CHILD_CHECK(copied != NULL && strcmp(copied, "kept") == 0);
+    dvsm_free(copied);
+    dvsm_free(old);
+    CHILD_CHECK(faults == 1);
+    CHILD_CHECK(dvsm_check(dvsm_heap_default(), stderr) == 0);
+    return 0;
+}
+
+static void test_default_handler_prints_and_aborts(void **state)
+{
+    struct wrong_use *use = *state;
+    char text[2000], expected[200];
+    int status = run_in_child_with_stderr(play, use, text, sizeof text);
+
+    snprintf(expected, sizeof expected, "dvsm: %s: ", use->function);
+    if (!WIFSIGNALED(status) || strncmp(text, expected, strlen(expected)) != 0)
+        fail_msg("%s: status %x, \"%s\"", use->name, (unsigned)status, text);
+    assert_int_equal(WTERMSIG(status), SIGABRT);
+    assert_non_null(strstr(text, use->what));
+    assert_non_null(strstr(text, " at 0x"));
+    assert_non_null(strstr(text, use->no_heap ? "(heap no heap)\n" : "(heap scene)\n"));
+    assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1); /* one line */
+}
+
+static void test_handler_that_returns(void **state)
+{
+    struct wrong_use *use = *state;
+    char text[2000];
+    int status = run_in_child_with_stderr(play_with_handler, use, text, sizeof text);
+
+    if (status != 0)
+        fail_msg("%s: status %x, \"%s\"", use->name, (unsigned)status, text);
+}
+
+/* ---- beyond single cases */
+
+static void ignore(const dvsm_fault *fault)
+{
+    (void)fault;
+}
+
+static void test_set_fault_handler_returns_the_former_one(void **state)
+{
+    (void)state;
+    assert_null(dvsm_set_fault_handler(remember));
+    assert_ptr_equal(dvsm_set_fault_handler(ignore), remember);
+    assert_ptr_equal(dvsm_set_fault_handler(NULL), ignore);
+    assert_null(dvsm_set_fault_handler(NULL));
+    assert_null(dvsm_set_fault_handler(ignore));
+    assert_ptr_equal(dvsm_set_fault_handler(NULL), ignore);
+}
+
+static void test_free_keeps_errno_where_the_handler_returns(void **state)
+{
+    int local[8];
+
+    (void)state;
+    faults = 0;
+    dvsm_set_fault_handler(remember);
+    errno = ERANGE;
+    dvsm_free(hidden(local));
+    assert_int_equal(errno, ERANGE);
+    assert_int_equal(faults, 1);
+    dvsm_set_fault_handler(NULL);
+}
+
+/* As many arenas as there can be: then there is no memory any more, and still no harm. */
+static int damage_all(void *context)
+{
+    dvsm_heap *heap = dvsm_heap_create(&options);
+    dvsm_stats_t stats;
+    struct scene scene = {.heap = heap};
+    size_t damaged = 0;
+
+    (void)context;
+    CHILD_CHECK(heap != NULL);
+    dvsm_set_fault_handler(ignore);
+    for (; damaged < 5000 && dvsm_heap_malloc(heap, 10) != NULL; damaged++)
+        header_of_zeroes(&scene);
+    CHILD_CHECK(errno == ENOMEM && damaged >= 64 && damaged < 5000);
+    CHILD_CHECK(dvsm_heap_calloc(heap, 1, 1) == NULL && errno == ENOMEM);
+    CHILD_CHECK(dvsm_stats(heap, &stats) == 0);
+    CHILD_CHECK(stats.arenas == damaged && stats.arenas_damaged == damaged);
+    CHILD_CHECK(dvsm_check(heap, NULL) == (int)damaged);
+    CHILD_CHECK(dvsm_heap_destroy(heap) == 0);
+    return 0;
+}
+
+static void test_every_arena_damaged(void **state)
+{
+    (void)state;
+    assert_int_equal(run_in_child(damage_all, NULL), 0);
+}
+
+static void allocate_while_walking(const dvsm_chunk *chunk, void *context)
+{
+    void **block = context;
+
+    if (chunk->state == DVSM_CHUNK_USED && *block == NULL)
+        *block = dvsm_heap_malloc(dvsm_heap_of(chunk->block), 100);
+}
+
+/* Documented as not to be done, but it does not hang: another arena serves it. */
+static void test_allocating_in_a_visitor_takes_another_arena(void **state)
+{
+    dvsm_heap *heap = dvsm_heap_create(&options);
+    void *first = dvsm_heap_malloc(heap, 100), *second = NULL;
+    dvsm_stats_t stats;
+
+    (void)state;
+    dvsm_walk(heap, allocate_while_walking, &second);
+    assert_non_null(second);
+    assert_int_equal(dvsm_stats(heap, &stats), 0);
+    assert_int_equal(stats.arenas, 2);
+    assert_int_equal(stats.used_blocks, 2);
+    dvsm_free(first);
+    dvsm_free(second);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+    assert_int_equal(dvsm_heap_destroy(heap), 0);
+}
+
+enum { USES = sizeof wrong_uses / sizeof wrong_uses[0], OTHERS = 4 };
+
+int main(void)
+{
+    static struct wrong_use use[USES];
+    static char name[2 * USES][100];
+    struct CMUnitTest tests[2 * USES + OTHERS] = {
+        cmocka_unit_test(test_set_fault_handler_returns_the_former_one),
+        cmocka_unit_test(test_free_keeps_errno_where_the_handler_returns),
+        cmocka_unit_test(test_every_arena_damaged),
+        cmocka_unit_test(test_allocating_in_a_visitor_takes_another_arena),
+    };
+
+    for (size_t i = 0; i < USES; i++) {
+        struct CMUnitTest *test = &tests[OTHERS + 2 * i];
+
+        use[i] = wrong_uses[i];
+        snprintf(name[2 * i], sizeof name[0], "%s: aborts", use[i].name);
+        snprintf(name[2 * i + 1], sizeof name[0], "%s: handler returns", use[i].name);
+        test[0] = (struct CMUnitTest){name[2 * i], test_default_handler_prints_and_aborts, NULL,
+                                      NULL, &use[i]};
+        test[1] =
+            (struct CMUnitTest){name[2 * i + 1], test_handler_that_returns, NULL, NULL, &use[i]};
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
