@@ -52,8 +52,7 @@ static int reserve_unnamed(dvsm_mapping *mapping)
     return error;
 }
 
-/* The mode is set only when the memory is mapped: nobody else can open a file half made. fchmod,
- * since the umask has no say in what the user asked for. */
+/* fchmod, since the umask has no say in what the user asked for. */
 static int reserve_named(dvsm_mapping *mapping)
 {
     const mode_t mode = mapping->mode != 0 ? (mode_t)mapping->mode : PRIVATE_MODE;
@@ -63,11 +62,7 @@ static int reserve_named(dvsm_mapping *mapping)
     int fd = create(mapping->name);
     if (fd < 0)
         return errno;
-    int error = shm_map_file(mapping, fd);
-    if (error == 0 && fchmod(fd, mode) != 0) {
-        error = errno;
-        munmap(mapping->base, mapping->bytes);
-    }
+    int error = fchmod(fd, mode) == 0 ? shm_map_file(mapping, fd) : errno;
     if (error != 0) {
         shm_unlink(mapping->name);
         close(fd);
