@@ -138,6 +138,9 @@ int pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attrib
     return fails(MUTEX_INIT) ? errno : call(mutex, attributes);
 }
 
+/* Of this process: other runs of this test may be under way. */
+static char heap_name[64];
+
 static size_t count_files(const char *directory, const char *prefix)
 {
     DIR *open = opendir(directory);
@@ -185,7 +188,7 @@ static bool fail_kth(const dvsm_backend *backend, const char *name, enum call ki
 {
     const dvsm_options options = {.backend = backend, .name = name, .reserve = (size_t)256 << 20};
     size_t files = count_files("/proc/self/fd", ""),
-           names = count_files("/dev/shm", "dvsm-test-calls");
+           names = count_files("/dev/shm", heap_name + 1);
     size_t pages = mapped_pages();
 
     plan.kind = kind;
@@ -203,7 +206,7 @@ static bool fail_kth(const dvsm_backend *backend, const char *name, enum call ki
     else
         assert_int_equal(dvsm_heap_destroy(heap), 0);
     assert_int_equal(count_files("/proc/self/fd", ""), files);
-    assert_int_equal(count_files("/dev/shm", "dvsm-test-calls"), names);
+    assert_int_equal(count_files("/dev/shm", heap_name + 1), names);
     assert_in_range(mapped_pages(), 0, pages + 256); /* the C library's heap may grow */
     return happened;
 }
@@ -241,7 +244,7 @@ static void test_shm_open_without_a_name(void **state)
 static void test_shm_open_with_a_name(void **state)
 {
     (void)state;
-    fail_all(&dvsm_backend_shm_open, "/dvsm-test-calls");
+    fail_all(&dvsm_backend_shm_open, heap_name);
 }
 
 int main(void)
@@ -253,5 +256,6 @@ int main(void)
         cmocka_unit_test(test_shm_open_with_a_name),
     };
 
+    snprintf(heap_name, sizeof heap_name, "/dvsm-test-calls-%ld", (long)getpid());
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
