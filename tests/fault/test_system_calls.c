@@ -187,8 +187,7 @@ static bool fail_kth(const dvsm_backend *backend, const char *name, enum call ki
                      bool for_good)
 {
     const dvsm_options options = {.backend = backend, .name = name, .reserve = (size_t)256 << 20};
-    size_t files = count_files("/proc/self/fd", ""),
-           names = count_files("/dev/shm", heap_name + 1);
+    size_t files = count_files("/proc/self/fd", ""), names = count_files("/dev/shm", heap_name + 1);
     size_t pages = mapped_pages();
 
     plan.kind = kind;
