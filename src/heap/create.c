@@ -76,7 +76,8 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
     return heap;
 }
 
-/* Not found any more before it is unmapped; its slot stays taken until it is. What cannot be unmapped lives on. */
+/* Not found any more before it is unmapped; its slot stays taken until it is. What cannot be
+ * unmapped lives on. */
 int heap_unmake(struct dvsm_heap *heap)
 {
     unsigned state = HEAP_LIVE;
