@@ -1,0 +1,47 @@
+/* support/growing_arena.h - an arena over a real granule map, whose source fails when a test says so.
+ *
+ *     struct growing_arena *g = growing_arena_new(granules);
+ *     struct arena_call call = growing_arena_call(g);
+ *     growing_arena_fail(g, SOURCE_COMMIT, 2);          the second commit from now on
+ *     void *p = arena_malloc(&call, 100);
+ *     assert_int_equal(growing_arena_check(g), 0);
+ */
+#ifndef DVSM_TESTS_SUPPORT_GROWING_ARENA_H
+#define DVSM_TESTS_SUPPORT_GROWING_ARENA_H
+
+#include "arena/region_source.h"
+
+enum source_call { SOURCE_TAKE, SOURCE_EXTEND, SOURCE_COMMIT, SOURCE_CALLS };
+
+enum { GROWING_ARENA_ID = 1, GROWING_HOLDER_ID = 2 };
+
+struct growing_arena {
+    struct arena_source source; /* hands over to `region`; first, so that it leads to the whole */
+    struct region_source region;
+    struct segments segments;
+    dvsm_mapping mapping;
+    char *granules; /* the first one; at a multiple of 64 MiB */
+    struct arena *arena;
+    unsigned long calls[SOURCE_CALLS];
+    unsigned long fail_at[SOURCE_CALLS]; /* calls yet to come, the last of which fails; 0: none */
+    size_t gives;
+};
+
+/* Aborts the test where the system has no room. */
+struct growing_arena *growing_arena_new(size_t granules);
+void growing_arena_delete(struct growing_arena *g);
+
+struct arena_call growing_arena_call(struct growing_arena *g);
+
+/* The k-th call of that kind from now on (1: the next) fails; 0: none does any more. */
+void growing_arena_fail(struct growing_arena *g, enum source_call kind, unsigned long k);
+
+/* Somebody else takes the lowest free run of so many granules, and gives it back. */
+struct run growing_arena_hold(struct growing_arena *g, size_t granules);
+void growing_arena_unhold(struct growing_arena *g, struct run run);
+
+/* arena_check() and segment_check(), reports on stderr; and that the map gives the arena just what it counts as its
+ * own. Returns the number of violations. */
+int growing_arena_check(struct growing_arena *g);
+
+#endif
