@@ -80,9 +80,7 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
  * unmapped lives on. */
 int heap_unmake(struct dvsm_heap *heap)
 {
-    unsigned state = HEAP_LIVE;
-
-    if (!atomic_compare_exchange_strong(&heap->state, &state, HEAP_CLAIMED))
+    if (!registry_withdraw(heap))
         return EINVAL;
     int error = heap->backend->unmap(heap->backend, &heap->mapping, 1);
     if (error != 0)

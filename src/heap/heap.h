@@ -34,6 +34,10 @@ enum heap_state { HEAP_FREE, HEAP_CLAIMED, HEAP_LIVE };
 
 struct dvsm_heap {
     atomic_uint state; /* enum heap_state: the other fields are valid while it is HEAP_LIVE */
+    /* The mapping's bounds once more, for the search by address, which may meet a heap that comes or
+     * goes: `span` is 0 unless it lives. */
+    atomic_uintptr_t base;
+    atomic_size_t span;
     struct region *region;
     const dvsm_backend *backend;
     dvsm_mapping mapping;
@@ -47,14 +51,22 @@ struct dvsm_heap {
 /* A slot of the table for a new heap; NULL: all taken. It is found by others once it is live. */
 struct dvsm_heap *registry_claim(void);
 void registry_publish(struct dvsm_heap *heap);
+/* Makes a live heap one that nobody finds; false: somebody else just did. */
+bool registry_withdraw(struct dvsm_heap *heap);
 void registry_free(struct dvsm_heap *heap);
 
 /* The heap if it is one that lives, else NULL and errno EINVAL. */
 struct dvsm_heap *registry_checked(const struct dvsm_heap *heap);
 
+/* Whether the address lies in the heap. Slots are used again: that `base` is still the same shows
+ * that base and span belong together. */
 static inline bool heap_holds(const struct dvsm_heap *heap, const void *address)
 {
-    return (size_t)((const char *)address - (const char *)heap->mapping.base) < heap->mapping.bytes;
+    uintptr_t base = atomic_load_explicit(&heap->base, memory_order_acquire);
+    size_t span = atomic_load_explicit(&heap->span, memory_order_acquire);
+
+    return (uintptr_t)address - base < span &&
+           likely(atomic_load_explicit(&heap->base, memory_order_relaxed) == base);
 }
 
 /* ---- options.c, environment.c */

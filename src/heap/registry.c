@@ -29,7 +29,19 @@ struct dvsm_heap *registry_claim(void)
 
 void registry_publish(struct dvsm_heap *heap)
 {
+    atomic_store(&heap->base, (uintptr_t)heap->mapping.base);
+    atomic_store(&heap->span, heap->mapping.bytes);
     atomic_store_explicit(&heap->state, HEAP_LIVE, memory_order_release);
+}
+
+bool registry_withdraw(struct dvsm_heap *heap)
+{
+    unsigned state = HEAP_LIVE;
+
+    if (!atomic_compare_exchange_strong(&heap->state, &state, HEAP_CLAIMED))
+        return false;
+    atomic_store(&heap->span, 0);
+    return true;
 }
 
 void registry_free(struct dvsm_heap *heap)
@@ -63,7 +75,7 @@ dvsm_heap *dvsm_heap_of(const void *block)
     if (likely(heap != NULL && heap_holds(heap, block)))
         return heap;
     for (size_t i = 0; i < used; i++)
-        if (is_live(&heaps[i]) && heap_holds(&heaps[i], block))
+        if (heap_holds(&heaps[i], block))
             return &heaps[i];
     return NULL;
 }
