@@ -44,7 +44,8 @@ struct arena *arena_init_in(void *buffer, size_t bytes)
 void arena_recover(struct arena *a, const struct arena_source *source)
 {
     journal_roll_back(&a->journal);
-    if (a->pending.bytes != 0 && source != NULL)
+    /* Even where nothing seems pending: the source may have a change of the dead to undo. */
+    if (source != NULL)
         source->give(source, a, (struct run){0});
 }
 
@@ -57,6 +58,9 @@ bool arena_finish(struct arena_call *call)
     journal_roll_back(arena_journal(call));
     if (call->fault.kind == FAULT_DAMAGE)
         call->arena->damaged = 1;
+    if (call->arena->pending.bytes != 0 &&
+        call->source != NULL) /* what was to become the arena's */
+        call->source->give(call->source, call->arena, (struct run){0});
     return false;
 }
 

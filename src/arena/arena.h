@@ -56,7 +56,8 @@ struct arena_source {
     bool (*extend)(const struct arena_source *source, struct arena *arena, void *end, size_t bytes);
     /* Makes the pending run usable; false where memory is short (the run is still pending). */
     bool (*commit)(const struct arena_source *source, struct arena *arena, enum run_kind kind);
-    /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: all. */
+    /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: all. Does nothing where nothing
+     * is pending. */
     void (*give)(const struct arena_source *source, struct arena *arena, struct run keep);
     /* Whether the address is in memory of the arena's: then it can be read. */
     bool (*owns)(const struct arena_source *source, const struct arena *arena, const void *address);

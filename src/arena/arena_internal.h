@@ -63,6 +63,9 @@ void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size);
 enum arena_freed { FREED_FAULT, FREED_TO_TOP, FREED_TO_VICTIM, FREED_TO_SMALL_BIN, FREED_TO_TREE };
 enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t size);
 
+/* Whether the header of a chunk in use can be believed: its size leads to a chunk that knows of it. */
+bool arena_header_is_sound(const struct arena *a, const struct chunk *c);
+
 /* The chunk of a block in use whose header can be believed, NULL and a fault otherwise. */
 struct chunk *arena_block_chunk(struct arena_call *call, const void *block);
 
@@ -98,7 +101,7 @@ void arena_trim_if_due(struct arena_call *call);
 /* resize.c: as arena_resize_in_place, on chunks, within the call's change. */
 struct chunk *arena_resize_chunk(struct arena_call *call, struct chunk *c, size_t need);
 
-/* walk.c: the end of a segment's chunks, and a segment's first chunk. */
+/* walk.c: a segment's chunks, and the list of segments. */
 static inline struct chunk *arena_first_chunk(const struct arena_segment *s)
 {
     return (struct chunk *)(void *)s->base;
@@ -108,6 +111,29 @@ static inline bool arena_segment_holds(const struct arena_segment *s, const void
 {
     return (uintptr_t)address - (uintptr_t)s->base < s->size;
 }
+
+/* Whether a chunk's size leads to a place in its segment where another may begin; fences lead nowhere. */
+static inline bool arena_leads_on(const struct arena_segment *s, const struct chunk *c)
+{
+    const struct chunk *next = chunk_next(c);
+
+    return chunk_size(c) >= CHUNK_MIN && next > c && chunk_is_aligned(next) &&
+           arena_segment_holds(s, next);
+}
+
+/* Whether c, in the segment, is one of the fences at its end. */
+static inline bool arena_is_fence(const struct arena_segment *s, const struct chunk *c)
+{
+    return c->head == CHUNK_FENCE &&
+           (uintptr_t)s->base + s->size - (uintptr_t)c <= CHUNK_MIN + CHUNK_ALIGN;
+}
+
+/* The segment before s in time. Its record lies where users reach, and is believed only at the end of the segment that
+ * it describes. `left`, the footprint to begin with, is what s and all older ones can have: a list that runs in a circle
+ * ends, too. NULL at the list's end, and where a record is wrong: then s->next is not NULL, and `fault`, if it is not,
+ * is raised. */
+struct arena_segment *arena_older(const struct arena *a, const struct arena_segment *s,
+                                  size_t *left, struct fault *fault);
 
 /* diagnose.c: says what is wrong with a pointer that is not a block in use, or with its header. */
 void arena_diagnose(struct arena_call *call, const struct chunk *c);

@@ -26,10 +26,8 @@ static bool check_chunk(struct walk *w, const struct arena_segment *s, const str
     const struct chunk *next = chunk_next(c);
     bool in_use = chunk_marked_in_use(c);
 
-    if (!check_that(w->check,
-                    chunk_size(c) >= CHUNK_MIN && chunk_is_aligned(next) && next > c &&
-                        arena_segment_holds(s, next),
-                    "arena: chunk %p: head %zx leads nowhere", (const void *)c, c->head))
+    if (!check_that(w->check, arena_leads_on(s, c), "arena: chunk %p: head %zx leads nowhere",
+                    (const void *)c, c->head))
         return false;
     check_that(w->check, (c->head & HEAD_FLAGS & ~(PINUSE | CINUSE)) == 0 && !chunk_is_large(c),
                "arena: chunk %p: flags of head %zx", (const void *)c, c->head);
@@ -67,44 +65,35 @@ static void check_segment(struct walk *w, const struct arena_segment *s)
     const struct chunk *c = arena_first_chunk(s);
     bool before_free = false;
 
-    while (c != w->arena->top && c->head != CHUNK_FENCE) {
+    while (c != w->arena->top && !arena_is_fence(s, c)) {
         if (!check_chunk(w, s, c, before_free))
             return;
         before_free = !chunk_marked_in_use(c);
         c = chunk_next(c);
-        if ((size_t)(s->base + s->size - (const char *)c) < CHUNK_HEADER)
-            break;
     }
     if (c == w->arena->top) {
         check_top(w, s);
         return;
     }
-    check_that(w->check,
-               s != &w->arena->segment &&
-                   s->base + s->size - (const char *)c <= 6 * (ptrdiff_t)WORD,
-               "arena: segment %p ends at %p", (const void *)s->base, (const void *)c);
+    check_that(w->check, s != &w->arena->segment, "arena: the newest segment ends without top");
 }
 
 /* The list of segments, each record in its own segment's foot. Returns the sum of sizes. */
 static size_t check_segments(struct walk *w)
 {
     const struct arena *a = w->arena;
-    size_t sum = 0, most = a->bins.span / CHUNK_MIN;
+    const struct arena_segment *s = &a->segment, *older;
+    size_t sum = 0, left = a->footprint;
 
-    for (const struct arena_segment *s = &a->segment; s != NULL; s = s->next) {
-        if (!check_that(w->check,
-                        most-- > 0 && bins_in_range(&a->bins, s->base) && s->size <= a->bins.span,
-                        "arena: segment record %p is damaged", (const void *)s))
-            break;
-        if (s != &a->segment)
-            check_that(w->check, arena_segment_holds(s, s),
-                       "arena: record %p is not in its own segment", (const void *)s);
+    for (;; s = older) {
         check_segment(w, s);
         sum += s->size;
-        if (s->next != NULL && !check_that(w->check, bins_in_range(&a->bins, s->next),
-                                           "arena: record %p leads nowhere", (const void *)s))
+        older = arena_older(a, s, &left, NULL);
+        if (older == NULL)
             break;
     }
+    check_that(w->check, s->next == NULL, "arena: segment record %p is damaged",
+               (const void *)s->next);
     return sum;
 }
 

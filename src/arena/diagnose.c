@@ -7,7 +7,11 @@
 
 static const struct arena_segment *segment_of(const struct arena *a, const void *address)
 {
-    for (const struct arena_segment *s = &a->segment; s != NULL && s->size != 0; s = s->next)
+    size_t left = a->footprint;
+
+    if (a->segment.size == 0)
+        return NULL;
+    for (const struct arena_segment *s = &a->segment; s != NULL; s = arena_older(a, s, &left, NULL))
         if (arena_segment_holds(s, address))
             return s;
     return NULL;
@@ -19,28 +23,21 @@ static const struct chunk *chunk_around(const struct arena *a, const struct aren
 {
     const struct chunk *at = arena_first_chunk(s);
 
-    while (at != a->top && at->head != CHUNK_FENCE) {
-        const struct chunk *next = chunk_next(at);
-
-        if (next > c || chunk_size(at) < CHUNK_MIN || !chunk_is_aligned(next) ||
-            !arena_segment_holds(s, next))
-            break;
-        at = next;
-    }
+    while (at != a->top && arena_leads_on(s, at) && chunk_next(at) <= c)
+        at = chunk_next(at);
     return at;
 }
 
-/* Whether `at`, reached by walking, can be believed where a walk stopped. */
-static bool is_sound(const struct arena *a, const struct chunk *at)
+/* What is wrong with an address in no segment. A large block's header stands alone: nothing but the block itself is
+ * lost with it. */
+static void diagnose_outside(struct arena_call *call, const struct chunk *c)
 {
-    const struct chunk *next = chunk_next(at);
+    bool large = call->source != NULL && call->source->owns(call->source, call->arena, c);
 
-    if (at == a->top || at->head == CHUNK_FENCE)
-        return true;
-    if (chunk_is_free(at))
-        return bins_is_sound(&a->bins, at);
-    return chunk_marked_in_use(at) && chunk_size(at) >= CHUNK_MIN &&
-           bins_in_range(&a->bins, next) && next > at && chunk_prev_in_use(next);
+    fault_raise(&call->fault, FAULT_ARGUMENT,
+                large ? "not the start of a large block, or its header is damaged"
+                      : "not a block of this heap",
+                chunk_payload(c));
 }
 
 void arena_diagnose(struct arena_call *call, const struct chunk *c)
@@ -50,17 +47,17 @@ void arena_diagnose(struct arena_call *call, const struct chunk *c)
     const void *block = chunk_payload(c);
 
     if (s == NULL) {
-        fault_raise(&call->fault, FAULT_ARGUMENT, "not a block of this heap", block);
+        diagnose_outside(call, c);
         return;
     }
     const struct chunk *at = chunk_around(a, s, c);
-    if (!is_sound(a, at))
-        fault_raise(&call->fault, FAULT_DAMAGE, "damaged header", chunk_payload(at));
-    else if (at == a->top || at->head == CHUNK_FENCE)
+    if (at == a->top || arena_is_fence(s, at))
         fault_raise(&call->fault, FAULT_ARGUMENT, "double free, or never allocated", block);
-    else if (chunk_is_free(at))
+    else if (chunk_is_free(at) && bins_is_sound(&a->bins, at))
         fault_raise(&call->fault, FAULT_ARGUMENT,
                     at == c ? "double free" : "pointer into free memory", block);
-    else
+    else if (at != c && arena_header_is_sound(a, at))
         fault_raise(&call->fault, FAULT_ARGUMENT, "pointer into a block", block);
+    else
+        fault_raise(&call->fault, FAULT_DAMAGE, "damaged header", chunk_payload(at));
 }

@@ -1,8 +1,7 @@
 /* free.c - giving a chunk back: checks, merging with its neighbours, bins. */
 #include "arena/arena_internal.h"
 
-/* Whether the header of a chunk in use can be believed: its size leads to a chunk that knows of it. */
-static bool header_is_sound(const struct arena *a, const struct chunk *c)
+bool arena_header_is_sound(const struct arena *a, const struct chunk *c)
 {
     const struct chunk *next = chunk_next(c);
 
@@ -24,9 +23,9 @@ struct chunk *arena_block_chunk(struct arena_call *call, const void *block)
     struct chunk *c = chunk_of_payload(block);
 
     if (likely(may_be_mine(call, c))) {
-        if (likely(header_is_sound(call->arena, c)))
+        if (likely(arena_header_is_sound(call->arena, c)))
             return c;
-        if (chunk_is_large(c) && call->source != NULL &&
+        if ((c->head & HEAD_FLAGS) == 0 && call->source != NULL &&
             call->source->is_large_block(call->source, call->arena, c, chunk_next(c)))
             return c;
     }
@@ -150,5 +149,9 @@ size_t arena_usable(struct arena_call *call, const void *block)
 {
     const struct chunk *c = arena_block_chunk(call, block);
 
-    return c == NULL ? 0 : chunk_usable(c);
+    if (unlikely(c == NULL)) {
+        arena_finish(call);
+        return 0;
+    }
+    return chunk_usable(c);
 }

@@ -123,9 +123,15 @@ static struct chunk *prepend(struct arena_call *call, struct arena_segment *segm
 }
 
 /* The segment that begins where the fresh memory ends, if it may be joined. */
-static struct arena_segment *segment_after(struct arena *a, struct run fresh)
+static struct arena_segment *segment_after(struct arena_call *call, struct run fresh)
 {
-    for (struct arena_segment *s = &a->segment; s != NULL && s->size != 0; s = s->next)
+    struct arena *a = call->arena;
+    size_t left = a->footprint;
+
+    if (a->segment.size == 0)
+        return NULL;
+    for (struct arena_segment *s = &a->segment; s != NULL;
+         s = arena_older(a, s, &left, &call->fault))
         if (s->base == fresh.start + fresh.bytes)
             return s->foreign ? NULL : s;
     return NULL;
@@ -145,7 +151,9 @@ static struct chunk *absorb(struct arena_call *call, struct run fresh, size_t ne
         return arena_cut_top(call, need);
     }
 
-    struct arena_segment *after = segment_after(a, fresh);
+    struct arena_segment *after = segment_after(call, fresh);
+    if (unlikely(arena_faulted(call)))
+        return NULL;
     if (after != NULL)
         return prepend(call, after, fresh, need);
     return add_segment(call, fresh) ? arena_cut_top(call, need) : NULL;

@@ -45,7 +45,7 @@ NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need
     size_t size = large_size(call->large_alignment != 0 ? call->large_need : need);
     size_t bytes = bits_round_up(size + (alignment > CHUNK_ALIGN ? alignment : 0), source->unit);
 
-    if (bytes <= need || arena_over_limit(a, bytes) || !source->take(source, a, RUN_LARGE, bytes))
+    if (bytes < size || arena_over_limit(a, bytes) || !source->take(source, a, RUN_LARGE, bytes))
         return NULL;
 
     struct chunk *c = place(a->pending, alignment);

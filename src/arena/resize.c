@@ -93,7 +93,7 @@ struct chunk *arena_resize_chunk(struct arena_call *call, struct chunk *c, size_
 
 void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes)
 {
-    if (bytes >= REQUEST_LIMIT || call->arena->damaged)
+    if (block == NULL || bytes >= REQUEST_LIMIT || call->arena->damaged)
         return NULL;
 
     struct chunk *c = arena_block_chunk(call, block);

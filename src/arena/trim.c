@@ -15,11 +15,11 @@ static void give_back(struct arena_call *call, struct run run)
 }
 
 /* Whether the segment is one chunk, free, up to its foot (or to its record and fences). */
-static bool is_unused(const struct arena_segment *s)
+static bool is_unused(const struct arena_call *call, const struct arena_segment *s)
 {
     const struct chunk *c = arena_first_chunk(s);
 
-    return !s->foreign && chunk_is_free(c) &&
+    return call->source != NULL && !s->foreign && chunk_is_free(c) &&
            (char *)chunk_next(c) >= s->base + s->size - ARENA_FOOT;
 }
 
@@ -28,6 +28,8 @@ static bool take_out_first(struct arena_call *call, const struct arena_segment *
     struct arena *a = call->arena;
     struct chunk *c = arena_first_chunk(s);
 
+    if (unlikely(!bins_is_sound(&a->bins, c)))
+        return fault_raise(&call->fault, FAULT_DAMAGE, "damaged header of a free chunk", c);
     if (c == a->dv) {
         arena_set_victim(call, NULL, 0);
         return true;
@@ -39,39 +41,44 @@ bool arena_release_unused(struct arena_call *call)
 {
     struct arena *a = call->arena;
     struct journal *j = arena_journal(call);
-    struct arena_segment *newer = &a->segment;
-    size_t count = 0;
+    struct arena_segment *newer = &a->segment, *older;
+    size_t count = 0, left = a->footprint;
     bool released = false;
 
-    for (struct arena_segment *s = newer->next, *older; s != NULL; s = older) {
-        older = s->next;
+    for (struct arena_segment *s = arena_older(a, newer, &left, &call->fault); s != NULL;
+         s = older) {
+        older = arena_older(a, s, &left, &call->fault);
         count++;
-        if (!is_unused(s)) {
+        if (!is_unused(call, s)) {
             newer = s;
             continue;
         }
         struct run run = {s->base, s->size};
-        if (!take_out_first(call, s)) {
-            arena_finish(call);
-            break;
+        if (!arena_faulted(call) && take_out_first(call, s)) {
+            journal_store(j, &newer->next, older);
+            give_back(call, run);
+            released = true;
         }
-        journal_store(j, &newer->next, older);
-        give_back(call, run);
-        released = true;
+        if (unlikely(arena_faulted(call)))
+            break;
     }
     journal_store(j, &a->release_countdown,
                   count > ARENA_RELEASE_INTERVAL ? count : ARENA_RELEASE_INTERVAL);
-    journal_commit(j);
+    arena_finish(call);
     return released;
 }
 
 /* Whether an older segment's record lies in the newest one: then it cannot shrink. */
-static bool holds_record(const struct arena *a)
+static bool holds_record(struct arena_call *call)
 {
-    for (const struct arena_segment *s = a->segment.next; s != NULL; s = s->next)
+    const struct arena *a = call->arena;
+    const struct arena_segment *s = &a->segment;
+    size_t left = a->footprint;
+
+    while ((s = arena_older(a, s, &left, &call->fault)) != NULL)
         if (arena_segment_holds(&a->segment, s))
             return true;
-    return false;
+    return arena_faulted(call);
 }
 
 static bool shrink_top(struct arena_call *call, size_t pad)
@@ -85,7 +92,7 @@ static bool shrink_top(struct arena_call *call, size_t pad)
         unit = call->source->unit;
 
     size_t bytes = ((a->top_size - pad + unit - 1) / unit - 1) * unit;
-    if (bytes == 0 || a->segment.size < bytes || holds_record(a))
+    if (bytes == 0 || a->segment.size < bytes || holds_record(call))
         return false;
 
     struct run run = {a->segment.base + a->segment.size - bytes, bytes};
@@ -105,7 +112,7 @@ bool arena_trim(struct arena_call *call, size_t pad)
     released = shrink_top(call, pad + ARENA_FOOT);
     if (call->source != NULL)
         released |= arena_release_unused(call);
-    if (!released && a->top_size > a->trim_check) {
+    if (!released && a->top_size > a->trim_check && !arena_faulted(call)) {
         journal_store(arena_journal(call), &a->trim_check, ARENA_NEVER);
         journal_commit(arena_journal(call));
     }

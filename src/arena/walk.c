@@ -1,19 +1,31 @@
 /* walk.c - every chunk of every segment, and what they add up to. */
 #include "arena/arena_internal.h"
 
-/* A record's payload is the record itself, of one of the segments. */
-static bool is_record(const struct arena *a, const struct chunk *c)
+/* Where in its segment a record lies: at the end, less the foot, or one step before that on a top too small for a
+ * chunk. */
+static bool is_record_place(const struct arena_segment *s, const void *record)
 {
-    for (const struct arena_segment *s = a->segment.next; s != NULL; s = s->next)
-        if (chunk_payload(c) == (const void *)s)
-            return true;
-    return false;
+    size_t from_end = (size_t)((uintptr_t)s->base + s->size - (uintptr_t)record);
+
+    return from_end == ARENA_FOOT - CHUNK_HEADER ||
+           from_end == ARENA_FOOT - CHUNK_HEADER + CHUNK_ALIGN;
 }
 
-/* Whether c may be the segment's last chunk but for fences: records lie in the last bytes only. */
-static bool may_be_record(const struct arena_segment *s, const struct chunk *c)
+struct arena_segment *arena_older(const struct arena *a, const struct arena_segment *s,
+                                  size_t *left, struct fault *fault)
 {
-    return (size_t)(s->base + s->size - (const char *)c) <= ARENA_FOOT + CHUNK_ALIGN;
+    struct arena_segment *older = s->next;
+
+    *left -= s->size;
+    if (older == NULL)
+        return NULL;
+    if (likely(bins_in_range(&a->bins, older) && bins_in_range(&a->bins, older->base) &&
+               older->size >= CHUNK_MIN + ARENA_FOOT && older->size <= *left &&
+               is_record_place(older, older)))
+        return older;
+    if (fault != NULL)
+        fault_raise(fault, FAULT_DAMAGE, "damaged record of a segment", older);
+    return NULL;
 }
 
 static enum arena_chunk_state state_of(const struct arena *a, const struct arena_segment *s,
@@ -23,7 +35,7 @@ static enum arena_chunk_state state_of(const struct arena *a, const struct arena
         return ARENA_CHUNK_DV;
     if (chunk_is_free(c))
         return ARENA_CHUNK_FREE;
-    if (may_be_record(s, c) && is_record(a, c))
+    if (chunk_payload(c) == (const void *)s)
         return ARENA_CHUNK_RECORD;
     return ARENA_CHUNK_USED;
 }
@@ -33,20 +45,20 @@ static void walk_segment(const struct arena *a, const struct arena_segment *s, a
 {
     const struct chunk *c = arena_first_chunk(s);
 
-    while (c != a->top && c->head != CHUNK_FENCE && arena_segment_holds(s, c)) {
-        size_t size = chunk_size(c);
-        if (size < CHUNK_MIN)
-            return; /* damaged: arena_check says so */
-        visit(context, c, size, state_of(a, s, c));
-        c = chunk_at(c, size);
-    }
+    /* Damaged chunks end it, as fences do: arena_check tells which. */
+    for (; c != a->top && arena_leads_on(s, c); c = chunk_next(c))
+        visit(context, c, chunk_size(c), state_of(a, s, c));
     if (c == a->top)
         visit(context, c, a->top_size, ARENA_CHUNK_TOP);
 }
 
 void arena_walk(const struct arena *a, arena_visit visit, void *context)
 {
-    for (const struct arena_segment *s = &a->segment; s != NULL && s->size != 0; s = s->next)
+    size_t left = a->footprint;
+
+    if (a->segment.size == 0)
+        return;
+    for (const struct arena_segment *s = &a->segment; s != NULL; s = arena_older(a, s, &left, NULL))
         walk_segment(a, s, visit, context);
 }
 
@@ -74,7 +86,12 @@ void arena_usage(const struct arena *a, struct arena_usage *usage)
         .large_count = a->large_count,
         .top_bytes = a->top_size,
     };
-    for (const struct arena_segment *s = &a->segment; s != NULL && s->size != 0; s = s->next) {
+    size_t left = a->footprint;
+
+    if (a->segment.size == 0)
+        return;
+    for (const struct arena_segment *s = &a->segment; s != NULL;
+         s = arena_older(a, s, &left, NULL)) {
         usage->segment_bytes += s->size;
         usage->segments++;
     }
