@@ -11,7 +11,8 @@ void bins_init(struct bins *b)
 void bins_extend_range(struct bins *b, struct journal *j, char *start, size_t bytes)
 {
     uintptr_t low = (uintptr_t)b->low, high = low + b->span;
-    uintptr_t end = (uintptr_t)start + bytes;
+    /* The last place where a whole struct chunk has room. */
+    uintptr_t end = (uintptr_t)start + bytes - bits_round_down(sizeof(struct chunk), CHUNK_ALIGN);
 
     if (b->span == 0) {
         low = (uintptr_t)start;

@@ -43,8 +43,8 @@ struct MAY_ALIAS bins_links {
 struct bins {
     size_t small_map;
     size_t tree_map;
-    char *low;   /* all chunks lie from here ... */
-    size_t span; /* ... to this many bytes further */
+    char *low;   /* all chunks begin from here ... */
+    size_t span; /* ... to this many bytes further; each with all its fields in the memory */
     struct bins_links small[BINS_SMALL];
     struct chunk *tree[BINS_TREE];
 };
@@ -52,7 +52,8 @@ struct bins {
 /* All bins empty, no address in range. Nothing is journaled. */
 void bins_init(struct bins *b);
 
-/* Makes [start, start + bytes) part of the range in which chunks may lie. */
+/* Makes [start, start + bytes), which is more than a chunk's fields, part of the range in which chunks may lie. A chunk
+ * in its last bytes would have links outside: none is believed there. Nor does the arena have any: see its foot. */
 void bins_extend_range(struct bins *b, struct journal *j, char *start, size_t bytes);
 
 /* Whether a chunk may lie there: the check on every address that was read from memory the user can reach. */

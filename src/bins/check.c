@@ -35,8 +35,9 @@ static void check_small(struct walk *w, unsigned index)
     for (const struct chunk *c = head->fd; c != head; before = c, c = c->fd) {
         if (!enter_chunk(w, c))
             return;
-        check_that(w->check, c->bk == before, "bins: chunk %p: bk is %p, not %p", (const void *)c,
-                   (const void *)c->bk, (const void *)before);
+        if (!check_that(w->check, c->bk == before, "bins: chunk %p: bk is %p, not %p",
+                        (const void *)c, (const void *)c->bk, (const void *)before))
+            return; /* nor would a circle that leaves out the head end */
         check_that(w->check, chunk_size(c) == bins_small_size(index),
                    "bins: chunk %p of %zu bytes in small bin %u", (const void *)c, chunk_size(c),
                    index);
@@ -53,8 +54,9 @@ static void check_ring(struct walk *w, const struct chunk *node)
     for (const struct chunk *c = node->fd; c != node; before = c, c = c->fd) {
         if (!enter_chunk(w, c))
             return;
-        check_that(w->check, c->bk == before, "bins: chunk %p: bk is %p, not %p", (const void *)c,
-                   (const void *)c->bk, (const void *)before);
+        if (!check_that(w->check, c->bk == before, "bins: chunk %p: bk is %p, not %p",
+                        (const void *)c, (const void *)c->bk, (const void *)before))
+            return; /* nor would a circle that leaves out the head end */
         check_that(w->check, chunk_size(c) == chunk_size(node),
                    "bins: chunk %p of %zu bytes in a ring of %zu", (const void *)c, chunk_size(c),
                    chunk_size(node));
@@ -73,15 +75,17 @@ static void check_subtree(struct walk *w, unsigned index, const struct chunk *no
 
     if (!enter_chunk(w, node))
         return;
-    check_that(w->check, node->parent == parent, "bins: node %p: parent is %p, not %p",
-               (const void *)node, (const void *)node->parent, (const void *)parent);
+    if (!check_that(w->check, node->parent == parent, "bins: node %p: parent is %p, not %p",
+                    (const void *)node, (const void *)node->parent, (const void *)parent))
+        return; /* so that no subtree is walked twice */
     check_that(w->check, bins_tree_index(chunk_size(node)) == index,
                "bins: node %p of %zu bytes in tree %u", (const void *)node, chunk_size(node),
                index);
-    if (depth > 0)
-        check_that(w->check, (chunk_size(node) << shift) >> (SIZE_BITS - depth) == path,
-                   "bins: node %p of %zu bytes is on a path of other sizes", (const void *)node,
-                   chunk_size(node));
+    if (depth > 0 &&
+        !check_that(w->check, (chunk_size(node) << shift) >> (SIZE_BITS - depth) == path,
+                    "bins: node %p of %zu bytes is on a path of other sizes", (const void *)node,
+                    chunk_size(node)))
+        return;
     check_ring(w, node);
     for (unsigned side = 0; side < 2; side++)
         if (node->child[side] != NULL &&

@@ -41,6 +41,7 @@ bool bins_tree_insert(struct bins *b, struct journal *j, struct chunk *c, size_t
         become_node(j, c, bins_root_mark(b, index));
         return true;
     }
+    unsigned depth = 0;
     for (size_t bits = size << bins_tree_shift(index); chunk_size(node) != size; bits <<= 1) {
         struct chunk **slot = &node->child[bins_branch(bits)];
 
@@ -49,7 +50,7 @@ bool bins_tree_insert(struct bins *b, struct journal *j, struct chunk *c, size_t
             become_node(j, c, node);
             return true;
         }
-        if (unlikely(!bins_in_range(b, *slot)))
+        if (unlikely(!bins_in_range(b, *slot) || ++depth == SIZE_BITS))
             return bins_damaged(fault, slot);
         node = *slot;
     }
@@ -134,15 +135,15 @@ bool bins_tree_remove(struct bins *b, struct journal *j, struct chunk *c, size_t
                       struct fault *fault)
 {
     struct chunk *heir = NULL;
+    bool alone = c->bk == c && c->fd == c;
 
-    if (c->bk != c) {
-        if (!leave_ring(b, j, c, &heir, fault))
-            return false;
-    } else if (!cut_leaf(b, j, c, &heir, fault)) {
+    if (!(alone ? cut_leaf(b, j, c, &heir, fault) : leave_ring(b, j, c, &heir, fault)))
         return false;
-    }
-    if (c->parent == NULL)
+    if (c->parent == NULL) {
+        if (unlikely(alone || c->child[0] != NULL || c->child[1] != NULL))
+            return bins_damaged(fault, &c->parent);
         return true;
+    }
 
     unsigned index = bins_tree_index(size);
     struct chunk **slot = slot_of(b, c, index, fault);
@@ -164,13 +165,14 @@ struct search {
     size_t need;
     struct chunk *best;
     size_t surplus; /* of the best */
+    unsigned met;   /* nodes: ends a search in a damaged tree that runs in a circle */
     struct fault *fault;
 };
 
 /* Looks at a node; false: stop, an exact fit or a damaged link (then best is NULL). */
 static bool consider(struct search *s, struct chunk *node)
 {
-    if (unlikely(!bins_in_range(s->bins, node))) {
+    if (unlikely(!bins_in_range(s->bins, node) || ++s->met > 2 * SIZE_BITS)) {
         bins_damaged(s->fault, node);
         s->best = NULL;
         return false;
@@ -186,7 +188,7 @@ static bool consider(struct search *s, struct chunk *node)
 /* Down the left side of a tree, where the smallest sizes are; the right child where there is no left. */
 static void search_leftmost(struct search *s, struct chunk *node)
 {
-    for (unsigned depth = 0; node != NULL && consider(s, node) && depth <= SIZE_BITS; depth++)
+    while (node != NULL && consider(s, node))
         node = node->child[0] != NULL ? node->child[0] : node->child[1];
 }
 
@@ -194,10 +196,10 @@ static void search_leftmost(struct search *s, struct chunk *node)
  * smallest of what is larger than the path's end; NULL where there is none or the search is over. */
 static struct chunk *search_path(struct search *s, unsigned index)
 {
-    struct chunk *right = NULL;
+    struct chunk *right = NULL, *node = s->bins->tree[index];
     size_t bits = s->need << bins_tree_shift(index);
 
-    for (struct chunk *node = s->bins->tree[index]; node != NULL; bits <<= 1) {
+    for (; node != NULL; bits <<= 1) {
         if (!consider(s, node))
             return NULL;
         struct chunk *next = node->child[bins_branch(bits)];
@@ -235,9 +237,13 @@ struct chunk *bins_best_fit(const struct bins *b, size_t need, struct fault *fau
 
 struct chunk *bins_smallest(const struct bins *b, struct fault *fault)
 {
-    struct search s = {.bins = b, .surplus = SIZE_MAX, .fault = fault};
+    /* What is smaller than any tree chunk is damaged. */
+    struct search s = {.bins = b, .need = BINS_LARGE_FROM, .surplus = SIZE_MAX, .fault = fault};
 
-    if (b->tree_map != 0)
-        search_leftmost(&s, b->tree[bits_lowest(b->tree_map)]);
+    if (b->tree_map == 0)
+        return NULL;
+    search_leftmost(&s, b->tree[bits_lowest(b->tree_map)]);
+    if (unlikely(s.best == NULL))
+        bins_damaged(fault, &b->tree[bits_lowest(b->tree_map)]);
     return found(&s);
 }
