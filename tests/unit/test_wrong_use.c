@@ -1,9 +1,9 @@
-/* test_wrong_use.c - wrong pointers and overwritten metadata: each is found, and nothing else suffers.
+/* test_wrong_use.c - wrong pointers and overwritten metadata: each is found, nothing else suffers.
  *
- * Every case is played twice, each time in a child with a heap of its own: with the default handler,
- * which must print its line and abort, and with a handler that returns, after which the call has
- * failed with EINVAL and the heap goes on allocating; an arena whose metadata is damaged is set
- * aside then.
+ * Every case is played twice, each time in a child with a heap of its own: with the default
+ * handler, which must print its line and abort, and with a handler that returns, after which the
+ * call has failed with EINVAL and the heap goes on allocating; an arena whose metadata is damaged
+ * is set aside then.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -121,11 +121,10 @@ static void free_the_last_block_twice(struct scene *scene)
 
 static void free_a_merged_block_twice(struct scene *scene)
 {
-    void *low = surrounded(scene, 100);
-    void *high = dvsm_heap_malloc(scene->heap, 100);
+    char *low = surrounded(scene, 100);
+    char *high = low + (*word_at(low, -1) & ~(size_t)7); /* the block after it */
 
     dvsm_heap_malloc(scene->heap, 100);
-    low = (char *)high - 112; /* the block before it */
     dvsm_free(low);
     dvsm_free(high); /* merges with the one before */
     free_wrong(high);
@@ -460,6 +459,26 @@ static void tree_child_right(struct scene *scene)
     expect_einval(scene, dvsm_heap_malloc(scene->heap, 2890) == NULL);
 }
 
+/* A link back up: whoever follows it comes round for ever. */
+static void tree_cycle(struct scene *scene)
+{
+    struct tree tree = plant(scene);
+
+    *word_at(tree.root, 2) = (size_t)(uintptr_t)tree.root - 2 * W;
+    *word_at(tree.root, 3) = (size_t)(uintptr_t)tree.root - 2 * W;
+    expect_einval(scene, dvsm_heap_malloc(scene->heap, 2150) == NULL);
+}
+
+static void tree_cycle_met_in_inserting(struct scene *scene)
+{
+    struct tree tree = plant(scene);
+    void *block = surrounded(scene, 3000);
+
+    *word_at(tree.root, 2) = (size_t)(uintptr_t)tree.root - 2 * W;
+    *word_at(tree.root, 3) = (size_t)(uintptr_t)tree.root - 2 * W;
+    free_wrong(block);
+}
+
 static void tree_parent(struct scene *scene)
 {
     struct tree tree = plant(scene);
@@ -568,6 +587,9 @@ static const struct wrong_use wrong_uses[] = {
      false},
     {"tree: right child", tree_child_right, "dvsm_heap_malloc", "damaged free-list link", true,
      false},
+    {"tree: cycle", tree_cycle, "dvsm_heap_malloc", "damaged free-list link", true, false},
+    {"tree: cycle met in inserting", tree_cycle_met_in_inserting, "dvsm_free",
+     "damaged free-list link", true, false},
     {"tree: parent", tree_parent, "dvsm_heap_malloc", "damaged free-list link", true, false},
     {"tree: ring", tree_ring, "dvsm_heap_malloc", "damaged free-list link", true, false},
     {"tree: head", tree_head, "dvsm_heap_malloc", "damaged header", true, false},
@@ -629,7 +651,7 @@ static int play_with_handler(void *context)
     struct scene scene = {.heap = dvsm_heap_create(&options)};
 
     CHILD_CHECK(scene.heap != NULL);
-    /* From before the fault, perhaps in the arena that will be set aside: to be freed afterwards. */
+    /* From before the fault, perhaps in the arena that will be set aside: freed afterwards. */
     void *old = dvsm_heap_malloc(scene.heap, 100), *copied = dvsm_heap_strdup(scene.heap, "kept");
     dvsm_heap_malloc(scene.heap, 100);
     CHILD_CHECK(dvsm_set_fault_handler(remember) == NULL);
