@@ -34,8 +34,8 @@ enum heap_state { HEAP_FREE, HEAP_CLAIMED, HEAP_LIVE };
 
 struct dvsm_heap {
     atomic_uint state; /* enum heap_state: the other fields are valid while it is HEAP_LIVE */
-    /* The mapping's bounds once more, for the search by address, which may meet a heap that comes or
-     * goes: `span` is 0 unless it lives. */
+    /* The mapping's bounds once more, for the search by address, which may meet a heap that comes
+     * or goes: `span` is 0 unless it lives. */
     atomic_uintptr_t base;
     atomic_size_t span;
     struct region *region;

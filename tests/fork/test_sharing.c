@@ -423,8 +423,8 @@ static void test_a_child_killed_while_it_holds_the_arena(void **state)
     assert_true(unpack(&before));
 }
 
-/* Killed by chance, wherever they are: whoever is left finds the heap whole. What they held is found
- * by walking, and freed. */
+/* Killed by chance, wherever they are: whoever is left finds the heap whole. What they held is
+ * found by walking, and freed. */
 static int churn_until_killed(void *context)
 {
     size_t rounds = 0;

@@ -39,7 +39,10 @@ static void test_standard_names_allocate_from_the_default_heap(void **state)
     assert_ours(strndup("text", 2));
     assert_int_equal(posix_memalign(&block, 64, 10), 0);
     assert_ours(block);
-    assert_ours(independent_calloc(2, 8, &block) == &block ? block : NULL);
+    assert_ptr_equal(independent_calloc(1, 8, &block), &block);
+    assert_ours(block);
+    assert_ptr_equal(independent_comalloc(1, &(size_t){8}, &block), &block);
+    assert_ours(block);
 }
 
 static void call_twice(void (*destroy)(void *), void *one, void *other)
