@@ -138,4 +138,7 @@ struct arena_segment *arena_older(const struct arena *a, const struct arena_segm
 /* diagnose.c: says what is wrong with a pointer that is not a block in use, or with its header. */
 void arena_diagnose(struct arena_call *call, const struct chunk *c);
 
+/* The segment in which the address lies; NULL: none. */
+const struct arena_segment *arena_segment_of(const struct arena *a, const void *address);
+
 #endif

@@ -130,7 +130,7 @@ static bool is_mine(const struct arena_call *call, const void *block)
 
     if (call->source != NULL)
         return call->source->owns(call->source, call->arena, c);
-    return bins_in_range(&call->arena->bins, c);
+    return arena_segment_of(call->arena, c) != NULL;
 }
 
 /* Frees one entry, or joins it with the next, which then stands for both. */

@@ -5,7 +5,7 @@
  */
 #include "arena/arena_internal.h"
 
-static const struct arena_segment *segment_of(const struct arena *a, const void *address)
+const struct arena_segment *arena_segment_of(const struct arena *a, const void *address)
 {
     size_t left = a->footprint;
 
@@ -43,7 +43,7 @@ static void diagnose_outside(struct arena_call *call, const struct chunk *c)
 void arena_diagnose(struct arena_call *call, const struct chunk *c)
 {
     const struct arena *a = call->arena;
-    const struct arena_segment *s = segment_of(a, c);
+    const struct arena_segment *s = arena_segment_of(a, c);
     const void *block = chunk_payload(c);
 
     if (s == NULL) {
