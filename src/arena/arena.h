@@ -52,12 +52,13 @@ struct arena_source {
     /* Reserves the lowest run of `bytes`, not yet usable, as arena->pending. */
     bool (*take)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                  size_t bytes);
-    /* Reserves just the `bytes` that begin at `end`, the end of a large block, as arena->pending. */
+    /* Reserves just the `bytes` that begin at `end`, the end of a large block, as
+     * arena->pending. */
     bool (*extend)(const struct arena_source *source, struct arena *arena, void *end, size_t bytes);
     /* Makes the pending run usable; false where memory is short (the run is still pending). */
     bool (*commit)(const struct arena_source *source, struct arena *arena, enum run_kind kind);
-    /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: all. Does nothing where nothing
-     * is pending. */
+    /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: all. Does
+     * nothing where nothing is pending. */
     void (*give)(const struct arena_source *source, struct arena *arena, struct run keep);
     /* Whether the address is in memory of the arena's: then it can be read. */
     bool (*owns)(const struct arena_source *source, const struct arena *arena, const void *address);
@@ -114,16 +115,18 @@ struct arena_call {
     struct arena *arena;
     const struct arena_source *source; /* NULL: the arena cannot grow */
     struct fault fault;                /* FAULT_NONE when the call begins */
+    bool may_move;                     /* a resize that fails will be followed by a copy */
     bool no_large;                     /* the engine's: no large block in this call */
     size_t large_alignment,
         large_need; /* the engine's: what memalign wants where it gets a large one */
 };
 
-/* Makes an empty arena with default parameters that will grow from its calls' source, which knows it as `id`.
- * Nothing is journaled: nobody else may know of the arena yet. */
+/* Makes an empty arena with default parameters that will grow from its calls' source, which knows
+ * it as `id`. Nothing is journaled: nobody else may know of the arena yet. */
 void arena_init(struct arena *arena, size_t id);
 
-/* Makes an arena at the start of the caller's buffer, which it never leaves. NULL where `bytes` is too few. */
+/* Makes an arena at the start of the caller's buffer, which it never leaves. NULL where `bytes` is
+ * too few. */
 struct arena *arena_init_in(void *buffer, size_t bytes);
 
 /* For whoever finds the arena's lock held by the dead: undoes the change under way and gives back
@@ -148,9 +151,10 @@ void **arena_independent_calloc(struct arena_call *call, size_t count, size_t by
 void **arena_independent_comalloc(struct arena_call *call, size_t count, const size_t *sizes,
                                   void **array);
 
-/* Frees those of the blocks that are the arena's, in the caller's order, each in a change of its own, and sets their
- * entries to NULL. Neighbours in the array that are neighbours in memory are joined before they are freed. Returns how
- * many entries are left that are not NULL; stops at a fault. */
+/* Frees those of the blocks that are the arena's, in the caller's order, each in a change of its
+ * own, and sets their entries to NULL. Neighbours in the array that are neighbours in memory are
+ * joined before they are freed. Returns how many entries are left that are not NULL; stops at a
+ * fault. */
 size_t arena_bulk_free(struct arena_call *call, void **blocks, size_t count);
 
 /* Gives back what is unused beyond `pad` bytes; whether anything was. */

@@ -14,8 +14,8 @@ static inline bool arena_faulted(const struct arena_call *call)
     return call->fault.kind != FAULT_NONE;
 }
 
-/* Ends a change: commits it, or rolls it back after a fault, and then sets the arena aside if it is damaged.
- * Returns whether the change stands. */
+/* Ends a change: commits it, or rolls it back after a fault, and then sets the arena aside if it is
+ * damaged. Returns whether the change stands. */
 bool arena_finish(struct arena_call *call);
 
 /* Headers. `next` is the chunk after c; its flag of c's state is kept right with c's own. */
@@ -31,7 +31,8 @@ static inline void chunk_set_in_use(struct journal *j, struct chunk *c, size_t s
     chunk_set_next_prev_in_use(j, chunk_at(c, size));
 }
 
-/* c of `size` bytes, cut from the low end of a free chunk, is in use; what follows is written by the caller. */
+/* c of `size` bytes, cut from the low end of a free chunk, is in use; what follows is written by
+ * the caller. */
 static inline void chunk_set_cut(struct journal *j, struct chunk *c, size_t size)
 {
     journal_store(j, &c->head, size | PINUSE | CINUSE);
@@ -53,7 +54,8 @@ static inline void chunk_set_free_before(struct journal *j, struct chunk *c, siz
     chunk_set_free(j, c, size);
 }
 
-/* malloc.c: a chunk of `need` bytes in use, within the call's change. NULL: no memory, or a fault. */
+/* malloc.c: a chunk of `need` bytes in use, within the call's change. NULL: no memory, or a
+ * fault. */
 struct chunk *arena_allocate(struct arena_call *call, size_t need);
 struct chunk *arena_cut_top(struct arena_call *call, size_t need);
 bool arena_bin(struct arena_call *call, struct chunk *c, size_t size);
@@ -63,7 +65,8 @@ void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size);
 enum arena_freed { FREED_FAULT, FREED_TO_TOP, FREED_TO_VICTIM, FREED_TO_SMALL_BIN, FREED_TO_TREE };
 enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t size);
 
-/* Whether the header of a chunk in use can be believed: its size leads to a chunk that knows of it. */
+/* Whether the header of a chunk in use can be believed: its size leads to a chunk that knows of
+ * it. */
 bool arena_header_is_sound(const struct arena *a, const struct chunk *c);
 
 /* The chunk of a block in use whose header can be believed, NULL and a fault otherwise. */
@@ -112,7 +115,8 @@ static inline bool arena_segment_holds(const struct arena_segment *s, const void
     return (uintptr_t)address - (uintptr_t)s->base < s->size;
 }
 
-/* Whether a chunk's size leads to a place in its segment where another may begin; fences lead nowhere. */
+/* Whether a chunk's size leads to a place in its segment where another may begin; fences lead
+ * nowhere. */
 static inline bool arena_leads_on(const struct arena_segment *s, const struct chunk *c)
 {
     const struct chunk *next = chunk_next(c);
@@ -128,10 +132,10 @@ static inline bool arena_is_fence(const struct arena_segment *s, const struct ch
            (uintptr_t)s->base + s->size - (uintptr_t)c <= CHUNK_MIN + CHUNK_ALIGN;
 }
 
-/* The segment before s in time. Its record lies where users reach, and is believed only at the end of the segment that
- * it describes. `left`, the footprint to begin with, is what s and all older ones can have: a list that runs in a circle
- * ends, too. NULL at the list's end, and where a record is wrong: then s->next is not NULL, and `fault`, if it is not,
- * is raised. */
+/* The segment before s in time. Its record lies where users reach, and is believed only at the end
+ * of the segment that it describes. `left`, the footprint to begin with, is what s and all older
+ * ones can have: a list that runs in a circle ends, too. NULL at the list's end, and where a record
+ * is wrong: then s->next is not NULL, and `fault`, if it is not, is raised. */
 struct arena_segment *arena_older(const struct arena *a, const struct arena_segment *s,
                                   size_t *left, struct fault *fault);
 

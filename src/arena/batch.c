@@ -34,8 +34,8 @@ static bool contents_size(const struct batch *b, size_t *sum)
     return true;
 }
 
-/* Writes the head of a chunk inside c, a chunk just cut. Only what lies in the first words of what was a free
- * chunk would be read after a roll back, and needs the journal. */
+/* Writes the head of a chunk inside c, a chunk just cut. Only what lies in the first words of what
+ * was a free chunk would be read after a roll back, and needs the journal. */
 static void write_head(struct arena_call *call, const struct chunk *c, struct chunk *inside,
                        size_t size)
 {
@@ -45,8 +45,8 @@ static void write_head(struct arena_call *call, const struct chunk *c, struct ch
         *(volatile size_t *)&inside->head = size | PINUSE | CINUSE;
 }
 
-/* Splits c in the elements' order; the last takes the slack. The first head is written last: until then c is
- * one chunk. */
+/* Splits c in the elements' order; the last takes the slack. The first head is written last: until
+ * then c is one chunk. */
 static void split(struct arena_call *call, const struct batch *b, struct chunk *c, size_t size)
 {
     size_t first_size = b->count == 1 ? size : element_size(b, 0);

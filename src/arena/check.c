@@ -19,7 +19,8 @@ static void check_next_agrees(struct walk *w, const struct chunk *c, const struc
                    chunk_size(c), next->prev_foot);
 }
 
-/* One chunk, top apart. `before_free`: the chunk before it is free. False: its size leads nowhere. */
+/* One chunk, top apart. `before_free`: the chunk before it is free. False: its size leads
+ * nowhere. */
 static bool check_chunk(struct walk *w, const struct arena_segment *s, const struct chunk *c,
                         bool before_free)
 {

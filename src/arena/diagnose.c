@@ -1,7 +1,7 @@
 /* diagnose.c - what is wrong with a pointer that was handed to free or realloc.
  *
- * Slow and exact: the segment is walked from its start, so that a chunk's true borders are known, and a wrong
- * pointer (the caller's fault, the heap is sound) is told from a damaged header.
+ * Slow and exact: the segment is walked from its start, so that a chunk's true borders are known,
+ * and a wrong pointer (the caller's fault, the heap is sound) is told from a damaged header.
  */
 #include "arena/arena_internal.h"
 
@@ -17,7 +17,8 @@ const struct arena_segment *arena_segment_of(const struct arena *a, const void *
     return NULL;
 }
 
-/* The last chunk of the segment that does not begin after c. Stops at a header that leads nowhere. */
+/* The last chunk of the segment that does not begin after c. Stops at a header that leads
+ * nowhere. */
 static const struct chunk *chunk_around(const struct arena *a, const struct arena_segment *s,
                                         const struct chunk *c)
 {
@@ -28,8 +29,8 @@ static const struct chunk *chunk_around(const struct arena *a, const struct aren
     return at;
 }
 
-/* What is wrong with an address in no segment. A large block's header stands alone: nothing but the block itself is
- * lost with it. */
+/* What is wrong with an address in no segment. A large block's header stands alone: nothing but the
+ * block itself is lost with it. */
 static void diagnose_outside(struct arena_call *call, const struct chunk *c)
 {
     bool large = call->source != NULL && call->source->owns(call->source, call->arena, c);

@@ -33,7 +33,8 @@ struct chunk *arena_block_chunk(struct arena_call *call, const void *block)
     return NULL;
 }
 
-/* Where the chunk before c is free, joins it: returns where the joint chunk begins, NULL after a fault. */
+/* Where the chunk before c is free, joins it: returns where the joint chunk begins, NULL after a
+ * fault. */
 static struct chunk *merge_backward(struct arena_call *call, struct chunk *c, size_t *size)
 {
     struct arena *a = call->arena;

@@ -1,4 +1,5 @@
-/* grow.c - more memory: appended to top's segment, prepended to another, or a segment of its own. */
+/* grow.c - more memory: appended to top's segment, prepended to another, or a segment of its
+ * own. */
 #include "arena/arena_internal.h"
 
 void arena_set_top(struct arena_call *call, struct chunk *c, size_t size)
@@ -22,15 +23,17 @@ void arena_count_footprint(struct arena_call *call, size_t bytes)
         journal_store(arena_journal(call), &a->footprint_most, a->footprint);
 }
 
-/* Fences in every word that can be a head, from the end of a record's chunk to the end of its segment. */
+/* Fences in every word that can be a head, from the end of a record's chunk to the end of its
+ * segment. */
 static void set_fences(struct journal *j, struct chunk *c, const char *end)
 {
     for (; (char *)&c->head < end; c = chunk_at(c, WORD))
         journal_store(j, &c->head, CHUNK_FENCE);
 }
 
-/* The end of the segment that holds top: the record of the segments so far, in a chunk in use, then fences. What is
- * left of top before it goes to a bin. Where top is smaller than a chunk the record lies on top itself. */
+/* The end of the segment that holds top: the record of the segments so far, in a chunk in use, then
+ * fences. What is left of top before it goes to a bin. Where top is smaller than a chunk the record
+ * lies on top itself. */
 static bool close_segment(struct arena_call *call)
 {
     struct arena *a = call->arena;
@@ -81,7 +84,8 @@ static void append(struct arena_call *call, struct run fresh)
     arena_set_top(call, a->top, a->top_size + fresh.bytes);
 }
 
-/* Puts the fresh memory before a segment: `need` bytes are cut from its low end, the rest joins what follows. */
+/* Puts the fresh memory before a segment: `need` bytes are cut from its low end, the rest joins
+ * what follows. */
 static struct chunk *prepend(struct arena_call *call, struct arena_segment *segment,
                              struct run fresh, size_t need)
 {

@@ -28,8 +28,8 @@ static void count_large(struct arena_call *call, size_t bytes, size_t blocks)
     arena_count_footprint(call, bytes);
 }
 
-/* Where the header goes in a run that begins at a multiple of the unit and is long enough: so that the payload is
- * aligned and the header in the first unit of what is kept. */
+/* Where the header goes in a run that begins at a multiple of the unit and is long enough: so that
+ * the payload is aligned and the header in the first unit of what is kept. */
 static struct chunk *place(struct run run, size_t alignment)
 {
     size_t payload = bits_round_up((size_t)(uintptr_t)run.start + CHUNK_HEADER, alignment);
@@ -58,7 +58,8 @@ NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need
         source->give(source, a, (struct run){0});
         return NULL;
     }
-    /* Where the header is, at the run's start too, for whoever walks the map; most often one word. */
+    /* Where the header is, at the run's start too, for whoever walks the map; most often one
+     * word. */
     journal_store(arena_journal(call), (size_t *)(void *)keep.start,
                   (size_t)((char *)c - keep.start));
     journal_store(arena_journal(call), &c->prev_foot, (size_t)((char *)c - keep.start));
@@ -109,6 +110,10 @@ struct chunk *arena_large_resize(struct arena_call *call, struct chunk *c, size_
 {
     size_t size = chunk_size(c), least = large_size(need);
 
+    /* As in the reference, what has become small moves, if it can: it would waste most of a
+     * unit. */
+    if (call->may_move && need < call->source->unit / 2)
+        return NULL;
     if (size >= least && size - need <= 2 * call->arena->granularity)
         return c;
     if (least > SIZE_MAX - (size_t)(uintptr_t)c - call->source->unit)

@@ -38,7 +38,8 @@ static struct chunk *use_whole(struct arena_call *call, struct chunk *c, size_t 
     return c;
 }
 
-/* Cuts `need` bytes from the low end of c. The rest, where it can be a chunk, is *rest, of *rest_size bytes. */
+/* Cuts `need` bytes from the low end of c. The rest, where it can be a chunk, is *rest, of
+ * *rest_size bytes. */
 static struct chunk *split(struct arena_call *call, struct chunk *c, size_t size, size_t need,
                            struct chunk **rest, size_t *rest_size)
 {
@@ -71,8 +72,8 @@ static struct chunk *split_to_victim(struct arena_call *call, struct chunk *c, s
     return c;
 }
 
-/* From the exact small bin or the next one up, whole; else, where the victim is too small, from the nearest larger
- * small bin or the smallest chunk of all trees, split. */
+/* From the exact small bin or the next one up, whole; else, where the victim is too small, from the
+ * nearest larger small bin or the smallest chunk of all trees, split. */
 static struct chunk *from_bins_small(struct arena_call *call, size_t need)
 {
     struct arena *a = call->arena;

@@ -34,8 +34,8 @@ static void free_rest(struct arena_call *call, struct chunk *c, size_t need)
     arena_dispose(call, rest, rest_size);
 }
 
-/* Changes of their own, so that none needs more than the journal holds: until the last one the block is merely
- * larger than it will be. */
+/* Changes of their own, so that none needs more than the journal holds: until the last one the
+ * block is merely larger than it will be. */
 static void *align(struct arena_call *call, struct chunk *c, size_t alignment, size_t need)
 {
     struct chunk *place = aligned_place(c, alignment);

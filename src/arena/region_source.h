@@ -1,4 +1,5 @@
-/* region_source.h - an arena's memory from the granule map of a region: segment.h as a struct arena_source.
+/* region_source.h - an arena's memory from the granule map of a region: segment.h as a struct
+ * arena_source.
  *
  * One for each process and region; an arena is known to the map by its `id`.
  */

@@ -102,20 +102,28 @@ void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes)
     return arena_finish(call) && c != NULL ? block : NULL;
 }
 
-void *arena_realloc(struct arena_call *call, void *block, size_t bytes)
+static void *move(struct arena_call *call, void *block, size_t bytes)
 {
-    if (block == NULL)
-        return arena_malloc(call, bytes);
-    if (arena_resize_in_place(call, block, bytes) != NULL)
-        return block;
-    if (arena_faulted(call))
-        return NULL;
-
     void *copy = arena_malloc(call, bytes);
+
     if (copy == NULL)
         return NULL;
     size_t old = chunk_usable(chunk_of_payload(block));
     memcpy(copy, block, old < bytes ? old : bytes);
     arena_free(call, block);
     return copy;
+}
+
+void *arena_realloc(struct arena_call *call, void *block, size_t bytes)
+{
+    if (block == NULL)
+        return arena_malloc(call, bytes);
+    call->may_move = true;
+    void *result = arena_resize_in_place(call, block, bytes);
+    call->may_move = false;
+    if (result == NULL && !arena_faulted(call))
+        result = move(call, block, bytes);
+    if (result == NULL && !arena_faulted(call))
+        result = arena_resize_in_place(call, block, bytes); /* it need not have moved */
+    return result;
 }

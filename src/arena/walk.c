@@ -1,8 +1,8 @@
 /* walk.c - every chunk of every segment, and what they add up to. */
 #include "arena/arena_internal.h"
 
-/* Where in its segment a record lies: at the end, less the foot, or one step before that on a top too small for a
- * chunk. */
+/* Where in its segment a record lies: at the end, less the foot, or one step before that on a top
+ * too small for a chunk. */
 static bool is_record_place(const struct arena_segment *s, const void *record)
 {
     size_t from_end = (size_t)((uintptr_t)s->base + s->size - (uintptr_t)record);

@@ -21,7 +21,7 @@ struct lock {
 enum lock_state {
     LOCK_ACQUIRED,
     LOCK_OWNER_DIED,
-    LOCK_TAKEN,    /* lock_try_acquire() only: somebody alive holds it */
+    LOCK_TAKEN,    /* lock_try_acquire() only: another thread holds it */
     LOCK_REENTERED /* the calling thread holds it already: a signal handler, say */
 };
 

@@ -1,21 +1,24 @@
 /* bins.h - where free chunks wait, by size.
  *
- * Small chunks (below 256 bytes) wait in 32 circular lists of one size each; larger ones in 32 bitwise tries,
- * two to each power of two. Two bit maps say which are not empty, so that no empty bin is ever visited.
+ * Small chunks (below 256 bytes) wait in 32 circular lists of one size each; larger ones in 32
+ * bitwise tries, two to each power of two. Two bit maps say which are not empty, so that no empty
+ * bin is ever visited.
  *
  *     small[i]  head <-> chunk <-> chunk <-> head     all of size 8 i; the newest first
  *
- *     tree[i]        node = ring of chunks of one size; each level below decides on the size's next lower
- *                   /    \      bit: 0 left, 1 right. A node is not ordered with respect to its subtrees;
- *                node    node   only the node in the tree has a parent, the others of its ring have NULL
+ *     tree[i]        node = ring of chunks of one size; each level below decides on the next
+ *                   /    \      lower bit of the size: 0 left, 1 right. A node is not ordered with
+ *                node    node   respect to its subtrees; only the node in the tree has a parent,
+ *                               the others of its ring have NULL
  *
- * A chunk in a bin is free, its neighbours are not. The arena's lock is held by the caller; every store goes
- * through the journal. Every link read from a chunk is checked before it is followed: a wrong one raises
- * FAULT_DAMAGE and the function returns false or NULL, with its stores so far to be rolled back by the caller.
+ * A chunk in a bin is free, its neighbours are not. The arena's lock is held by the caller; every
+ * store goes through the journal. Every link read from a chunk is checked before it is followed: a
+ * wrong one raises FAULT_DAMAGE and the function returns false or NULL, with its stores so far to
+ * be rolled back by the caller.
  *
  *     bins_insert         put a free chunk where its size belongs
  *     bins_remove         take a given chunk out, wherever it is
- *     bins_best_fit       the smallest chunk in the trees of at least n bytes, not removed; NULL if none
+ *     bins_best_fit       the smallest chunk in the trees of at least n bytes, not removed
  *     bins_smallest       the smallest chunk in the trees, not removed
  *     bins_check          every invariant above
  */
@@ -52,11 +55,13 @@ struct bins {
 /* All bins empty, no address in range. Nothing is journaled. */
 void bins_init(struct bins *b);
 
-/* Makes [start, start + bytes), which is more than a chunk's fields, part of the range in which chunks may lie. A chunk
- * in its last bytes would have links outside: none is believed there. Nor does the arena have any: see its foot. */
+/* Makes [start, start + bytes), which is more than a chunk's fields, part of the range in which
+ * chunks may lie. A chunk in its last bytes would have links outside: none is believed there. Nor
+ * does the arena have any: see its foot. */
 void bins_extend_range(struct bins *b, struct journal *j, char *start, size_t bytes);
 
-/* Whether a chunk may lie there: the check on every address that was read from memory the user can reach. */
+/* Whether a chunk may lie there: the check on every address that was read from memory the user can
+ * reach. */
 static inline bool bins_in_range(const struct bins *b, const void *c)
 {
     return (uintptr_t)c - (uintptr_t)b->low < b->span && chunk_is_aligned(c);
@@ -99,7 +104,8 @@ static inline struct chunk *bins_small_first(const struct bins *b, unsigned inde
 struct chunk *bins_best_fit(const struct bins *b, size_t need, struct fault *fault);
 struct chunk *bins_smallest(const struct bins *b, struct fault *fault);
 
-/* What the bins hold. Two sets of chunks with equal totals are, but for a chance of 2^-64, the same set. */
+/* What the bins hold. Two sets of chunks with equal totals are, but for a chance of 2^-64, the same
+ * set. */
 struct bins_totals {
     size_t count;
     size_t bytes;

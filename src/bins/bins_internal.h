@@ -23,7 +23,8 @@ static inline unsigned bins_tree_index(size_t size)
     return 2 * k + (unsigned)((size >> (k + BINS_TREE_SHIFT - 1)) & 1);
 }
 
-/* How far left a size must be shifted for the first bit that its tree decides on to be the top one. */
+/* How far left a size must be shifted for the first bit that its tree decides on to be the top
+ * one. */
 static inline unsigned bins_tree_shift(unsigned index)
 {
     if (index == BINS_TREE - 1)

@@ -73,7 +73,8 @@ static bool leave_ring(const struct bins *b, struct journal *j, struct chunk *c,
     return true;
 }
 
-/* Cuts off the leaf that is reached from c by preferring the right child; NULL where c is a leaf. */
+/* Cuts off the leaf that is reached from c by preferring the right child; NULL where c is a
+ * leaf. */
 static bool cut_leaf(const struct bins *b, struct journal *j, struct chunk *c, struct chunk **heir,
                      struct fault *fault)
 {
@@ -185,15 +186,17 @@ static bool consider(struct search *s, struct chunk *node)
     return s->surplus != 0;
 }
 
-/* Down the left side of a tree, where the smallest sizes are; the right child where there is no left. */
+/* Down the left side of a tree, where the smallest sizes are; the right child where there is no
+ * left. */
 static void search_leftmost(struct search *s, struct chunk *node)
 {
     while (node != NULL && consider(s, node))
         node = node->child[0] != NULL ? node->child[0] : node->child[1];
 }
 
-/* Down the path of the needed size's own bits. Returns the deepest subtree to the right of the path: the
- * smallest of what is larger than the path's end; NULL where there is none or the search is over. */
+/* Down the path of the needed size's own bits. Returns the deepest subtree to the right of the
+ * path: the smallest of what is larger than the path's end; NULL where there is none or the search
+ * is over. */
 static struct chunk *search_path(struct search *s, unsigned index)
 {
     struct chunk *right = NULL, *node = s->bins->tree[index];

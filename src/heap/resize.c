@@ -11,15 +11,17 @@ struct resized {
     size_t usable;          /* then: bytes to be copied at most */
 };
 
-/* Resizes in place, unless the result is to be in another heap than the block. */
+/* Resizes in place, unless the result is to be in another heap than the block, or `may_move` and it
+ * had better be copied. */
 static struct resized resize_in_place(const struct dvsm_heap *wanted, void *block, size_t size,
-                                      const char *function)
+                                      bool may_move, const char *function)
 {
     struct resized result = {0};
     struct heap_call call;
 
     if (heap_enter_owner(&call, block, function)) {
         result.home = call.heap;
+        call.arena.may_move = may_move;
         if (wanted == NULL || wanted == call.heap)
             result.block = arena_resize_in_place(&call.arena, block, size);
         if (result.block == NULL && call.arena.fault.kind == FAULT_NONE)
@@ -34,13 +36,13 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
  * nobody else may touch the old block, nobody else knows the new one. */
 static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, const char *function)
 {
-    struct resized result = resize_in_place(wanted, block, size, function);
+    struct resized result = resize_in_place(wanted, block, size, true, function);
 
     if (result.home == NULL || result.block != NULL)
         return result.block;
     void *copy = heap_malloc(wanted != NULL ? wanted : result.home, size, function);
     if (copy == NULL)
-        return NULL;
+        return resize_in_place(wanted, block, size, false, function).block;
     memcpy(copy, block, size < result.usable ? size : result.usable);
     heap_free(block, function);
     return copy;
@@ -77,7 +79,7 @@ void *dvsm_realloc_in_place(void *block, size_t size)
         errno = EINVAL;
         return NULL;
     }
-    struct resized result = resize_in_place(NULL, block, size, "dvsm_realloc_in_place");
+    struct resized result = resize_in_place(NULL, block, size, false, "dvsm_realloc_in_place");
     if (result.home != NULL && result.block == NULL)
         errno = ENOMEM;
     return result.block;

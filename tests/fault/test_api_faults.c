@@ -1,7 +1,9 @@
-/* test_api_faults.c - a script over the whole API in which the k-th call into the system fails, for every k.
+/* test_api_faults.c - a script over the whole API in which the k-th call into the system fails, for
+ * every k.
  *
- * Each failure happens once, and then, in another run, for good. After every call the heap is checked; at the end
- * everything is freed, nothing is in use, and what the backend handed out is back.
+ * Each failure happens once, and then, in another run, for good. After every call the heap is
+ * checked; at the end everything is freed, nothing is in use, and what the backend handed out is
+ * back.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -141,7 +143,8 @@ static void run_script(struct script *s)
     dvsm_heap_set_limit(s->heap, SIZE_MAX);
 }
 
-/* Everything is freed; then nothing is in use, and all that is committed is metadata or retained or top. */
+/* Everything is freed; then nothing is in use, and all that is committed is metadata or retained or
+ * top. */
 static void end_script(struct script *s)
 {
     dvsm_stats_t stats;

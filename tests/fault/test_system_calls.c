@@ -1,8 +1,9 @@
-/* test_system_calls.c - each system call that a heap needs is made to fail: the k-th of its kind, for every k.
+/* test_system_calls.c - each system call that a heap needs is made to fail: the k-th of its kind,
+ * for every k.
  *
- * The calls are intercepted by functions of the same names in this program, which the static library is linked
- * against. Whatever fails, a heap is created and works or is refused with the call's error, and neither a file
- * descriptor nor a mapping is left behind.
+ * The calls are intercepted by functions of the same names in this program, which the static
+ * library is linked against. Whatever fails, a heap is created and works or is refused with the
+ * call's error, and neither a file descriptor nor a mapping is left behind.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -1,7 +1,8 @@
 /* test_heap_random.c - random calls of the public functions on a small heap.
  *
- * After every call: dvsm_check() is clean, no two live blocks overlap, the blocks hold what was written, addresses are
- * aligned, usable_size bytes are usable, and a refusal has the right errno and changed nothing.
+ * After every call: dvsm_check() is clean, no two live blocks overlap, the blocks hold what was
+ * written, addresses are aligned, usable_size bytes are usable, and a refusal has the right errno
+ * and changed nothing.
  *
  *     property_heap_random [seed [operations]]
  */

@@ -2,7 +2,8 @@
  *
  *     dvsm-replay [--check] TRACE
  *
- * Exit status: 0; 1 where --check found a violation; 2 where the trace or the command line is wrong.
+ * Exit status: 0; 1 where --check found a violation; 2 where the trace or the command line is
+ * wrong.
  */
 #include <getopt.h>
 #include <stdlib.h>

@@ -9,8 +9,9 @@
 enum { ARENA_ID = 1, HOLD_ID = 2, IDS_MOST = 1 << 28, FAULT_STATUS = 1 };
 #define BUFFER_BYTES ((size_t)1 << 30)
 
-/* Where the first chunk lies decides what memalign does: the recordings were made with memory that began at a
- * multiple of any alignment, and with the reference's own state, of so many bytes, at the start of a buffer. */
+/* Where the first chunk lies decides what memalign does: the recordings were made with memory that
+ * began at a multiple of any alignment, and with the reference's own state, of so many bytes, at
+ * the start of a buffer. */
 #define MEMORY_ALIGNMENT (SIZE_BITS == 64 ? BUFFER_BYTES : GRANULE)
 enum { REFERENCE_STATE = 944 };
 
@@ -68,7 +69,8 @@ static void start_segments(struct replay *replay)
     replay->arena->large_threshold = ARENA_NEVER;
 }
 
-/* The arena's own state goes before the buffer, so that chunks have just the room they had in the reference. */
+/* The arena's own state goes before the buffer, so that chunks have just the room they had in the
+ * reference. */
 static void start_buffer(struct replay *replay)
 {
     size_t state = bits_round_up(sizeof(struct arena), CHUNK_ALIGN);

@@ -76,7 +76,8 @@ static void add_number(struct trace *trace, size_t count, size_t number)
     trace->number[count] = number;
 }
 
-/* The numbers of a line, each after one space. How many. What size_t cannot hold, on 32 bit, is SIZE_MAX there. */
+/* The numbers of a line, each after one space. How many. What size_t cannot hold, on 32 bit, is
+ * SIZE_MAX there. */
 static size_t read_numbers(struct trace *trace, const char *text, const char *form)
 {
     size_t count = 0;

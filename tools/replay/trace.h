@@ -23,8 +23,8 @@ struct trace {
     size_t number_size;
 };
 
-/* Opens a trace and reads its first line where that is `segments N`. A file that cannot be read, and a line that does not
- * parse, end the program: name, line, what was expected; exit status 2. */
+/* Opens a trace and reads its first line where that is `segments N`. A file that cannot be read,
+ * and a line that does not parse, end the program: name, line, what was expected; exit status 2. */
 void trace_open(struct trace *trace, const char *name);
 
 /* The next request; false at the end. */
