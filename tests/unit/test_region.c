@@ -1,0 +1,352 @@
+/* test_region.c - the region: layout, header, recovery, and that dvsm_check sees damage. */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "dvsm/dvsm.h"
+#include "heap/heap.h"
+#include "segment/segment_map.h"
+#include "support/child.h"
+#include "support/failing_backend.h"
+
+enum { KIB = 1 << 10, MIB = 1 << 20 };
+
+static dvsm_heap *heap;
+
+static int make_heap(void **state)
+{
+    (void)state;
+    heap = dvsm_heap_create(&(dvsm_options){.reserve = 64 * MIB});
+    return heap != NULL && dvsm_heap_malloc(heap, 100) != NULL ? 0 : -1;
+}
+
+static int destroy_heap(void **state)
+{
+    (void)state;
+    return dvsm_check(heap, stderr) == 0 ? dvsm_heap_destroy(heap) : -1;
+}
+
+static size_t offset_of(const void *part)
+{
+    return (size_t)((const char *)part - heap->region->base);
+}
+
+static void test_every_part_has_its_place(void **state)
+{
+    const struct region *r = heap->region;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+    (void)state;
+    assert_ptr_equal(r->base, r);
+    assert_true(offset_of(r->arenas) >= sizeof *r);
+    assert_true((char *)r->lanes >= r->arenas + r->arenas_most * r->arena_stride);
+    assert_true((char *)r->depots >= (char *)(r->lanes + r->cpus));
+    assert_true((char *)r->map >= (char *)(r->depots + CACHE_CLASSES));
+    assert_true(r->granules >= (char *)r->map + segment_map_bytes(r->granule_count));
+    assert_int_equal(r->granules + r->granule_count * GRANULE - r->base, r->bytes);
+    assert_int_equal(offset_of(r->arenas) % page + offset_of(r->lanes) % page, 0);
+    assert_int_equal(offset_of(r->depots) % page + offset_of(r->map) % page, 0);
+    assert_int_equal(offset_of(r->granules) % GRANULE, 0);
+    assert_true(r->cpus >= (size_t)sysconf(_SC_NPROCESSORS_ONLN));
+    assert_true(r->arenas_most >= 64);
+    assert_int_equal(region_arena_count(r), 1);
+}
+
+static void test_metadata_is_small_until_it_is_needed(void **state)
+{
+    (void)state;
+    assert_true(region_metadata_bytes(heap->region) <= 10 * (size_t)sysconf(_SC_PAGESIZE));
+}
+
+static void test_a_mapping_that_is_too_small(void **state)
+{
+    dvsm_mapping mapping = {.bytes = GRANULE};
+
+    (void)state;
+    assert_int_equal(dvsm_backend_anon.reserve(&dvsm_backend_anon, &mapping), 0);
+    assert_int_equal(region_make(&dvsm_backend_anon, &mapping), ENOMEM);
+    assert_int_equal(dvsm_backend_anon.unmap(&dvsm_backend_anon, &mapping, 1), 0);
+}
+
+static void test_arenas_are_made_in_order_and_once(void **state)
+{
+    struct region *r = heap->region;
+
+    (void)state;
+    assert_true(region_make_arena(&heap->segments, r, 0)); /* is there */
+    assert_int_equal(region_arena_count(r), 1);
+    region_arena(r, 0)->arena.trim_threshold = 12345;
+    assert_true(region_make_arena(&heap->segments, r, 1));
+    assert_int_equal(region_arena_count(r), 2);
+    assert_int_equal(region_arena(r, 1)->arena.id, 2);
+    assert_int_equal(region_arena(r, 1)->arena.trim_threshold, 12345);
+    assert_false(region_make_arena(&heap->segments, r, r->arenas_most));
+}
+
+/* A limit that counts metadata leaves less for granules with each arena. */
+static void test_the_limit_follows_the_metadata(void **state)
+{
+    struct segment_usage before, after;
+    size_t arenas = 0;
+
+    (void)state;
+    assert_int_equal(dvsm_heap_set_limit(heap, 4 * MIB), 4 * MIB);
+    segment_usage(&heap->segments, &before);
+    for (size_t i = 1; i < heap->region->arenas_most; i++)
+        arenas += region_make_arena(&heap->segments, heap->region, i);
+    segment_usage(&heap->segments, &after);
+    assert_int_equal(arenas, heap->region->arenas_most - 1);
+    assert_true(after.limit < before.limit);
+    assert_true(after.limit + region_metadata_bytes(heap->region) <= 4 * MIB);
+}
+
+static void test_no_memory_for_another_arena(void **state)
+{
+    struct failing_backend *failing = failing_backend_new(&dvsm_backend_anon);
+    dvsm_heap *other = dvsm_heap_create(&(dvsm_options){.backend = &failing->backend});
+
+    (void)state;
+    assert_non_null(other);
+    failing_backend_fail(failing, FAILING_COMMIT, 1, ENOMEM, true);
+    errno = 0;
+    assert_null(dvsm_heap_malloc(other, 1));
+    assert_int_equal(errno, ENOMEM);
+    assert_int_equal(region_arena_count(other->region), 0);
+    failing_backend_reset(failing);
+    assert_non_null(dvsm_heap_malloc(other, 1));
+    assert_int_equal(dvsm_check(other, stderr), 0);
+    assert_int_equal(dvsm_heap_destroy(other), 0);
+    failing_backend_delete(failing);
+}
+
+/* ---- the header's lock */
+
+/* As in a signal handler that interrupted a call. */
+static void test_a_thread_that_holds_the_header_is_not_let_in_again(void **state)
+{
+    struct region *r = heap->region;
+
+    (void)state;
+    assert_int_equal(lock_acquire(&r->lock), LOCK_ACQUIRED);
+    assert_int_equal(region_set_limit(&heap->segments, r, MIB), SIZE_MAX);
+    assert_false(region_make_arena(&heap->segments, r, 1));
+    lock_release(&r->lock);
+    assert_int_equal(region_arena_count(r), 1);
+}
+
+/* Killed between the limit in the header and the one in the map. */
+static int die_while_limiting(void *context)
+{
+    (void)context;
+    CHILD_CHECK(lock_acquire(&heap->region->lock) == LOCK_ACQUIRED);
+    heap->region->limit = 8 * MIB;
+    kill(getpid(), SIGKILL);
+    return 0;
+}
+
+static void test_a_survivor_completes_the_limit(void **state)
+{
+    struct segment_usage usage;
+
+    (void)state;
+    assert_true(WIFSIGNALED(run_in_child(die_while_limiting, NULL)));
+    assert_true(region_make_arena(&heap->segments, heap->region, 1));
+    segment_usage(&heap->segments, &usage);
+    assert_int_equal(dvsm_heap_limit(heap), 8 * MIB);
+    assert_in_range(usage.limit, 7 * MIB, 8 * MIB);
+}
+
+/* Killed when the slot is written but not counted. */
+static int die_while_making_an_arena(void *context)
+{
+    struct arena_slot *slot = region_arena(heap->region, 1);
+
+    (void)context;
+    CHILD_CHECK(lock_acquire(&heap->region->lock) == LOCK_ACQUIRED);
+    CHILD_CHECK(heap->backend->commit(heap->backend, &heap->mapping, slot,
+                                      heap->region->arena_stride) == 0);
+    memset(slot, 0x77, sizeof *slot);
+    kill(getpid(), SIGKILL);
+    return 0;
+}
+
+static void test_a_survivor_makes_the_arena_anew(void **state)
+{
+    (void)state;
+    assert_true(WIFSIGNALED(run_in_child(die_while_making_an_arena, NULL)));
+    assert_int_equal(region_arena_count(heap->region), 1);
+    assert_true(region_make_arena(&heap->segments, heap->region, 1));
+    assert_int_equal(region_arena(heap->region, 1)->arena.id, 2);
+}
+
+/* ---- dvsm_check sees what is wrong */
+
+static char report[4096];
+
+/* Damages one word, and expects a violation that says so; then the word is right again. */
+static void expect_violation(size_t *place, size_t value, const char *message)
+{
+    size_t right = *place;
+    FILE *file = fmemopen(report, sizeof report, "w");
+
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+    *place = value;
+    int violations = dvsm_check(heap, file), uncounted = dvsm_check(heap, NULL);
+    *place = right;
+    fclose(file);
+    assert_true(violations > 0);
+    assert_int_equal(violations, uncounted);
+    if (strstr(report, message) == NULL)
+        fail_msg("\"%s\" is not in \"%s\"", message, report);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+}
+
+static void test_check_sees_a_damaged_header(void **state)
+{
+    struct region *r = heap->region;
+
+    (void)state;
+    expect_violation(&r->version, 77, "magic");
+    expect_violation(&r->bytes, r->bytes + GRANULE, "bounds");
+    expect_violation(&r->granule_count, r->granule_count + 1, "bounds");
+    expect_violation(&r->arena_count, r->arenas_most + 1, "arenas of at most");
+}
+
+static void test_check_sees_arenas_and_map_disagree(void **state)
+{
+    struct arena *arena = &region_arena(heap->region, 0)->arena;
+    void *large = dvsm_heap_malloc(heap, MIB);
+
+    (void)state;
+    assert_non_null(large);
+    expect_violation(&arena->large_bytes, 0, "in the map");
+    expect_violation(&arena->large_count, 2, "in the map");
+    expect_violation(&arena->segment.size, arena->segment.size + GRANULE, "in the map");
+    expect_violation(&arena->id, 2, "has id 2");
+    expect_violation(&arena->damaged, 1, "set aside");
+    dvsm_free(large);
+}
+
+/* A granule of an arena that was never made. */
+static void test_check_sees_an_owner_that_is_none(void **state)
+{
+    struct run pending = {0};
+
+    (void)state;
+    assert_true(segment_take(&heap->segments, 9, RUN_SEGMENT, GRANULE, &pending));
+    assert_true(segment_commit(&heap->segments, RUN_SEGMENT, pending));
+    FILE *file = fmemopen(report, sizeof report, "w");
+    assert_int_equal(dvsm_check(heap, file), 1);
+    fclose(file);
+    assert_non_null(strstr(report, "belong to arena 9 of 1"));
+    segment_give(&heap->segments, &pending, (struct run){0});
+}
+
+struct attempt {
+    int violations;
+};
+
+static void check_while_walking(const dvsm_chunk *chunk, void *context)
+{
+    struct attempt *attempt = context;
+
+    (void)chunk;
+    attempt->violations = dvsm_check(heap, NULL);
+}
+
+/* Not to be done, but it does not hang. */
+static void test_check_inside_a_visitor_says_that_it_cannot(void **state)
+{
+    struct attempt attempt = {0};
+    struct heap_call call;
+
+    (void)state;
+    assert_true(heap_enter(&call, heap, "test"));
+    check_while_walking(NULL, &attempt);
+    assert_true(heap_leave(&call));
+    assert_int_equal(attempt.violations, 1);
+}
+
+static void walk_large_blocks(const dvsm_chunk *chunk, void *context)
+{
+    size_t *count = context;
+
+    *count += chunk->state == DVSM_CHUNK_LARGE;
+}
+
+static void test_a_walk_passes_by_what_it_cannot_believe(void **state)
+{
+    void *large = dvsm_heap_malloc(heap, MIB);
+    size_t *start = (size_t *)(void *)((uintptr_t)large & ~(uintptr_t)(GRANULE - 1)),
+           right = *start;
+    size_t *damaged = &region_arena(heap->region, 0)->arena.damaged;
+    size_t count = 0;
+    dvsm_stats_t stats;
+
+    (void)state;
+    dvsm_walk(heap, walk_large_blocks, &count);
+    assert_int_equal(count, 1);
+    *start = GRANULE;
+    dvsm_walk(heap, walk_large_blocks, &count);
+    *start = 8;
+    dvsm_walk(heap, walk_large_blocks, &count);
+    *start = right;
+    assert_int_equal(count, 1);
+    *damaged = 1;
+    dvsm_walk(heap, walk_large_blocks, &count);
+    assert_int_equal(dvsm_stats(heap, &stats), 0);
+    assert_int_equal(stats.used_blocks, 0);
+    assert_int_equal(dvsm_heap_mallinfo(heap).arena, 0);
+    *damaged = 0;
+    assert_int_equal(count, 1);
+    dvsm_free(large);
+}
+
+/* ---- the default heap */
+
+/* Two threads made it at the same moment: the second one's is given up. */
+static void test_the_default_heap_is_made_once(void **state)
+{
+    dvsm_heap *first = dvsm_heap_default();
+
+    (void)state;
+    assert_ptr_equal(heap_make_default(), first);
+    assert_ptr_equal(dvsm_heap_default(), first);
+    assert_int_equal(dvsm_check(first, stderr), 0);
+}
+
+#define region_test(function) cmocka_unit_test_setup_teardown(function, make_heap, destroy_heap)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        region_test(test_every_part_has_its_place),
+        region_test(test_metadata_is_small_until_it_is_needed),
+        cmocka_unit_test(test_a_mapping_that_is_too_small),
+        region_test(test_arenas_are_made_in_order_and_once),
+        region_test(test_the_limit_follows_the_metadata),
+        cmocka_unit_test(test_no_memory_for_another_arena),
+        region_test(test_a_thread_that_holds_the_header_is_not_let_in_again),
+        region_test(test_a_survivor_completes_the_limit),
+        region_test(test_a_survivor_makes_the_arena_anew),
+        region_test(test_check_sees_a_damaged_header),
+        region_test(test_check_sees_arenas_and_map_disagree),
+        region_test(test_check_sees_an_owner_that_is_none),
+        region_test(test_check_inside_a_visitor_says_that_it_cannot),
+        region_test(test_a_walk_passes_by_what_it_cannot_believe),
+        cmocka_unit_test(test_the_default_heap_is_made_once),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
