@@ -1,12 +1,11 @@
 /* arena.h - the allocator over one arena: Doug Lea's malloc 2.8.6.
  *
- * An arena is a list of segments, each a row of chunks (chunk.h). A free chunk is in exactly one
- * of:
+ * An arena is a list of segments, each a row of chunks (chunk.h). Each free chunk is in one of:
  *
  *     bins   by size (bins.h)
- *     dv     the designated victim: the remainder of the last small split, preferred for the next
- * small one top    the end of the newest segment: bordering on nothing, used when no other chunk
- * will do
+ *     dv     the designated victim: the remainder of the last small split, preferred for the
+ *            next small one
+ *     top    the end of the newest segment: bordering on nothing, used when no other chunk will do
  *
  * Memory comes from a source: the granule map of a region, a caller's buffer, or whatever
  * implements `struct arena_source`. Large requests may get a run of granules of their own.

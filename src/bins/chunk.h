@@ -2,16 +2,17 @@
  *
  * Memory of an arena is a row of chunks without gaps. W is the size of a word.
  *
- *       chunk ->  +-------------------------------+
+ *       chunk ->  +--------------------------------+
  *                 | prev_foot: size of the chunk   |  valid only while that one is free; else the
- * last | before                         |  word of its payload
+ *                 | before                         |  last word of its payload
  *                 +--------------------------+-+-+-+
- *                 | head: size of this chunk |0|C|P|  P: the chunk before is in use; C: this one is
+ *                 | head: size of this chunk |0|C|P|  P: the chunk before is in use; C: this one
  *     payload ->  +--------------------------+-+-+-+
- *                 | fd, bk                         |  free chunks only: neighbours in a list or
- * ring | child[2], parent               |  free chunks of 256 bytes and more: the tree | ... |
- *                 +--------------------------------+  <- the next chunk's prev_foot: this one's
- * last word
+ *                 | fd, bk                         |  free chunks: neighbours in a list or ring
+ *                 | child[2], parent               |  free chunks of 256 bytes and more: the tree
+ *                 | ...                            |
+ *                 +--------------------------------+  <- the next chunk, whose prev_foot is this
+ *                                                        one's last word
  *
  * A free chunk has P set (two free neighbours are always merged), its size again in the next
  * chunk's prev_foot, and P clear in the next chunk. Both flags clear: a large block, alone in its

@@ -1,4 +1,5 @@
-/* support/growing_arena.h - an arena over a real granule map, whose source fails when a test says so.
+/* support/growing_arena.h - an arena over a real granule map, whose source fails when a test says
+ * so.
  *
  *     struct growing_arena *g = growing_arena_new(granules);
  *     struct arena_call call = growing_arena_call(g);
@@ -40,8 +41,8 @@ void growing_arena_fail(struct growing_arena *g, enum source_call kind, unsigned
 struct run growing_arena_hold(struct growing_arena *g, size_t granules);
 void growing_arena_unhold(struct growing_arena *g, struct run run);
 
-/* arena_check() and segment_check(), reports on stderr; and that the map gives the arena just what it counts as its
- * own. Returns the number of violations. */
+/* arena_check() and segment_check(), reports on stderr; and that the map gives the arena just what
+ * it counts as its own. Returns the number of violations. */
 int growing_arena_check(struct growing_arena *g);
 
 #endif

@@ -1,4 +1,5 @@
-/* test_arena.c - the engine over a caller's buffer: where blocks go, how they are merged, resized, aligned, batched. */
+/* test_arena.c - the engine over a caller's buffer: where blocks go, how they are merged, resized,
+ * aligned, batched. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -181,7 +182,8 @@ static void test_small_request_takes_the_exact_bin_first(void **state)
     assert_ptr_equal(allocate(s, WORDS(8)), a);
 }
 
-/* A larger small chunk is split, and its rest is the victim; the next small request is cut from that. */
+/* A larger small chunk is split, and its rest is the victim; the next small request is cut from
+ * that. */
 static void test_victim(void **state)
 {
     struct scene *s = *state;

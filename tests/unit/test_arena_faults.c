@@ -1,7 +1,7 @@
 /* test_arena_faults.c - wrong pointers and overwritten metadata, one by one.
  *
- * Each gives the right fault, and leaves the arena as it was but for `damaged`. Where metadata is damaged the arena
- * refuses everything from then on.
+ * Each gives the right fault, and leaves the arena as it was but for `damaged`. Where metadata is
+ * damaged the arena refuses everything from then on.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
-/* test_arena_growth.c - an arena over the granule map: where new memory goes, how it is given back, large blocks, and
- * a source that fails at each call.
+/* test_arena_growth.c - an arena over the granule map: where new memory goes, how it is given back,
+ * large blocks, and a source that fails at each call.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,8 +16,8 @@
 
 enum { GRANULES = 4096 };
 
-/* What a request may be smaller than granules are and still take all of them: the header, and the request's rounding as
- * if it were an ordinary chunk's. */
+/* What a request may be smaller than granules are and still take all of them: the header, and the
+ * request's rounding as if it were an ordinary chunk's. */
 #define LARGE_OVERHEAD (CHUNK_HEADER + CHUNK_OVERHEAD)
 
 static int setup(void **state)
@@ -709,7 +709,8 @@ static void test_a_large_block_that_fails_becomes_an_ordinary_one(void **state)
 /* ---- the journal ----------------------------------------------------------------------------- */
 
 #ifndef NDEBUG
-/* A new segment, the old top into a tree's ring, the new chunk cut in two: what needs most entries of all. */
+/* A new segment, the old top into a tree's ring, the new chunk cut in two: what needs most entries
+ * of all. */
 static void test_the_change_with_most_journal_entries(void **state)
 {
     struct growing_arena *g = *state;

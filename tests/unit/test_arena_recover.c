@@ -1,7 +1,8 @@
 /* test_arena_recover.c - whoever dies in a call to the engine leaves what a survivor can undo.
  *
- * Each call is made within one change and not committed; it is cut at its end or after any of its stores, and undone. In
- * the end everything that anyone reads is as before: blocks in use to the last byte, free chunks but for their inside.
+ * Each call is made within one change and not committed; it is cut at its end or after any of its
+ * stores, and undone. In the end everything that anyone reads is as before: blocks in use to the
+ * last byte, free chunks but for their inside.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -271,7 +272,8 @@ static void test_growing_uncommitted_gives_the_memory_back(void **state)
     }
 }
 
-/* The dead had told the arena already that nothing is pending, the map not yet: only the source knows. */
+/* The dead had told the arena already that nothing is pending, the map not yet: only the source
+ * knows. */
 static void test_recovery_asks_the_source_even_where_nothing_seems_pending(void **state)
 {
     struct growing_arena *g = growing_arena_new(256);

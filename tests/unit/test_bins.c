@@ -1,4 +1,5 @@
-/* test_bins.c - the bins alone, over a row of chunks laid out by hand; bins_check after each step. */
+/* test_bins.c - the bins alone, over a row of chunks laid out by hand; bins_check after each
+ * step. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -193,7 +194,7 @@ static void test_every_small_size_has_its_bin(void **state)
     assert_int_equal(r->bins.tree_map, 0);
 }
 
-/* ---- trees: sizes of bin 6 (2048 to 3056) decide on bits 512, 256, 128 ... -------------------- */
+/* ---- trees: sizes of bin 6 (2048 to 3056) decide on bits 512, 256, 128 ... ------------------- */
 
 static void test_tree_shape(void **state)
 {
@@ -426,7 +427,8 @@ static void test_every_change_can_be_rolled_back(void **state)
 
 /* ---- damage ---------------------------------------------------------------------------------- */
 
-/* The full check sees the damage, and removal refuses with the right fault; then all is well again. */
+/* The full check sees the damage, and removal refuses with the right fault; then all is well
+ * again. */
 static void assert_damage_seen(struct row *r, void *field, uintptr_t value, struct chunk *removed)
 {
     word *place = field, old = *place;
