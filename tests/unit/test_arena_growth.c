@@ -117,7 +117,7 @@ static void test_granularity_sets_the_step(void **state)
     allocate(g, 100);
     assert_int_equal(g->arena->footprint, 4 * GRANULE);
     assert_true(arena_set_parameter(g->arena, -2, 4096)); /* the source's unit holds then */
-    allocate(g, 4 * GRANULE - 200);
+    allocate(g, g->arena->top_size);
     assert_int_equal(g->arena->footprint, 8 * GRANULE);
     assert_true(trim(g, 0));
     assert_int_equal(g->arena->footprint % GRANULE, 0);
