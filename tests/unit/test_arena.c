@@ -199,6 +199,21 @@ static void test_victim(void **state)
     assert_int_equal(s->arena->dv_size, 0);
 }
 
+static void test_a_victim_that_just_fits_goes_before_larger_chunks(void **state)
+{
+    struct scene *s = *state;
+    char *a = allocate(s, WORDS(24)), *gap = allocate(s, 10), *b = allocate(s, WORDS(30));
+
+    allocate(s, 10);
+    (void)gap;
+    release(s, a);
+    allocate(s, WORDS(8));
+    assert_int_equal(s->arena->dv_size, 16 * WORD);
+    release(s, b);
+    assert_ptr_equal(allocate(s, WORDS(16)), a + 8 * WORD);
+    assert_int_equal(s->arena->dv_size, 0);
+}
+
 static void test_a_rest_too_small_is_not_split_off(void **state)
 {
     struct scene *s = *state;
@@ -477,6 +492,24 @@ static void test_every_alignment(void **state)
     }
 }
 
+/* A rest after an aligned block is freed only where it is more than the smallest chunk: here it is
+ * just that, since the lead before the first aligned place would have been none. */
+static void test_the_rest_of_an_aligned_block(void **state)
+{
+    struct scene *s = *state;
+    size_t alignment = 64, need = chunk_size_for(100);
+
+    while ((uintptr_t)chunk_payload(s->arena->top) % alignment != alignment - CHUNK_ALIGN)
+        allocate(s, WORDS(6));
+    char *room = allocate(s, need + alignment + CHUNK_MIN + CHUNK_ALIGN - CHUNK_OVERHEAD);
+    allocate(s, 0);
+    release(s, room);
+    char *block = arena_memalign(&s->call, alignment, 100);
+    assert_sound(s);
+    assert_ptr_equal(block, room + alignment + CHUNK_ALIGN);
+    assert_int_equal(chunk_size(chunk_of_payload(block)), need + CHUNK_MIN);
+}
+
 static void test_alignments_that_no_address_has(void **state)
 {
     struct scene *s = *state;
@@ -706,6 +739,7 @@ int main(void)
         TEST(test_sizes_of_chunks),
         TEST(test_small_request_takes_the_exact_bin_first),
         TEST(test_victim),
+        TEST(test_a_victim_that_just_fits_goes_before_larger_chunks),
         TEST(test_a_rest_too_small_is_not_split_off),
         TEST(test_the_old_victim_goes_to_its_bin),
         TEST(test_large_request_weighs_tree_and_victim),
@@ -721,6 +755,7 @@ int main(void)
         TEST(test_growing_into_a_free_chunk),
         TEST(test_moving),
         TEST(test_every_alignment),
+        TEST(test_the_rest_of_an_aligned_block),
         TEST(test_alignments_that_no_address_has),
         TEST(test_independent_calloc),
         TEST(test_independent_comalloc_makes_its_array_last),
