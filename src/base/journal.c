@@ -10,7 +10,7 @@ void journal_roll_back(struct journal *j)
     for (size_t n = j->count; n > 0; n--) {
         const struct journal_entry *entry = &j->entry[n - 1];
 
-        *(volatile word *)entry->address = entry->old;
+        __atomic_store_n(entry->address, entry->old, __ATOMIC_RELAXED);
         compiler_barrier();
     }
     journal_commit(j);

@@ -60,7 +60,7 @@ static inline void journal_store_word(struct journal *j, word *field, word value
     compiler_barrier();
     j->count = n + 1;
     compiler_barrier();
-    *(volatile word *)field = value;
+    __atomic_store_n(field, value, __ATOMIC_RELAXED); /* some words are read without the lock */
     compiler_barrier();
 #ifndef NDEBUG
     if (n + 1 > journal_most_entries)

@@ -63,8 +63,7 @@ static void set_memory(struct granule_backend *b, const char *start, size_t byte
     for (size_t i = first; i < first + count; i++) {
         if (b->memory[i] == has && !b->forgiving)
             b->misuses++;
-        b->with_memory += has;
-        b->with_memory -= b->memory[i];
+        b->with_memory += (size_t)has - b->memory[i];
         b->memory[i] = has;
     }
 }
@@ -182,6 +181,6 @@ int granule_backend_check(struct granule_backend *b)
                    "granule %zu: %s, but its word is %#zx", i,
                    b->memory[i] != 0 ? "has memory" : "has none", (size_t)granule_load(map, i));
     }
-    check_that(&check, b->misuses == 0, "%zu misuses of the backend", b->misuses);
+    check_that(&check, b->misuses == 0, "%zu misuses of the backend", (size_t)b->misuses);
     return check.violations;
 }

@@ -8,6 +8,7 @@
 #ifndef DVSM_TESTS_SUPPORT_GRANULE_BACKEND_H
 #define DVSM_TESTS_SUPPORT_GRANULE_BACKEND_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -27,11 +28,11 @@ struct granule_backend {
     struct segments segments; /* what the functions under test are given */
     struct granule_plan commit_plan;
     struct granule_plan release_plan;
-    unsigned long commits;  /* calls */
-    unsigned long releases; /* calls */
-    size_t with_memory;     /* granules */
-    size_t map_committed;   /* bytes of the map's own */
-    size_t misuses;
+    atomic_ulong commits;      /* calls */
+    atomic_ulong releases;     /* calls */
+    atomic_size_t with_memory; /* granules */
+    size_t map_committed;      /* bytes of the map's own */
+    atomic_size_t misuses;
     bool forgiving; /* survivors repeat what the dead did: not a misuse then */
     char *map;
     size_t map_bytes;
