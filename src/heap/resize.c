@@ -32,8 +32,20 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
     return result;
 }
 
+/* The same for good: NULL with errno. What the system said on the way is not the user's. */
+static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t size,
+                            const char *function)
+{
+    struct resized result = resize_in_place(wanted, block, size, false, function);
+
+    if (result.home != NULL && result.block == NULL)
+        errno = ENOMEM;
+    return result.block;
+}
+
 /* `wanted`: the heap that the result is to be in; NULL: the block's own. Copied outside the lock:
- * nobody else may touch the old block, nobody else knows the new one. */
+ * nobody else may touch the old block, nobody else knows the new one. A call that met a fault has
+ * failed: no second attempt. */
 static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, const char *function)
 {
     struct resized result = resize_in_place(wanted, block, size, true, function);
@@ -42,7 +54,7 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
         return result.block;
     void *copy = heap_malloc(wanted != NULL ? wanted : result.home, size, function);
     if (copy == NULL)
-        return resize_in_place(wanted, block, size, false, function).block;
+        return errno == ENOMEM ? resize_or_fail(wanted, block, size, function) : NULL;
     memcpy(copy, block, size < result.usable ? size : result.usable);
     heap_free(block, function);
     return copy;
@@ -79,10 +91,7 @@ void *dvsm_realloc_in_place(void *block, size_t size)
         errno = EINVAL;
         return NULL;
     }
-    struct resized result = resize_in_place(NULL, block, size, false, "dvsm_realloc_in_place");
-    if (result.home != NULL && result.block == NULL)
-        errno = ENOMEM;
-    return result.block;
+    return resize_or_fail(NULL, block, size, "dvsm_realloc_in_place");
 }
 
 static void *given_realloc(struct dvsm_heap *heap, void *block, size_t size, const char *function)

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "support/failing_backend.h"
 
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ static int planned_error(struct failing_backend *f, enum failing_call kind)
     if (fail_at == 0 || number < fail_at || (number > fail_at && !atomic_load(&plan->for_good)))
         return 0;
     atomic_fetch_add(&plan->failures, 1);
+    errno = EFAULT; /* what counts is what is returned */
     return atomic_load(&plan->error);
 }
 

@@ -4,8 +4,9 @@
  *     failing_backend_fail(f, FAILING_COMMIT, 3, ENOMEM, false);     the third commit from now on
  *     dvsm_heap_create(&(dvsm_options){.backend = &f->backend, ...});
  *
- * A call that fails does nothing. The counts are shared with children forked later. Each range
- * handed over is held against the contract of dvsm/backend.h; `misuses` counts what is outside it.
+ * A call that fails does nothing but to leave another errno than the error it returns. The counts
+ * are shared with children forked later. Each range handed over is held against the contract of
+ * dvsm/backend.h; `misuses` counts what is outside it.
  */
 #ifndef DVSM_TESTS_SUPPORT_FAILING_BACKEND_H
 #define DVSM_TESTS_SUPPORT_FAILING_BACKEND_H

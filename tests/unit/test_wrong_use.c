@@ -416,6 +416,15 @@ static void link_to_a_false_chunk(struct scene *scene)
     expect_einval(scene, dvsm_heap_malloc(scene->heap, 100) == NULL);
 }
 
+/* Not the block is damaged but what it would move to: its bin is asked before any larger chunk. */
+static void link_met_in_moving(struct scene *scene)
+{
+    void *block = surrounded(scene, 30), *room = free_chunk(scene, 100);
+
+    *word_at(room, 0) = 0x4141414141414141 & SIZE_MAX;
+    expect_einval(scene, dvsm_realloc(block, 100) == NULL);
+}
+
 static void link_met_in_merging(struct scene *scene)
 {
     char *block = surrounded(scene, 100);
@@ -581,6 +590,8 @@ static const struct wrong_use wrong_uses[] = {
     {"link bk", link_bk, "dvsm_heap_malloc", "damaged free-list link", true, false},
     {"link to a false chunk", link_to_a_false_chunk, "dvsm_heap_malloc", "damaged free-list link",
      true, false},
+    {"link met in moving", link_met_in_moving, "dvsm_realloc", "damaged free-list link", true,
+     false},
     {"link met in merging", link_met_in_merging, "dvsm_free", "damaged free-list link", true,
      false},
     {"tree: left child", tree_child_left, "dvsm_heap_malloc", "damaged free-list link", true,
