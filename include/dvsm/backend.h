@@ -51,7 +51,9 @@ typedef struct dvsm_backend {
     int (*release)(const struct dvsm_backend *self, const dvsm_mapping *mapping, void *start,
                    size_t bytes);
 
-    /* Unmaps the range in this process, closes its fd and, if `destroy`, removes the name. */
+    /* Unmaps the range in this process, closes its fd and, if `destroy`, removes the name; then
+     * `base` is NULL. On error nothing was unmapped: the heap lives on, and unmap() may be called
+     * again. */
     int (*unmap)(const struct dvsm_backend *self, dvsm_mapping *mapping, int destroy);
 } dvsm_backend;
 

@@ -234,8 +234,11 @@ int dvsm_init(const dvsm_options *options);
 dvsm_heap *dvsm_heap_create(const dvsm_options *options);
 
 /* Unmaps the heap in the calling process and removes its name, if it has one: none of its blocks
- * may be used here any more. Other processes keep it; the memory goes with the last of them. 0, or
- * -1 with errno: EINVAL, also for the default heap. No other thread may be using the heap. */
+ * may be used here any more. Other processes keep it; the memory goes with the last of them. No
+ * other thread may be using the heap. 0, or -1 with errno and the heap as it was:
+ *
+ *     EINVAL   no heap, or the default heap
+ *     EACCES, ...   what the backend's system calls gave, for a name that may not be removed */
 int dvsm_heap_destroy(dvsm_heap *heap);
 
 /* Removes the name of a heap that was created with the shm_open backend; processes that have the

@@ -77,13 +77,13 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
 }
 
 /* Not found any more before it is unmapped; its slot stays taken until it is. What cannot be
- * unmapped lives on. */
+ * unmapped lives on; a backend that unmaps and gives an error all the same leaves no heap. */
 int heap_unmake(struct dvsm_heap *heap)
 {
     if (!registry_withdraw(heap))
         return EINVAL;
     int error = heap->backend->unmap(heap->backend, &heap->mapping, 1);
-    if (error != 0)
+    if (error != 0 && heap->mapping.base != NULL)
         registry_publish(heap);
     else
         registry_free(heap);

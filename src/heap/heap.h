@@ -90,7 +90,7 @@ void environment_read(struct environment *environment);
 struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size_t least,
                             int *error);
 
-/* Unmaps it here and removes its name. 0 or an errno value. */
+/* Unmaps it here and removes its name. 0, or an errno value and the heap lives on. */
 int heap_unmake(struct dvsm_heap *heap);
 
 /* ---- default.c */

@@ -89,13 +89,19 @@ static bool name_is_of_another(const dvsm_mapping *mapping)
     return another;
 }
 
+static int remove_name(const dvsm_mapping *mapping)
+{
+    if (mapping->name == NULL || name_is_of_another(mapping))
+        return 0;
+    return shm_unlink(mapping->name) == 0 || errno == ENOENT ? 0 : errno;
+}
+
+/* The name first: it may be somebody else's to remove, and then nothing has happened yet. */
 static int shm_open_unmap(const dvsm_backend *self, dvsm_mapping *mapping, int destroy)
 {
-    int error = shm_unmap(self, mapping, destroy);
+    int error = destroy ? remove_name(mapping) : 0;
 
-    if (error != 0 || !destroy || mapping->name == NULL || name_is_of_another(mapping))
-        return error;
-    return shm_unlink(mapping->name) == 0 || errno == ENOENT ? 0 : errno;
+    return error != 0 ? error : shm_unmap(self, mapping, destroy);
 }
 
 const dvsm_backend dvsm_backend_shm_open = {

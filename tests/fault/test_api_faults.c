@@ -250,6 +250,31 @@ static void test_unmap_that_fails_is_reported(void **state)
     failing_backend_delete(f);
 }
 
+static int unmap_and_complain(const dvsm_backend *self, dvsm_mapping *mapping, int destroy)
+{
+    int error = dvsm_backend_anon.unmap(self, mapping, destroy);
+
+    return error != 0 ? error : EIO;
+}
+
+/* Against the contract, but what is not mapped any more must not be offered as a heap. */
+static void test_an_error_after_unmapping_leaves_no_heap(void **state)
+{
+    dvsm_backend complaining = dvsm_backend_anon;
+
+    (void)state;
+    complaining.unmap = unmap_and_complain;
+    dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.backend = &complaining});
+    void *block = dvsm_heap_malloc(heap, 100);
+    assert_non_null(block);
+    assert_int_equal(dvsm_heap_destroy(heap), -1);
+    assert_int_equal(errno, EIO);
+    assert_null(dvsm_heap_of(block));
+    assert_int_equal(dvsm_check(heap, stderr), -1);
+    assert_int_equal(dvsm_heap_destroy(heap), -1);
+    assert_int_equal(errno, EINVAL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +284,7 @@ int main(void)
         cmocka_unit_test(test_every_release_fails_once),
         cmocka_unit_test(test_every_release_fails_from_the_kth_on),
         cmocka_unit_test(test_unmap_that_fails_is_reported),
+        cmocka_unit_test(test_an_error_after_unmapping_leaves_no_heap),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

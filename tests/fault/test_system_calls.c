@@ -139,6 +139,19 @@ int pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attrib
     return fails(MUTEX_INIT) ? errno : call(mutex, attributes);
 }
 
+static bool unlink_fails;
+
+int shm_unlink(const char *name)
+{
+    int (*call)(const char *);
+
+    *(void **)&call = real("shm_unlink");
+    if (!unlink_fails)
+        return call(name);
+    errno = EACCES;
+    return -1;
+}
+
 /* Of this process: other runs of this test may be under way. */
 static char heap_name[64];
 
@@ -247,6 +260,26 @@ static void test_shm_open_with_a_name(void **state)
     fail_all(&dvsm_backend_shm_open, heap_name);
 }
 
+static void test_a_heap_whose_name_cannot_be_removed_lives_on(void **state)
+{
+    const dvsm_options options = {.backend = &dvsm_backend_shm_open, .name = heap_name};
+    dvsm_heap *heap = dvsm_heap_create(&options);
+    void *block = dvsm_heap_malloc(heap, 100);
+
+    (void)state;
+    assert_non_null(block);
+    unlink_fails = true;
+    assert_int_equal(dvsm_heap_destroy(heap), -1);
+    unlink_fails = false;
+    assert_int_equal(errno, EACCES);
+    assert_ptr_equal(dvsm_heap_of(block), heap);
+    memset(block, 1, 100);
+    dvsm_free(block);
+    use(heap);
+    assert_int_equal(dvsm_heap_destroy(heap), 0);
+    assert_int_equal(count_files("/dev/shm", heap_name + 1), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +287,7 @@ int main(void)
         cmocka_unit_test(test_anon),
         cmocka_unit_test(test_shm_open_without_a_name),
         cmocka_unit_test(test_shm_open_with_a_name),
+        cmocka_unit_test(test_a_heap_whose_name_cannot_be_removed_lives_on),
     };
 
     snprintf(heap_name, sizeof heap_name, "/dvsm-test-calls-%ld", (long)getpid());

@@ -433,6 +433,37 @@ static void test_a_name_removed_by_others_is_no_error(void **state)
     assert_int_equal(destroy(&dvsm_backend_shm_open, &m), 0);
 }
 
+/* In a directory that is sticky, as /dev/shm is, a name is its owner's to remove. */
+static int destroy_as_nobody(void *context)
+{
+    dvsm_mapping *m = context;
+    char *base = m->base;
+    int fd = m->fd;
+
+    CHILD_CHECK(setuid(65534) == 0);
+    CHILD_CHECK(destroy(&dvsm_backend_shm_open, m) == EACCES);
+    CHILD_CHECK(m->base == base && m->fd == fd && fcntl(fd, F_GETFD) >= 0);
+    CHILD_CHECK(commit(&dvsm_backend_shm_open, m, 0, PIECE) == 0);
+    base[0] = 'x';
+    CHILD_CHECK(dvsm_backend_shm_open.unmap(&dvsm_backend_shm_open, m, 0) == 0);
+    return 0;
+}
+
+static void test_a_name_that_cannot_be_removed_leaves_all_as_it_was(void **state)
+{
+    (void)state;
+    dvsm_mapping m;
+
+    if (getuid() != 0)
+        skip();
+    assert_int_equal(reserve_named(&m, own_name(), 0), 0);
+    assert_int_equal(run_in_child(destroy_as_nobody, &m), 0);
+    assert_true(name_exists(own_name()));
+    assert_int_equal(*(char *)m.base, 'x');
+    assert_int_equal(destroy(&dvsm_backend_shm_open, &m), 0);
+    assert_false(name_exists(own_name()));
+}
+
 static void test_a_failed_reserve_leaves_no_name(void **state)
 {
     (void)state;
@@ -1072,6 +1103,7 @@ int main(void)
         cmocka_unit_test(test_names_that_cannot_be_are_refused),
         cmocka_unit_test(test_a_name_given_to_another_file_is_left_alone),
         cmocka_unit_test(test_a_name_removed_by_others_is_no_error),
+        cmocka_unit_test(test_a_name_that_cannot_be_removed_leaves_all_as_it_was),
         cmocka_unit_test(test_a_failed_reserve_leaves_no_name),
         cmocka_unit_test(test_a_foreign_fd_under_the_number_is_left_alone),
         kernel_test(test_a_kernel_without_populate_commits_otherwise),
