@@ -127,14 +127,16 @@ static void fill_from_environment(dvsm_options *options)
         options->cache_bytes = given->cache_bytes;
 }
 
-/* The old heap goes first: there might not be address space for two. */
+/* The old heap goes first: there might not be address space for two. One that does not go stays. */
 static int replace(const struct setup *wanted)
 {
     struct dvsm_heap *old = atomic_exchange(&heap_the_default, NULL);
-    int error = 0, ignored;
+    int error = old != NULL ? heap_unmake(old) : 0, ignored;
 
-    if (old != NULL)
-        heap_unmake(old);
+    if (error != 0 && registry_checked(old) != NULL) {
+        atomic_store(&heap_the_default, old);
+        return error;
+    }
     struct dvsm_heap *heap = make(wanted, &error);
     if (heap != NULL) {
         set_up(&setup, &wanted->options);

@@ -337,6 +337,32 @@ static void test_init_that_fails_changes_nothing(void **state)
     failing_backend_delete(failing);
 }
 
+static int init_cannot_unmap(void *context)
+{
+    struct failing_backend *failing = context;
+
+    CHILD_CHECK(dvsm_init(&(dvsm_options){.backend = &failing->backend}) == 0);
+    dvsm_heap *before = dvsm_heap_default();
+    failing_backend_fail(failing, FAILING_UNMAP, 1, EACCES, false);
+    CHILD_CHECK(dvsm_init(&(dvsm_options){.backend = &dvsm_backend_anon}) == -1);
+    CHILD_CHECK(errno == EACCES && dvsm_heap_default() == before);
+    CHILD_CHECK(dvsm_init(&(dvsm_options){.backend = &dvsm_backend_anon}) == 0);
+    CHILD_CHECK(atomic_load(&failing->mapped) == 0);
+    void *block = dvsm_malloc(100);
+    CHILD_CHECK(block != NULL && dvsm_heap_default()->backend == &dvsm_backend_anon);
+    dvsm_free(block);
+    return 0;
+}
+
+static void test_init_keeps_a_heap_that_cannot_be_unmapped(void **state)
+{
+    struct failing_backend *failing = failing_backend_new(&dvsm_backend_anon);
+
+    (void)state;
+    assert_int_equal(run_in_child(init_cannot_unmap, failing), 0);
+    failing_backend_delete(failing);
+}
+
 /* ---- where memfd cannot be had */
 
 static void without_descriptors(void)
@@ -598,6 +624,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_init_replaces_the_heap_until_it_is_used),
         cmocka_unit_test(test_init_wins_over_the_environment),
         cmocka_unit_test(test_init_that_fails_changes_nothing),
+        cmocka_unit_test(test_init_keeps_a_heap_that_cannot_be_unmapped),
         cmocka_unit_test(test_the_default_falls_back_to_anonymous_memory),
         cmocka_unit_test(test_a_backend_that_was_chosen_is_not_replaced),
         cmocka_unit_test(test_a_file_size_limit_gives_anonymous_memory),
