@@ -20,6 +20,7 @@ static char trace[] = "/tmp/dvsm-test-replay-XXXXXX", program[4096];
 
 struct replay {
     const char *argument[3]; /* NULL: none */
+    const char *command;     /* of the shell, instead; $REPLAY is the program */
     char errors[1000];
 };
 
@@ -29,6 +30,8 @@ static int run_program(void *context)
     int null = open("/dev/null", O_WRONLY);
 
     CHILD_CHECK(null >= 0 && dup2(null, STDOUT_FILENO) == STDOUT_FILENO);
+    if (r->command != NULL)
+        execl("/bin/sh", "sh", "-c", r->command, (char *)NULL);
     execl(program, program, r->argument[0], r->argument[1], r->argument[2], (char *)NULL);
     perror(program);
     return 126;
@@ -86,6 +89,8 @@ static int setup(void **state)
     assert_true(fd >= 0);
     close(fd);
     snprintf(program, sizeof program, "%s/dvsm-replay", bin != NULL ? bin : "build/bin");
+    setenv("REPLAY", program, 1);
+    setenv("TRACE", trace, 1);
     return 0;
 }
 
@@ -192,6 +197,44 @@ static void test_letters_that_need_segments(void **state)
         assert_refused(lines[i], 1, "a first line `segments N` before h, u, t or l");
 }
 
+/* A pipe cannot be read twice, and the first line is looked at before it is replayed. */
+static void test_a_trace_from_a_pipe(void **state)
+{
+    static const char *const traces[] = {"m 1 100\nm 2 50\nf 1\nm 3 20\n", "m 1 100",
+                                         "segments 16\nm 1 100\nh 1 2\nu 1\n"};
+    struct replay same = {.command = "$REPLAY $TRACE >$TRACE.file && "
+                                     "cat $TRACE | $REPLAY /dev/stdin | cmp - $TRACE.file 1>&2; "
+                                     "status=$?; rm $TRACE.file; exit $status"};
+    struct replay first = {.command = "printf 'x 1\\nm 1 10\\n' | $REPLAY /dev/stdin"};
+    struct replay second = {.command = "printf 'm 1 10\\nx 1\\n' | $REPLAY /dev/stdin"};
+    struct replay none = {.command = "true | $REPLAY /dev/stdin"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof traces / sizeof *traces; i++) {
+        write_trace(traces[i], strlen(traces[i]));
+        assert_int_equal(status_of(&same), 0);
+        assert_string_equal(same.errors, "");
+    }
+    assert_int_equal(status_of(&first), 2);
+    assert_non_null(strstr(first.errors, "/dev/stdin:1: expected one of the letters"));
+    assert_int_equal(status_of(&second), 2);
+    assert_non_null(strstr(second.errors, "/dev/stdin:2: expected one of the letters"));
+    assert_int_equal(status_of(&none), 0);
+}
+
+/* The recorded placements of the reference, once more from a pipe. */
+static void test_a_golden_trace_from_a_pipe(void **state)
+{
+    struct replay golden = {.command = "g=$DVSM_SOURCE/tests/golden/small; "
+                                       "cat $g.trace | $REPLAY /dev/stdin | cmp - $g.golden 1>&2"};
+
+    (void)state;
+    if (sizeof(void *) < 8 || getenv("DVSM_SOURCE") == NULL)
+        skip();
+    assert_int_equal(status_of(&golden), 0);
+    assert_string_equal(golden.errors, "");
+}
+
 static void test_command_line(void **state)
 {
     struct replay none = {.errors = ""}, two = {.argument = {trace, trace}};
@@ -222,6 +265,8 @@ int main(void)
         cmocka_unit_test(test_ids_and_counts_too_large),
         cmocka_unit_test(test_first_line),
         cmocka_unit_test(test_letters_that_need_segments),
+        cmocka_unit_test(test_a_trace_from_a_pipe),
+        cmocka_unit_test(test_a_golden_trace_from_a_pipe),
         cmocka_unit_test(test_command_line),
     };
 

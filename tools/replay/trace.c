@@ -49,6 +49,10 @@ static _Noreturn void cannot_read(const struct trace *trace)
 /* Reads a line without its end; false at the end of the file. */
 static bool read_line(struct trace *trace)
 {
+    if (trace->unread) {
+        trace->unread = false;
+        return true;
+    }
     errno = 0;
     ssize_t length = getline(&trace->text, &trace->text_size, trace->file);
 
@@ -135,8 +139,7 @@ void trace_open(struct trace *trace, const char *name)
     if (!read_line(trace))
         return;
     if (strncmp(trace->text, first_line, sizeof first_line - 1) != 0) {
-        rewind(trace->file);
-        trace->line = 0;
+        trace->unread = true; /* no seeking: it may be a pipe */
         return;
     }
     const char *form = "segments N, a number of granules above 0";

@@ -16,6 +16,7 @@ struct trace {
     FILE *file;
     const char *name;
     size_t line;     /* of the request read last */
+    bool unread;     /* the text is yet to be handed out: a first line that is a request */
     size_t segments; /* of a first line `segments N`, 0 where there is none */
     char *text;
     size_t text_size;
