@@ -15,6 +15,8 @@
  *
  * A word is a run of letters (ASCII), in lower case: the result is that of
  *     tr -cs A-Za-z '\n' | tr A-Z a-z | sort | uniq -c
+ *
+ * What cannot be read is named on stderr and left out, and the exit status is 1 then.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -64,9 +66,21 @@ struct job {
 
 static struct job *job; /* the same address in all processes */
 
-static _Noreturn void fail(const char *what)
+/* Of the parent, which alone looks for files. */
+static size_t not_text;
+static bool complained;
+
+/* False, for the caller to return. */
+static bool complain(const char *what)
 {
     fprintf(stderr, "wordcount: %s: %s\n", what, strerror(errno));
+    complained = true;
+    return false;
+}
+
+static _Noreturn void fail(const char *what)
+{
+    complain(what);
     exit(1);
 }
 
@@ -86,10 +100,13 @@ static bool is_text(const char *path)
     FILE *file = fopen(path, "r");
 
     if (file == NULL)
-        return false;
+        return complain(path);
     size_t bytes = fread(start, 1, sizeof start, file);
+    bool readable = !ferror(file) || complain(path);
+    bool text = memchr(start, '\0', bytes) == NULL;
     fclose(file);
-    return memchr(start, '\0', bytes) == NULL;
+    not_text += readable && !text;
+    return readable && text;
 }
 
 /* The array with room for one more than `count`: it doubles at each power of two. */
@@ -109,6 +126,8 @@ static void add_piece(const char *path, off_t start, off_t end)
 static int add_file(const char *path, const struct stat *status, int type, struct FTW *place)
 {
     (void)place;
+    if (type == FTW_DNR || type == FTW_NS)
+        complain(path);
     if (type != FTW_F || !S_ISREG(status->st_mode) || status->st_size == 0 || !is_text(path))
         return 0;
 
@@ -128,7 +147,7 @@ static void add_path(const char *path)
     char *real = realpath(path, NULL);
 
     if (real == NULL || nftw(real, add_file, DIRECTORIES_OPEN, FTW_PHYS) != 0)
-        fail(path);
+        complain(path);
     free(real); /* from libc */
 }
 
@@ -341,6 +360,8 @@ static void print_result(struct node **nodes, size_t words, size_t top, unsigned
             printf("%7zu %s\n", atomic_load(&nodes[i]->count), nodes[i]->text);
     }
     printf("\n%zu words, %zu of them different, in %zu files\n", total, words, job->paths);
+    if (not_text > 0)
+        printf("%zu files skipped (not text)\n", not_text);
     for (unsigned i = 0; i < processes; i++)
         printf("process %u made %zu nodes\n", i + 1, job->made[i]);
 }
@@ -419,5 +440,5 @@ int main(int argc, char **argv)
     collect(nodes);
     print_result(nodes, words, top, processes);
     free_all(nodes, words);
-    return show_heap() ? 0 : 1;
+    return show_heap() && !complained ? 0 : 1;
 }

@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "support/child.h"
+
 enum { COMMAND = 4096 };
 
 static char directory[] = "/tmp/dvsm-wordcount-XXXXXX";
@@ -164,6 +166,61 @@ static void test_refuses_what_it_does_not_understand(void **state)
     assert_int_equal(run("grep -q no-such-file err"), 0);
 }
 
+static void test_says_how_many_files_are_no_text(void **state)
+{
+    (void)state;
+    count_words("all", "text");
+    assert_int_equal(run("grep -qx '1 files skipped (not text)' all.summary"), 0);
+    count_words("one", "text/letters-only");
+    assert_int_equal(run("! grep -q skipped one.summary"), 0);
+}
+
+/* What can be read is counted; the exit status tells that it is not all. */
+static void test_goes_on_after_what_is_not_there(void **state)
+{
+    (void)state;
+    assert_int_equal(run("$WORDCOUNT no-such-file text/letters-only 2>err >out"), 1);
+    assert_int_equal(run("echo 'wordcount: no-such-file: No such file or directory' | cmp - err"),
+                     0);
+    assert_int_equal(run("grep -qx ' *1 word' out && grep -q ' in 1 files$' out"), 0);
+    assert_int_equal(run("grep -q ' sound$' out"), 0);
+}
+
+/* root may read everything: as somebody else, and then with a copy of the program, whose directory
+ * might be root's own. */
+static int count_as_nobody(void *context)
+{
+    (void)context;
+    if (getuid() == 0)
+        CHILD_CHECK(setuid(65534) == 0);
+    return run("./wordcount unreadable 2>nobody/err >nobody/out");
+}
+
+static void test_says_what_cannot_be_read(void **state)
+{
+    static const char *const paths[] = {"secret", "closed", "listed/inside"};
+
+    (void)state;
+    assert_int_equal(
+        run("chmod 755 . && cp $WORDCOUNT wordcount && mkdir nobody && chmod 777 nobody && "
+            "mkdir unreadable unreadable/closed unreadable/listed && cd unreadable && "
+            "echo alpha | tee open secret listed/inside >closed/inside && "
+            "chmod 0 secret closed && chmod 444 listed"),
+        0);
+    int status = run_in_child(count_as_nobody, NULL);
+    assert_int_equal(run("chmod -R u+rwx unreadable"), 0);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 1);
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
+        assert_int_equal(run("grep -qx \"wordcount: $(pwd -P)/unreadable/%s: Permission denied\" "
+                             "nobody/err",
+                             paths[i]),
+                         0);
+    assert_int_equal(run("grep -qx ' *1 alpha' nobody/out && grep -q ' in 1 files$' nobody/out"),
+                     0);
+    assert_int_equal(run("! grep -q skipped nobody/out"), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -173,6 +230,9 @@ int main(void)
         cmocka_unit_test(test_leaves_the_heap_empty_and_sound),
         cmocka_unit_test(test_prints_the_most_frequent_words_only),
         cmocka_unit_test(test_refuses_what_it_does_not_understand),
+        cmocka_unit_test(test_says_how_many_files_are_no_text),
+        cmocka_unit_test(test_goes_on_after_what_is_not_there),
+        cmocka_unit_test(test_says_what_cannot_be_read),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
