@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+enum { LINE = 512 }; /* the longest label of a heap, 255 bytes, and as much again */
+
 static _Atomic(fault_handler) current_handler;
 
 bool fault_raise(struct fault *fault, enum fault_kind kind, const char *what, const void *address)
@@ -20,16 +22,19 @@ fault_handler fault_set_handler(fault_handler handler)
     return atomic_exchange(&current_handler, handler);
 }
 
-/* One write and no stdio buffer: the heap may be the very thing that is broken. */
+/* One write and no stdio buffer: the heap may be the very thing that is broken. A line that is cut
+ * ends as one, too. */
 static _Noreturn void print_and_abort(const struct fault_report *report)
 {
-    char line[256];
+    char line[LINE];
     int length = snprintf(line, sizeof line, "dvsm: %s: %s at %p (heap %s)\n", report->function,
                           report->what, report->address, report->heap);
     size_t bytes = length < 0 ? 0 : (size_t)length;
 
-    if (bytes >= sizeof line)
+    if (bytes >= sizeof line) {
         bytes = sizeof line - 1;
+        line[bytes - 1] = '\n';
+    }
     ssize_t ignored = write(STDERR_FILENO, line, bytes);
     (void)ignored;
     abort();

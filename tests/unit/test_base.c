@@ -208,27 +208,42 @@ static void test_default_prints_one_line_and_aborts(void **state)
     assert_string_equal(text, "dvsm: dvsm_free: double free at 0x1230 (heap toys)\n");
 }
 
+/* A heap's label of that many bytes. */
 static int report_at_length(void *context)
 {
     static char heap[1000];
-    struct fault fault = {FAULT_DAMAGE, "long", NULL};
+    struct fault fault = {FAULT_DAMAGE, "pointer into a block, or a damaged header",
+                          (void *)(uintptr_t)0x1230};
 
-    (void)context;
-    memset(heap, 'h', sizeof heap - 1);
-    fault_report(&fault, heap, "dvsm_free");
+    memset(heap, 'h', *(size_t *)context);
+    fault_report(&fault, heap, "dvsm_heap_independent_comalloc");
     return 0;
+}
+
+static void test_the_longest_label_fits(void **state)
+{
+    (void)state;
+    char text[1000];
+    size_t length = 255;
+    int status = run_in_child_with_stderr(report_at_length, &length, text, sizeof text);
+
+    assert_true(WIFSIGNALED(status));
+    assert_non_null(strstr(text, " at 0x1230 (heap hhh"));
+    assert_string_equal(text + strlen(text) - 5, "hhh)\n");
 }
 
 static void test_a_line_too_long_is_cut(void **state)
 {
     (void)state;
-    char text[512];
-    int status = run_in_child_with_stderr(report_at_length, NULL, text, sizeof text);
+    char text[1000];
+    size_t length = 999;
+    int status = run_in_child_with_stderr(report_at_length, &length, text, sizeof text);
 
     assert_true(WIFSIGNALED(status));
     assert_int_equal(WTERMSIG(status), SIGABRT);
-    assert_int_equal(strlen(text), 255);
-    assert_int_equal(strncmp(text, "dvsm: dvsm_free: long at ", 25), 0);
+    assert_int_equal(strlen(text), 511);
+    assert_int_equal(strncmp(text, "dvsm: dvsm_heap_independent_comalloc: ", 38), 0);
+    assert_ptr_equal(strchr(text, '\n'), text + 510);
 }
 
 /* ---- journal */
@@ -583,6 +598,7 @@ int main(void)
         cmocka_unit_test(test_first_fault_of_a_call_is_kept),
         cmocka_unit_test(test_handler_is_told_and_may_return),
         cmocka_unit_test(test_default_prints_one_line_and_aborts),
+        cmocka_unit_test(test_the_longest_label_fits),
         cmocka_unit_test(test_a_line_too_long_is_cut),
         cmocka_unit_test(test_committed_stores_stay),
         cmocka_unit_test(test_roll_back_restores_the_oldest_value),
