@@ -5,8 +5,14 @@
 
 #include "heap/heap.h"
 
-/* The first version's options; later ones are longer. */
-enum { OPTIONS_LEAST = sizeof(dvsm_options) };
+/* The first version's options; later ones are longer. NB: all of `size` bytes are read: one that no
+ * version will ever have is a variable that was not initialised. */
+enum { OPTIONS_LEAST = sizeof(dvsm_options), OPTIONS_MOST = 4096 };
+
+static bool is_size_of_options(size_t size)
+{
+    return size >= OPTIONS_LEAST && size <= OPTIONS_MOST;
+}
 
 /* Options of a later version are understood if what this one does not know is not used. */
 static bool rest_is_zero(const dvsm_options *options)
@@ -30,7 +36,7 @@ bool options_read(const dvsm_options *options, dvsm_options *out)
     *out = (dvsm_options){.size = sizeof *out};
     if (options == NULL)
         return true;
-    if (options->size != 0 && (options->size < OPTIONS_LEAST || !rest_is_zero(options)))
+    if (options->size != 0 && !(is_size_of_options(options->size) && rest_is_zero(options)))
         return false;
     *out = *options;
     out->size = sizeof *out;

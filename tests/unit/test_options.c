@@ -525,6 +525,35 @@ static void test_options_that_are_refused(void **state)
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
+/* The last page that may be read: a size that is not one must not be believed further than that. */
+static void test_a_size_that_cannot_be_is_refused(void **state)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t sizes[] = {4097, 1 << 20, (size_t)1 << 31, SIZE_MAX / 2, SIZE_MAX};
+    char *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    (void)state;
+    assert_true(pages != MAP_FAILED);
+    assert_int_equal(mprotect(pages + page, page, PROT_NONE), 0);
+    dvsm_options *last = (dvsm_options *)(void *)(pages + page - sizeof(dvsm_options));
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        last->size = sizes[i];
+        expect_refused(last, EINVAL);
+    }
+    assert_int_equal(munmap(pages, 2 * page), 0);
+
+    struct {
+        dvsm_options options;
+        char later[4096 - sizeof(dvsm_options)];
+    } *longest = calloc(1, sizeof *longest);
+    assert_non_null(longest);
+    longest->options.size = sizeof *longest;
+    dvsm_heap *heap = dvsm_heap_create(&longest->options);
+    assert_non_null(heap);
+    assert_int_equal(dvsm_heap_destroy(heap), 0);
+    free(longest);
+}
+
 static void test_reserve_is_as_asked_and_at_least_useful(void **state)
 {
     const size_t wanted[] = {1, 4096, 10 * MIB, 10 * MIB + 1};
@@ -631,6 +660,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_an_address_space_limit_halves_the_reserve),
         cmocka_unit_test(test_without_a_heap_every_call_tries_again),
         cmocka_unit_test(test_options_that_are_refused),
+        cmocka_unit_test(test_a_size_that_cannot_be_is_refused),
         cmocka_unit_test(test_reserve_is_as_asked_and_at_least_useful),
         cmocka_unit_test(test_limit_counts_metadata),
         cmocka_unit_test(test_a_limit_below_the_metadata_gives_nothing),
