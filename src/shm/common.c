@@ -54,11 +54,14 @@ bool shm_owns_fd(const dvsm_mapping *mapping)
     return mapping->fd >= 0 && shm_is_file_of(mapping, mapping->fd);
 }
 
-/* A file that grows beyond RLIMIT_FSIZE gets its process SIGXFSZ: look first. */
+/* A file that grows beyond RLIMIT_FSIZE gets its process SIGXFSZ: look first. A length that off_t
+ * cannot hold is not an invalid one, as the system would say, but more than there is. */
 static int set_length(int fd, size_t bytes)
 {
     struct rlimit limit;
 
+    if ((off_t)bytes < 0)
+        return ENOMEM;
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && bytes > limit.rlim_cur)
         return EFBIG;
     return ftruncate(fd, (off_t)bytes) == 0 ? 0 : errno;

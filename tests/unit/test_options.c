@@ -518,11 +518,22 @@ static void test_options_that_are_refused(void **state)
     expect_refused(&(dvsm_options){.name = long_name}, EINVAL);
     expect_refused(&(dvsm_options){.backend = &incomplete}, EINVAL);
     expect_refused(&(dvsm_options){.backend = &dvsm_backend_shm_open, .name = "no-slash"}, EINVAL);
-    expect_refused(&(dvsm_options){.backend = &dvsm_backend_anon, .reserve = SIZE_MAX}, ENOMEM);
     newer.later = 0;
     dvsm_heap *heap = dvsm_heap_create(&newer.options);
     assert_non_null(heap);
     assert_int_equal(dvsm_heap_destroy(heap), 0);
+}
+
+static void test_a_reserve_that_cannot_be_is_too_much_memory(void **state)
+{
+    const dvsm_backend *const backends[] = {&dvsm_backend_memfd, &dvsm_backend_shm_open,
+                                            &dvsm_backend_anon};
+    const size_t reserves[] = {SIZE_MAX, SIZE_MAX / 2 + 1, SIZE_MAX / 2, SIZE_MAX / 4 * 3};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof backends / sizeof backends[0]; i++)
+        for (size_t j = 0; j < sizeof reserves / sizeof reserves[0]; j++)
+            expect_refused(&(dvsm_options){.backend = backends[i], .reserve = reserves[j]}, ENOMEM);
 }
 
 /* The last page that may be read: a size that is not one must not be believed further than that. */
@@ -660,6 +671,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_an_address_space_limit_halves_the_reserve),
         cmocka_unit_test(test_without_a_heap_every_call_tries_again),
         cmocka_unit_test(test_options_that_are_refused),
+        cmocka_unit_test(test_a_reserve_that_cannot_be_is_too_much_memory),
         cmocka_unit_test(test_a_size_that_cannot_be_is_refused),
         cmocka_unit_test(test_reserve_is_as_asked_and_at_least_useful),
         cmocka_unit_test(test_limit_counts_metadata),
