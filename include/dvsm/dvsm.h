@@ -116,7 +116,7 @@ void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size);
 /* Frees blocks[0] to blocks[count - 1] and sets the entries of those freed to NULL; entries that
  * are NULL are skipped. Faster than one by one, most of all where the array is sorted by address.
  * Returns how many could not be freed: pointers outside every heap, which are no fault here and
- * stay in the array, and faults. errno is preserved if it returns 0. */
+ * stay in the array, and faults. After a fault errno is EINVAL, else it is preserved. */
 size_t dvsm_bulk_free(void **blocks, size_t count);
 
 /* How many bytes of the block may be used: at least what was asked for. 0 for NULL. A fault: 0 with

@@ -46,32 +46,33 @@ static bool may_be_block(const void *block)
 
 /* Frees blocks[0] and those further on that are of the same arena. A wrong pointer further on ends
  * this; it is reported when its own turn comes. Damage is reported at once: the arena is set aside,
- * and nothing would come of another look. */
-static void free_with_the_first(void **blocks, size_t count)
+ * and nothing would come of another look. False: a fault was reported. */
+static bool free_with_the_first(void **blocks, size_t count)
 {
     struct heap_call call;
 
     if (!may_be_block(blocks[0]))
-        return;
+        return true;
     if (heap_enter_owner(&call, blocks[0], "dvsm_bulk_free") && !call.slot->arena.damaged)
         arena_bulk_free(&call.arena, blocks, count);
     if (blocks[0] == NULL && call.arena.fault.kind == FAULT_ARGUMENT)
         call.arena.fault.kind = FAULT_NONE;
-    heap_leave(&call);
+    return heap_leave(&call);
 }
 
 size_t dvsm_bulk_free(void **blocks, size_t count)
 {
     int saved = errno;
     size_t left = 0;
+    bool sound = true;
 
     for (size_t i = 0; i < count; i++) {
         if (blocks[i] == NULL)
             continue;
-        free_with_the_first(blocks + i, count - i);
+        sound &= free_with_the_first(blocks + i, count - i);
         left += blocks[i] != NULL;
     }
-    errno = saved;
+    errno = sound ? saved : EINVAL;
     return left;
 }
 

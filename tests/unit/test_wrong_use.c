@@ -295,7 +295,8 @@ static void bulk_free_with_one_twice(struct scene *scene)
     void *blocks[] = {surrounded(scene, 50), block, surrounded(scene, 200), block,
                       surrounded(scene, 300)};
 
-    if (dvsm_bulk_free(hidden(blocks), 5) != 1 || blocks[3] != block || blocks[4] != NULL)
+    expect_einval(scene, dvsm_bulk_free(hidden(blocks), 5) == 1);
+    if (blocks[3] != block || blocks[4] != NULL)
         scene->failed = true;
 }
 
@@ -366,6 +367,15 @@ static void header_before_realloc(struct scene *scene)
 
     *word_at(block, -1) = 0x1234560;
     expect_einval(scene, dvsm_realloc(block, 300) == NULL);
+}
+
+static void header_before_bulk_free(struct scene *scene)
+{
+    void *block = surrounded(scene, 100);
+    void *blocks[] = {surrounded(scene, 50), block, surrounded(scene, 200)};
+
+    *word_at(block, -1) = 0x1234560;
+    expect_einval(scene, dvsm_bulk_free(hidden(blocks), 3) >= 1);
 }
 
 /* The size that a block, in use, claims to be free: what is before it is joined with it. */
@@ -583,6 +593,8 @@ static const struct wrong_use wrong_uses[] = {
     {"header of the next block", header_of_the_next_block, "dvsm_free", "damaged header", true,
      false},
     {"header before realloc", header_before_realloc, "dvsm_realloc", "damaged header", true, false},
+    {"header before bulk_free", header_before_bulk_free, "dvsm_bulk_free", "damaged header", true,
+     false},
     {"foot of the block before", foot_of_the_block_before, "dvsm_free", "damaged", true, false},
     {"head of a free chunk", head_of_a_free_chunk, "dvsm_heap_malloc",
      "damaged header of a free chunk", true, false},
