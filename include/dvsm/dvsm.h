@@ -216,7 +216,8 @@ typedef struct dvsm_options {
  *
  * which is read once, before main(); a value that does not parse is named in a line on stderr, and
  * the default is used. Where no backend was chosen and no memfd can be had, the default heap is
- * anonymous memory. Returns 0, or -1 with errno and the default heap as it was:
+ * anonymous memory. DVSM_RESERVE is halved until it fits, as the default is; a reserve in `options`
+ * is not. Returns 0, or -1 with errno and the default heap as it was:
  *
  *     EBUSY    something was allocated from it
  *     EINVAL and what dvsm_heap_create() gives */

@@ -18,6 +18,7 @@
 /* What the default heap is made with. Private to the process. */
 struct setup {
     dvsm_options options;
+    bool strict; /* a reserve that dvsm_init() was given: that or nothing */
     char name[HEAP_LABEL];
 };
 
@@ -28,9 +29,10 @@ static struct setup setup;
 static bool environment_known;
 static pid_t creator; /* the process whose exit prints the statistics */
 
-static void set_up(struct setup *s, const dvsm_options *options)
+static void set_up(struct setup *s, const dvsm_options *options, bool strict)
 {
     s->options = *options;
+    s->strict = strict;
     if (options->name != NULL) {
         snprintf(s->name, sizeof s->name, "%s", options->name);
         s->options.name = s->name;
@@ -43,11 +45,12 @@ static void know_environment(void)
         return;
     environment_known = true;
     environment_read(&environment);
-    set_up(&setup, &environment.options);
+    set_up(&setup, &environment.options, false);
     creator = getpid();
 }
 
-/* Where the user chose a backend, or a size, it is that or nothing. */
+/* Where the user chose a backend, it is that or nothing. The environment's reserve gives way as the
+ * default does: before main() there is nobody to be told, and the program would have no heap. */
 static struct dvsm_heap *make(const struct setup *s, int *error)
 {
     const dvsm_backend *const backends[] = {&dvsm_backend_memfd, &dvsm_backend_anon};
@@ -56,11 +59,12 @@ static struct dvsm_heap *make(const struct setup *s, int *error)
     dvsm_options options = s->options;
 
     if (s->options.backend != NULL)
-        return heap_make(&options, "default", options.reserve, error);
+        return heap_make(&options, "default", s->strict ? options.reserve : 0, error);
     for (int attempt = 0; heap == NULL && attempt < 4; attempt++) {
+        size_t enough = s->strict ? options.reserve : least[attempt / 2];
+
         options.backend = backends[attempt % 2];
-        heap = heap_make(&options, "default",
-                         options.reserve != 0 ? options.reserve : least[attempt / 2], error);
+        heap = heap_make(&options, "default", enough, error);
     }
     return heap;
 }
@@ -139,7 +143,7 @@ static int replace(const struct setup *wanted)
     }
     struct dvsm_heap *heap = make(wanted, &error);
     if (heap != NULL) {
-        set_up(&setup, &wanted->options);
+        set_up(&setup, &wanted->options, wanted->strict);
         error = 0;
     } else {
         heap = make(&setup, &ignored);
@@ -157,9 +161,10 @@ int dvsm_init(const dvsm_options *options)
     know_environment();
     if (options_read(options, &complete)) {
         struct dvsm_heap *heap = atomic_load(&heap_the_default);
+        bool strict = complete.reserve != 0;
 
         fill_from_environment(&complete);
-        set_up(&wanted, &complete);
+        set_up(&wanted, &complete, strict);
         error = heap != NULL && was_used(heap) ? EBUSY : replace(&wanted);
     }
     if (error == 0)

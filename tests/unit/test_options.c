@@ -63,6 +63,15 @@ static int probe_init(void)
     return dvsm_init(&options) == -1 && errno == EBUSY ? 0 : 3;
 }
 
+/* With the options of the environment, once more. */
+static int probe_again(void)
+{
+    if (dvsm_init(&(dvsm_options){.arenas = 2}) != 0)
+        return 1;
+    print_default_heap();
+    return 0;
+}
+
 static int probe_fork(void)
 {
     fflush(stdout);
@@ -88,6 +97,8 @@ static int probe(const char *what)
         print_default_heap();
     if (strcmp(what, "init") == 0)
         return probe_init();
+    if (strcmp(what, "again") == 0)
+        return probe_again();
     if (strcmp(what, "fork") == 0)
         return probe_fork();
     if (strcmp(what, "allocate") == 0)
@@ -214,6 +225,29 @@ static void test_a_terabyte_of_address_space(void **state)
     r = run((struct execution){.what = "allocate", .variable = {"DVSM_RESERVE=1T"}});
     assert_int_equal(r.status, 0);
     assert_has(r.out, "reserve 1099511627776 ");
+}
+
+/* More than any machine has: as much as there is, also where dvsm_init() leaves it at that. */
+static void test_a_reserve_from_the_environment_is_halved_until_it_fits(void **state)
+{
+    static const char *const backends[] = {NULL, "DVSM_BACKEND=anon", "DVSM_BACKEND=shm_open"};
+    static const char *const probes[] = {"allocate", "again"};
+
+    (void)state;
+    if (sizeof(void *) < 8)
+        skip();
+#ifdef __SANITIZE_ADDRESS__
+    skip(); /* takes most of the address space itself */
+#endif
+    for (size_t i = 0; i < 6; i++) {
+        struct result r = run((struct execution){
+            .what = probes[i / 3], .variable = {"DVSM_RESERVE=16777215T", backends[i % 3]}});
+        size_t reserve = 0;
+        assert_int_equal(r.status, 0);
+        assert_string_equal(r.err, "");
+        assert_int_equal(sscanf(r.out, "backend %*s reserve %zu", &reserve), 1);
+        assert_in_range(reserve, (size_t)64 * MIB, (size_t)1 << 63);
+    }
 }
 
 /* One line that names the variable and its value, and then the default. */
@@ -363,6 +397,23 @@ static void test_init_keeps_a_heap_that_cannot_be_unmapped(void **state)
     failing_backend_delete(failing);
 }
 
+static int init_too_large(void *context)
+{
+    const dvsm_options options = {.reserve = SIZE_MAX / 4 * 3};
+    size_t before = dvsm_heap_default()->region->bytes;
+
+    (void)context;
+    CHILD_CHECK(dvsm_init(&options) == -1 && errno == ENOMEM);
+    CHILD_CHECK(dvsm_heap_default()->region->bytes == before);
+    return 0;
+}
+
+static void test_a_reserve_from_init_is_that_or_nothing(void **state)
+{
+    (void)state;
+    assert_int_equal(run_in_child(init_too_large, NULL), 0);
+}
+
 /* ---- where memfd cannot be had */
 
 static void without_descriptors(void)
@@ -431,17 +482,20 @@ static void little_address_space(void)
 
 static void test_an_address_space_limit_halves_the_reserve(void **state)
 {
-    struct result r;
-    size_t reserve = 0;
+    static const char *const variables[] = {NULL, "DVSM_RESERVE=1G", "DVSM_RESERVE=300M"};
 
     (void)state;
 #ifdef __SANITIZE_ADDRESS__
     skip(); /* needs terabytes of address space itself */
 #endif
-    r = run((struct execution){.what = "allocate", .prepare = little_address_space});
-    assert_int_equal(r.status, 0);
-    assert_int_equal(sscanf(r.out, "backend %*s reserve %zu", &reserve), 1);
-    assert_in_range(reserve, 16 * MIB, 256 * MIB);
+    for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++) {
+        struct result r = run((struct execution){
+            .what = "allocate", .variable = {variables[i]}, .prepare = little_address_space});
+        size_t reserve = 0;
+        assert_int_equal(r.status, 0);
+        assert_int_equal(sscanf(r.out, "backend %*s reserve %zu", &reserve), 1);
+        assert_in_range(reserve, 16 * MIB, 256 * MIB);
+    }
 }
 
 /* ---- no heap at all */
@@ -658,6 +712,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_each_variable),
         cmocka_unit_test(test_no_cache_is_said_by_zero),
         cmocka_unit_test(test_a_terabyte_of_address_space),
+        cmocka_unit_test(test_a_reserve_from_the_environment_is_halved_until_it_fits),
         cmocka_unit_test(test_values_that_do_not_parse),
         cmocka_unit_test(test_stats_are_printed_by_the_creator_only),
         cmocka_unit_test(test_a_constructor_may_allocate_before),
@@ -665,6 +720,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_init_wins_over_the_environment),
         cmocka_unit_test(test_init_that_fails_changes_nothing),
         cmocka_unit_test(test_init_keeps_a_heap_that_cannot_be_unmapped),
+        cmocka_unit_test(test_a_reserve_from_init_is_that_or_nothing),
         cmocka_unit_test(test_the_default_falls_back_to_anonymous_memory),
         cmocka_unit_test(test_a_backend_that_was_chosen_is_not_replaced),
         cmocka_unit_test(test_a_file_size_limit_gives_anonymous_memory),
