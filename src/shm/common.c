@@ -59,12 +59,13 @@ bool shm_owns_fd(const dvsm_mapping *mapping)
 static int set_length(int fd, size_t bytes)
 {
     struct rlimit limit;
+    off_t length = (off_t)bytes;
 
-    if ((off_t)bytes < 0)
+    if (length < 0)
         return ENOMEM;
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && bytes > limit.rlim_cur)
         return EFBIG;
-    return ftruncate(fd, (off_t)bytes) == 0 ? 0 : errno;
+    return ftruncate(fd, length) == 0 ? 0 : errno;
 }
 
 /* Too little of something, in the word that makes the library ask for less. */
