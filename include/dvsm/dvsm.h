@@ -141,11 +141,11 @@ int dvsm_mallopt(int parameter, int value);
 struct dvsm_mallinfo {
     size_t arena;    /* bytes in segments: all that is not large blocks */
     size_t ordblks;  /* free chunks */
-    size_t smblks;   /* 0 */
+    size_t smblks;   /* freed blocks that are kept ready */
     size_t hblks;    /* large blocks */
     size_t hblkhd;   /* bytes in large blocks */
     size_t usmblks;  /* the most bytes ever had from the system */
-    size_t fsmblks;  /* 0 */
+    size_t fsmblks;  /* bytes in them */
     size_t uordblks; /* bytes in use: in blocks, large ones too, and the arenas' overhead */
     size_t fordblks; /* bytes in free chunks */
     size_t keepcost; /* bytes at the top, which a trim could give back */
@@ -305,6 +305,8 @@ typedef struct dvsm_stats_t {
     size_t arenas;               /* made so far */
     size_t arenas_damaged;       /* of them, set aside after a fault */
     size_t recoveries;           /* times that what a dead process left was repaired */
+    size_t cached_bytes;         /* in blocks that were freed and are kept ready */
+    size_t cached_blocks;        /* how many */
 } dvsm_stats_t;
 
 /* Fills in *stats. 0, or -1 with errno EINVAL. */
@@ -313,8 +315,9 @@ int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats);
 typedef enum dvsm_chunk_state {
     DVSM_CHUNK_FREE,
     DVSM_CHUNK_USED,
-    DVSM_CHUNK_LARGE,   /* in use, a run of memory of its own */
-    DVSM_CHUNK_OVERHEAD /* the allocator's own records */
+    DVSM_CHUNK_LARGE,    /* in use, a run of memory of its own */
+    DVSM_CHUNK_OVERHEAD, /* the allocator's own records */
+    DVSM_CHUNK_CACHED    /* freed, and kept ready by the cache */
 } dvsm_chunk_state;
 
 typedef struct dvsm_chunk {

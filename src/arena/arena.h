@@ -103,6 +103,7 @@ struct arena {
     size_t granularity;
     size_t large_threshold; /* chunk size from which a request may be a large block; ARENA_NEVER:
                                none */
+    size_t growth_most;     /* grow ahead by a part of the footprint, up to this; 0: never ahead */
     size_t damaged;         /* 1: set aside */
     size_t id;              /* the number by which the source knows the arena */
     struct arena_segment segment; /* the newest; size 0: the arena has none yet */
@@ -115,6 +116,8 @@ struct arena_call {
     const struct arena_source *source; /* NULL: the arena cannot grow */
     struct fault fault;                /* FAULT_NONE when the call begins */
     bool may_move;                     /* a resize that fails will be followed by a copy */
+    bool no_growth;                    /* rather fail than take memory from the source ... */
+    bool short_of_memory;              /* ... and say so here */
     bool no_large;                     /* the engine's: no large block in this call */
     size_t large_alignment,
         large_need; /* the engine's: what memalign wants where it gets a large one */
@@ -155,6 +158,16 @@ void **arena_independent_comalloc(struct arena_call *call, size_t count, const s
  * joined before they are freed. Returns how many entries are left that are not NULL; stops at a
  * fault. */
 size_t arena_bulk_free(struct arena_call *call, void **blocks, size_t count);
+
+/* Many blocks of `bytes` each, in changes of their own: up to `most` addresses in blocks[], each
+ * published by the change that makes the block one in use, which adds WORD to *count, a word of the
+ * caller's that the arena's lock guards meanwhile. Free chunks of just that size go first, then one
+ * run is cut and split. Returns how many; less than `most` is no failure. */
+size_t arena_fill(struct arena_call *call, size_t bytes, size_t most, void **blocks, word *count);
+
+/* The reverse, for one block: the change that frees it takes WORD from *count. False after a fault:
+ * then neither happened. */
+bool arena_take_back(struct arena_call *call, void *block, word *count);
 
 /* Gives back what is unused beyond `pad` bytes; whether anything was. */
 bool arena_trim(struct arena_call *call, size_t pad);

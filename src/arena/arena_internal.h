@@ -104,6 +104,16 @@ void arena_trim_if_due(struct arena_call *call);
 /* resize.c: as arena_resize_in_place, on chunks, within the call's change. */
 struct chunk *arena_resize_chunk(struct arena_call *call, struct chunk *c, size_t need);
 
+/* batch.c: the head of a chunk inside c, a chunk just cut. */
+void arena_write_inner_head(struct arena_call *call, const struct chunk *c, struct chunk *inside,
+                            size_t size);
+
+/* malloc.c: a free chunk of just that size, whole; NULL where there is none. */
+struct chunk *arena_exact(struct arena_call *call, size_t size);
+
+/* free.c: what a free may bring about besides. */
+void arena_after_free(struct arena_call *call, enum arena_freed where);
+
 /* walk.c: a segment's chunks, and the list of segments. */
 static inline struct chunk *arena_first_chunk(const struct arena_segment *s)
 {

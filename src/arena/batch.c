@@ -36,8 +36,8 @@ static bool contents_size(const struct batch *b, size_t *sum)
 
 /* Writes the head of a chunk inside c, a chunk just cut. Only what lies in the first words of what
  * was a free chunk would be read after a roll back, and needs the journal. */
-static void write_head(struct arena_call *call, const struct chunk *c, struct chunk *inside,
-                       size_t size)
+void arena_write_inner_head(struct arena_call *call, const struct chunk *c, struct chunk *inside,
+                            size_t size)
 {
     if ((size_t)((char *)inside - (const char *)c) < sizeof(struct chunk))
         journal_store(arena_journal(call), &inside->head, size | PINUSE | CINUSE);
@@ -55,7 +55,7 @@ static void split(struct arena_call *call, const struct batch *b, struct chunk *
 
     for (size_t i = 1; i < b->count; i++) {
         size_t part = i + 1 == b->count ? left : element_size(b, i);
-        write_head(call, c, element, part);
+        arena_write_inner_head(call, c, element, part);
         element = chunk_at(element, part);
         left -= part;
     }
@@ -92,7 +92,7 @@ static void **independent(struct arena_call *call, const struct batch *b, bool z
         size_t elements = chunk_size(c);
         if (array_size != 0) {
             struct chunk *last = chunk_at(c, contents);
-            write_head(call, c, last, elements - contents);
+            arena_write_inner_head(call, c, last, elements - contents);
             elements = contents;
         }
         split(call, b, c, elements);

@@ -113,7 +113,7 @@ enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t 
 }
 
 /* What a free may bring about besides: trimming, and now and then a look for unused segments. */
-static void after_free(struct arena_call *call, enum arena_freed where)
+void arena_after_free(struct arena_call *call, enum arena_freed where)
 {
     struct arena *a = call->arena;
 
@@ -143,7 +143,7 @@ void arena_free(struct arena_call *call, void *block)
     }
     enum arena_freed where = arena_dispose(call, c, chunk_size(c));
     if (arena_finish(call))
-        after_free(call, where);
+        arena_after_free(call, where);
 }
 
 size_t arena_usable(struct arena_call *call, const void *block)

@@ -163,6 +163,28 @@ static struct chunk *absorb(struct arena_call *call, struct run fresh, size_t ne
     return add_segment(call, fresh) ? arena_cut_top(call, need) : NULL;
 }
 
+static bool take(struct arena_call *call, size_t bytes)
+{
+    struct arena *a = call->arena;
+    const struct arena_source *source = call->source;
+
+    if (arena_over_limit(a, bytes) || !source->take(source, a, RUN_SEGMENT, bytes))
+        return false;
+    if (source->commit(source, a, RUN_SEGMENT))
+        return true;
+    source->give(source, a, (struct run){0});
+    return false;
+}
+
+/* A growing arena will grow again: in larger steps it borders on itself more often, and the pages
+ * come in fewer calls. A 32nd of the footprint is what that may cost. */
+static size_t step_ahead(const struct arena *a, size_t unit)
+{
+    size_t ahead = a->footprint / 32;
+
+    return bits_round_down(ahead < a->growth_most ? ahead : a->growth_most, unit);
+}
+
 NOINLINE struct chunk *arena_grow(struct arena_call *call, size_t need)
 {
     struct arena *a = call->arena;
@@ -170,6 +192,10 @@ NOINLINE struct chunk *arena_grow(struct arena_call *call, size_t need)
 
     if (source == NULL)
         return NULL;
+    if (call->no_growth) {
+        call->short_of_memory = true;
+        return NULL;
+    }
     if (arena_wants_large(call, need)) {
         struct chunk *c = arena_large_allocate(call, need);
         if (c != NULL)
@@ -178,11 +204,8 @@ NOINLINE struct chunk *arena_grow(struct arena_call *call, size_t need)
 
     size_t unit = a->granularity > source->unit ? a->granularity : source->unit;
     size_t bytes = bits_round_up(need + ARENA_FOOT + CHUNK_ALIGN, unit);
-    if (bytes <= need || arena_over_limit(a, bytes) || !source->take(source, a, RUN_SEGMENT, bytes))
+    size_t ahead = step_ahead(a, unit);
+    if (bytes <= need || !((ahead > bytes && take(call, ahead)) || take(call, bytes)))
         return NULL;
-    if (!source->commit(source, a, RUN_SEGMENT)) {
-        source->give(source, a, (struct run){0});
-        return NULL;
-    }
     return absorb(call, a->pending, need);
 }

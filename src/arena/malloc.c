@@ -163,6 +163,22 @@ struct chunk *arena_allocate(struct arena_call *call, size_t need)
     return c;
 }
 
+struct chunk *arena_exact(struct arena_call *call, size_t size)
+{
+    struct arena *a = call->arena;
+    struct chunk *c = NULL;
+
+    if (size < BINS_LARGE_FROM) {
+        if ((a->bins.small_map >> bins_small_index(size) & 1) != 0)
+            c = small_first(call, bins_small_index(size));
+    } else if (a->bins.tree_map != 0) {
+        c = bins_best_fit(&a->bins, size, &call->fault);
+    }
+    if (c == NULL || chunk_size(c) != size || !unbin(call, c, size))
+        return NULL;
+    return use_whole(call, c, size);
+}
+
 void *arena_malloc(struct arena_call *call, size_t bytes)
 {
     if (unlikely(bytes >= REQUEST_LIMIT || call->arena->damaged))

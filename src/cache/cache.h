@@ -1,42 +1,142 @@
-/* cache.h - lanes and depots: stocks of free blocks in front of the arenas.
+/* cache.h - stocks of free blocks in front of the arenas: lanes, depots, magazines.
  *
- * The cache belongs to CPUs, never to a process or thread, so that nobody's death loses anything.
+ * The cache belongs to CPUs, never to a process or thread, so that nobody's death loses anything and
+ * what is cached is bounded by CPUs, not by processes. To the arena a cached block is in use.
+ * Block caching by size class is nedmalloc's idea (Niall Douglas), magazines and depots are
+ * Bonwick's (Magazines and Vmem, USENIX 2001), lanes tcmalloc's per-CPU mode.
  *
- *     lane     one a CPU. For each size class one word: where in the loaded magazine the next
- *              pointer goes, + 1. 0, a lane never used, reads as empty and as full at once. Changed
- *              by one store, in a restartable sequence on that CPU.
- *     depot    one a size class: lists of magazines half full and of empty ones, which lanes trade
- *              for. Behind a robust lock with its own journal, the outermost in the lock order.
- *     transit  names the two magazines of a trade under way (coming into the lane, going out of
- *              it): a survivor looks through the lanes to see whether the trade took place.
+ *     lane        one a CPU: a loaded magazine for each class (lane.h). The fast path ends here
+ *     magazine    a page of pointers to free blocks (magazine.h)
+ *     depot       one a class, behind a robust lock with its own journal, the outermost in the lock
+ *                 order: a stock of magazines that hold blocks, mostly half full, and of empty ones
  *
- * To the arena a cached block is in use. This version has only their place in the region: address
- * space that is reserved and not committed.
+ *         thread <-- pop/push --> lane <-- trade --> depot <-- fill/drain --> arenas
+ *
+ * A trade gives an empty lane a magazine from the stock; a full one is exchanged for one that has
+ * room, and what came out is split in two halves: so at least 31 operations pass between two trades.
+ * A depot without stock has a magazine filled by an arena. Blocks return to their arenas when the
+ * depots hold more than `bound`, before an arena grows, on trim, and when memory is short.
+ *
+ * Crash safety (each block and each magazine is at any instruction in just one place):
+ *  - a lane's word changes by one store.
+ *  - a trade: one depot transaction takes the new magazine off its list and names it and the lane's
+ *    old word in `transit`; the lane's word is exchanged; a second one puts whichever of the two is
+ *    outside now away and clears `transit`. NB: magazines of a class enter and leave lanes only under
+ *    its depot's lock, so a survivor finds out which by looking through the lanes.
+ *  - fill and drain: the arena's transaction, in the arena's journal, moves the block and counts it
+ *    in `transit_new`. A survivor has that arena's journal rolled back before it looks.
+ *
+ * A freed block's second word is its mark: it names the slot that the block is in; cleared when it is
+ * handed out. The mark is a hint: cache_holds() looks at the slot.
  */
 #ifndef DVSM_CACHE_CACHE_H
 #define DVSM_CACHE_CACHE_H
 
-#include "base/compiler.h"
+#include "arena/arenas.h"
+#include "base/check.h"
 #include "base/journal.h"
 #include "base/lock.h"
-
-/* Exact classes of 16 bytes up to 1 KiB, then eight to each doubling up to 32 KiB. */
-enum { CACHE_CLASSES = 64 + 5 * 8, LANE_WORDS = 128 };
-
-struct lane {
-    word loaded
-        [LANE_WORDS]; /* by size class; a power of two of them, for the address in one shift */
-};
+#include "cache/lane.h"
+#include "cache/magazine.h"
+#include "segment/segment.h"
 
 struct depot {
     struct lock lock;
     struct journal journal;
-    word half;  /* list of magazines half full */
-    word empty; /* list of empty magazines */
-    word transit_new;
-    word transit_old;
+    word stock;             /* list of magazines that hold blocks */
+    size_t stock_magazines; /* its length */
+    word empty;             /* list of magazines that hold none */
+    word transit_new;       /* on its way into a lane, or being filled or drained; 0: none */
+    word transit_old;       /* the word of a lane that transit_new (0: nothing) is to replace */
+    size_t arena;           /* id of the arena whose change may be counting in transit_new */
+    char *magazines;        /* the class's own address space ... */
+    size_t made;            /* ... bytes of it that are magazines ... */
+    size_t ready;           /* ... and that are committed */
+    size_t releasing;       /* up to here, from `ready` on, memory is being released; 0: no */
+    size_t demand;          /* how often it was filled: decides how many blocks come at once */
 };
 
-_Static_assert((int)CACHE_CLASSES <= (int)LANE_WORDS, "each class has a word in the lane");
+enum cache_mode { CACHE_LOCKED, CACHE_SEQUENCES };
+
+/* In the region. */
+struct cache_table {
+    size_t mode;    /* enum cache_mode */
+    size_t cpus;    /* how many lanes */
+    size_t classes; /* from this one on, lanes are not used */
+    size_t bound;   /* bytes in depots */
+    size_t area;    /* bytes of address space for the magazines of a class; a power of two */
+    char *magazines;
+    struct lane *lanes;
+    struct depot *depots;
+};
+
+/* What a process needs to work on it. Private to the process. */
+struct cache {
+    struct cache_table *table;
+    struct arenas *arenas;
+    struct segments *segments;
+    struct lane_view view;
+};
+
+/* Bytes that a heap's magazines take of its address space, for a region of so many bytes. */
+size_t cache_magazine_area(size_t region_bytes);
+
+/* Makes the table, of a region of so many bytes: lanes and depots are committed and zero, their
+ * number and places set. `bytes_a_cpu`: dvsm_options.cache_bytes. 0 or an errno value. */
+int cache_init(struct cache_table *table, size_t region_bytes, size_t bytes_a_cpu);
+
+/* Makes a process's access to it; `base` is the first granule. */
+void cache_open(struct cache *cache, struct cache_table *table, struct arenas *arenas,
+                struct segments *segments, void *base);
+
+/* Lets the fast path know of granules that have come into use since. */
+void cache_extend_view(struct cache *cache);
+
+/* The slow paths: what a lane could not do. `class` may be CLASS_NONE. A fault found on the way, in
+ * whatever block, is raised in *fault.
+ *     cache_malloc  a block of the class, NULL: none to be had here
+ *     cache_free    whether the cache took the block, which is one in use of its class
+ *     cache_marks   whether the block has a mark, right or wrong
+ *     cache_holds   whether it is right: the block is in the cache, free already */
+void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault);
+bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault);
+bool cache_marks(const struct cache *cache, const void *block);
+bool cache_holds(struct cache *cache, const void *block);
+
+/* Before an arena grows: returns some of what the depots hold, if it is worth while. Whether. */
+bool cache_reduce_before_growth(struct cache *cache, struct fault *fault);
+
+/* Returns all that can be reached, and the memory of magazines that are not needed any more. Whether
+ * there was anything. */
+bool cache_drain(struct cache *cache, struct fault *fault);
+
+/* ---- looking inside */
+
+/* Every cached block; stops where `visit` returns false. The depots are locked; blocks in lanes may
+ * come and go, so that one may be met twice or not at all. */
+typedef bool (*cache_visit)(void *context, void *block, unsigned class);
+void cache_walk(struct cache *cache, cache_visit visit, void *context);
+
+/* The set of all cached blocks, in private memory of its own. */
+enum { CENSUS_FEW = 256 };
+
+struct census {
+    void **block; /* open addressing; NULL: no memory for it, and nothing is known */
+    void *few[CENSUS_FEW];
+    size_t slots;
+    size_t count;
+    size_t twice; /* blocks met once more */
+    size_t bytes; /* of their classes */
+};
+void census_take(struct census *census, struct cache *cache);
+bool census_has(const struct census *census, const void *block);
+void census_end(struct census *census);
+
+/* All depots locked, in order: then blocks move only between lanes and their users. */
+bool cache_lock_all(struct cache *cache);
+void cache_unlock_all(struct cache *cache);
+
+/* Every invariant of this header; the depots are locked. */
+void cache_check(struct cache *cache, struct check *check);
 
 #endif

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
-#include "heap/heap.h"
+#include "heap/fast.h"
 
 static void *fail(int error)
 {
@@ -13,18 +13,90 @@ static void *fail(int error)
     return NULL;
 }
 
-/* NB: the one place where a lane will be asked first. */
-void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function)
+/* ---- from an arena --------------------------------------------------------------------------- */
+
+/* One request of any kind, so that all are tried in the same order. */
+struct request {
+    enum { MALLOC, MEMALIGN, CALLOCS, COMALLOCS } kind;
+    size_t count, size, alignment;
+    const size_t *sizes;
+    void **array;
+};
+
+static void *serve(struct arena_call *call, const struct request *r)
+{
+    switch (r->kind) {
+    case MEMALIGN:
+        return arena_memalign(call, r->alignment, r->size);
+    case CALLOCS:
+        return arena_independent_calloc(call, r->count, r->size, r->array);
+    case COMALLOCS:
+        return arena_independent_comalloc(call, r->count, r->sizes, r->array);
+    default:
+        return arena_malloc(call, r->size);
+    }
+}
+
+enum outcome { SERVED, FAULTED, NO_MEMORY, WOULD_GROW };
+
+static enum outcome attempt(struct dvsm_heap *heap, const struct request *r, bool may_grow,
+                            void **block, const char *function)
 {
     struct heap_call call;
+    bool would_grow = false;
+
+    *block = NULL;
+    if (heap_enter(&call, heap, function)) {
+        call.hold.call.no_growth = !may_grow;
+        *block = serve(&call.hold.call, r);
+        would_grow = call.hold.call.short_of_memory;
+    }
+    if (unlikely(!heap_leave(&call)))
+        return FAULTED;
+    if (likely(*block != NULL))
+        return SERVED;
+    return would_grow ? WOULD_GROW : NO_MEMORY;
+}
+
+/* From what the arenas have; else, if it is worth while, from what comes back from the cache; else
+ * from memory that is new to them; else from all that the cache gives up. */
+static void *heap_allocate(struct dvsm_heap *heap, const struct request *r, const char *function)
+{
+    struct fault fault = {0};
+    void *block;
+    enum outcome outcome = attempt(heap, r, false, &block, function);
+
+    while (outcome == WOULD_GROW && cache_reduce_before_growth(&heap->cache, &fault))
+        outcome = attempt(heap, r, false, &block, function);
+    if (outcome == WOULD_GROW)
+        outcome = attempt(heap, r, true, &block, function);
+    if (outcome == NO_MEMORY && cache_drain(&heap->cache, &fault))
+        outcome = attempt(heap, r, true, &block, function);
+    heap_report(heap, &fault, function);
+    if (unlikely(outcome == NO_MEMORY))
+        errno = ENOMEM;
+    return block;
+}
+
+/* ---- malloc ---------------------------------------------------------------------------------- */
+
+/* What a lane could not do. */
+NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function)
+{
+    struct fault fault = {0};
     void *block = NULL;
 
     if (heap == NULL)
         return NULL;
-    if (heap_enter(&call, heap, function))
-        block = arena_malloc(&call.arena, size);
-    return heap_leave_with(&call, block);
+    if (size < class_size(CACHE_CLASSES - 1))
+        block = cache_malloc(&heap->cache, class_above(chunk_size_for(size)), &fault);
+    heap_report(heap, &fault, function);
+    if (block != NULL)
+        return block;
+    return heap_allocate(heap, &(struct request){.kind = MALLOC, .size = size}, function);
 }
+
+/* ---- the rest of the family ------------------------------------------------------------------ */
 
 /* Zeroed outside the lock: meanwhile others allocate. */
 static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char *function)
@@ -35,7 +107,7 @@ static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, cons
         return NULL;
     if (__builtin_mul_overflow(count, size, &bytes))
         return fail(ENOMEM);
-    void *block = heap_malloc(heap, bytes, function);
+    void *block = heap_malloc_of(heap, bytes, function);
     return block != NULL ? memset(block, 0, bytes) : NULL;
 }
 
@@ -43,18 +115,14 @@ static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, cons
 static void *heap_memalign(struct dvsm_heap *heap, size_t alignment, size_t size,
                            const char *function)
 {
-    struct heap_call call;
-    void *block = NULL;
-
     if (heap == NULL)
         return NULL;
     if (bits_power_of_two_above(alignment) == 0)
         return fail(EINVAL);
     if (alignment <= CHUNK_ALIGN)
-        return heap_malloc(heap, size, function);
-    if (heap_enter(&call, heap, function))
-        block = arena_memalign(&call.arena, alignment, size);
-    return heap_leave_with(&call, block);
+        return heap_malloc_of(heap, size, function);
+    return heap_allocate(
+        heap, &(struct request){.kind = MEMALIGN, .alignment = alignment, .size = size}, function);
 }
 
 static void *heap_aligned_alloc(struct dvsm_heap *heap, size_t alignment, size_t size,
@@ -86,33 +154,31 @@ static int heap_posix_memalign(struct dvsm_heap *heap, void **out, size_t alignm
 static void **heap_independent_calloc(struct dvsm_heap *heap, size_t count, size_t size,
                                       void **blocks, const char *function)
 {
-    struct heap_call call;
-    void **array = NULL;
-
     if (heap == NULL)
         return NULL;
-    if (heap_enter(&call, heap, function))
-        array = arena_independent_calloc(&call.arena, count, size, blocks);
-    return heap_leave_with(&call, array);
+    return heap_allocate(
+        heap, &(struct request){.kind = CALLOCS, .count = count, .size = size, .array = blocks},
+        function);
 }
 
 static void **heap_independent_comalloc(struct dvsm_heap *heap, size_t count, const size_t *sizes,
                                         void **blocks, const char *function)
 {
-    struct heap_call call;
-    void **array = NULL;
-
     if (heap == NULL)
         return NULL;
-    if (heap_enter(&call, heap, function))
-        array = arena_independent_comalloc(&call.arena, count, sizes, blocks);
-    return heap_leave_with(&call, array);
+    return heap_allocate(
+        heap, &(struct request){.kind = COMALLOCS, .count = count, .sizes = sizes, .array = blocks},
+        function);
 }
 
 /* ---- the default heap */
 
 void *dvsm_malloc(size_t size)
 {
+    void *block = heap_malloc_fast(&heap_default_view, size);
+
+    if (likely(block != NULL))
+        return block;
     return heap_malloc(heap_default(), size, "dvsm_malloc");
 }
 
@@ -173,7 +239,7 @@ void **dvsm_independent_comalloc(size_t count, const size_t *sizes, void **block
 
 void *dvsm_heap_malloc(dvsm_heap *heap, size_t size)
 {
-    return heap_malloc(registry_checked(heap), size, "dvsm_heap_malloc");
+    return heap_malloc_of(registry_checked(heap), size, "dvsm_heap_malloc");
 }
 
 void *dvsm_heap_calloc(dvsm_heap *heap, size_t count, size_t size)

@@ -39,20 +39,37 @@ static void check_claims(struct dvsm_heap *heap, const struct arena *arena, stru
         usage.large_count, usage.large_bytes, claims.large_count, claims.large_bytes);
 }
 
+/* The cached blocks that are chunks in use of the arenas looked at so far. */
+struct cached {
+    const struct census *census;
+    size_t found;
+};
+
+static void find_cached(void *context, const struct chunk *c, size_t bytes,
+                        enum arena_chunk_state state)
+{
+    struct cached *cached = context;
+
+    (void)bytes;
+    cached->found += state == ARENA_CHUNK_USED && census_has(cached->census, chunk_payload(c));
+}
+
 /* Of a damaged arena only that it is damaged. */
-static void check_arena(struct dvsm_heap *heap, size_t index, struct check *check)
+static void check_arena(struct dvsm_heap *heap, size_t index, struct cached *cached,
+                        struct check *check)
 {
     struct heap_call call;
 
     if (check_that(check, heap_enter_index(&call, heap, index, "dvsm_check"),
                    "heap: arena %zu is in use by the caller", index + 1)) {
-        const struct arena *arena = &call.slot->arena;
+        const struct arena *arena = &call.hold.slot->arena;
 
         check_that(check, arena->id == index + 1, "heap: arena %zu has id %zu", index + 1,
                    arena->id);
         if (check_that(check, !arena->damaged, "heap: arena %zu was set aside", index + 1)) {
             arena_check(arena, check);
             check_claims(heap, arena, check);
+            arena_walk(arena, find_cached, cached);
         }
     }
     heap_leave(&call);
@@ -79,6 +96,42 @@ static void check_owners(struct dvsm_heap *heap, struct check *check)
                region_arena_count(heap->region));
 }
 
+/* Each cached block is one chunk in use of one arena. The depots are locked; should somebody take a
+ * block from a lane meanwhile and free it to its arena, another look will not find it any more. */
+static void check_cached(struct dvsm_heap *heap, const struct cached *cached, struct check *check)
+{
+    struct census again;
+
+    if (cached->census->block == NULL)
+        return;
+    if (cached->found == cached->census->count && cached->census->twice == 0)
+        return;
+    census_take(&again, &heap->cache);
+    bool same = again.count == cached->census->count && again.twice == cached->census->twice;
+    check_that(check, !same || cached->found == again.count,
+               "cache: %zu of %zu blocks are no chunks in use", again.count - cached->found,
+               again.count);
+    check_that(check, !same || again.twice == 0, "cache: %zu blocks are in two places",
+               again.twice);
+    census_end(&again);
+}
+
+static void check_arenas(struct dvsm_heap *heap, struct check *check)
+{
+    struct census census;
+    size_t damaged = 0;
+
+    census_take(&census, &heap->cache);
+    struct cached cached = {.census = &census};
+    for (size_t i = 0; i < region_arena_count(heap->region); i++) {
+        check_arena(heap, i, &cached, check);
+        damaged += region_arena(heap->region, i)->arena.damaged;
+    }
+    if (damaged == 0)
+        check_cached(heap, &cached, check);
+    census_end(&census);
+}
+
 static void check_region(const struct dvsm_heap *heap, struct check *check)
 {
     const struct region *region = heap->region;
@@ -90,8 +143,8 @@ static void check_region(const struct dvsm_heap *heap, struct check *check)
                    region->granules + region->granule_count * GRANULE <=
                        region->base + region->bytes,
                "heap: the header's bounds are not the mapping's");
-    check_that(check, region_arena_count(region) <= region->arenas_most,
-               "heap: %zu arenas of at most %zu", region_arena_count(region), region->arenas_most);
+    check_that(check, region_arena_count(region) <= region->arenas.most,
+               "heap: %zu arenas of at most %zu", region_arena_count(region), region->arenas.most);
 }
 
 int dvsm_check(dvsm_heap *heap, FILE *report)
@@ -103,8 +156,12 @@ int dvsm_check(dvsm_heap *heap, FILE *report)
     check_region(heap, &check);
     if (check.violations > 0)
         return check.violations; /* nothing can be found by such a header */
-    for (size_t i = 0; i < region_arena_count(heap->region); i++)
-        check_arena(heap, i, &check);
+    if (check_that(&check, cache_lock_all(&heap->cache),
+                   "heap: the cache is in use by the caller")) {
+        cache_check(&heap->cache, &check);
+        check_arenas(heap, &check);
+        cache_unlock_all(&heap->cache);
+    }
     segment_check(&heap->segments, &check);
     check_owners(heap, &check);
     return check.violations;

@@ -37,18 +37,15 @@ static int reserve(struct dvsm_heap *heap, const dvsm_options *options, size_t l
     return shm_reserve_fitting(heap->backend, &heap->mapping, least < wanted ? least : wanted);
 }
 
-/* What the region remembers of the options. */
-static void settle(struct dvsm_heap *heap, const dvsm_options *options)
+/* The process's own access to each part of the region. */
+static void open_parts(struct dvsm_heap *heap)
 {
     struct region *region = heap->mapping.base;
 
     heap->region = region;
     heap->segments = (struct segments){region->map, heap->backend, &heap->mapping};
-    region_source_init(&heap->source, &heap->segments);
-    region->arenas_wanted = options->arenas;
-    region->cache_bytes = options->cache_bytes;
-    if (options->limit != 0)
-        region_set_limit(&heap->segments, region, options->limit);
+    arenas_open(&heap->arenas, &region->arenas, &heap->segments);
+    cache_open(&heap->cache, &region->cache, &heap->arenas, &heap->segments, region->granules);
 }
 
 struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size_t least,
@@ -63,7 +60,7 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
     snprintf(heap->label, sizeof heap->label, "%s", options->name != NULL ? options->name : label);
     *error = reserve(heap, options, least);
     if (*error == 0) {
-        *error = region_make(heap->backend, &heap->mapping);
+        *error = region_make(heap->backend, &heap->mapping, options);
         if (*error != 0)
             heap->backend->unmap(heap->backend, &heap->mapping, 1);
     }
@@ -71,7 +68,7 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
         registry_free(heap);
         return NULL;
     }
-    settle(heap, options);
+    open_parts(heap);
     registry_publish(heap);
     return heap;
 }

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "heap/heap.h"
+#include "heap/fast.h"
 
 /* Below this much address space the default is tried on another backend first: better a large
  * anonymous heap than a tiny file (RLIMIT_FSIZE). */
@@ -23,6 +23,7 @@ struct setup {
 };
 
 struct dvsm_heap *_Atomic heap_the_default;
+struct lane_view heap_default_view;
 
 static struct environment environment;
 static struct setup setup;
@@ -69,6 +70,46 @@ static struct dvsm_heap *make(const struct setup *s, int *error)
     return heap;
 }
 
+/* Lets the fast path use the heap. Its limits and its span, which keep it off, come last. */
+static void show(const struct dvsm_heap *heap)
+{
+    struct lane_view *view = &heap_default_view, next = heap->cache.view;
+
+    next.exact_limit = next.coarse_limit = next.span = 0;
+    *view = next;
+    atomic_thread_fence(memory_order_release);
+    view->span = heap->cache.view.span;
+    view->coarse_limit = heap->cache.view.coarse_limit;
+    view->exact_limit = heap->cache.view.exact_limit;
+}
+
+static void hide(void)
+{
+    heap_default_view = (struct lane_view){0};
+}
+
+void heap_extend_view(struct dvsm_heap *heap, const void *block)
+{
+    struct lane_view *view = &heap->cache.view;
+
+    if (unlikely(heap->region->arenas.damaged)) {
+        heap_hide_frees(heap);
+        return;
+    }
+    if (view->exact_limit == 0 || ((uintptr_t)block - view->base) >> 4 < view->span)
+        return;
+    cache_extend_view(&heap->cache);
+    if (heap == atomic_load_explicit(&heap_the_default, memory_order_acquire))
+        heap_default_view.span = view->span;
+}
+
+void heap_hide_frees(struct dvsm_heap *heap)
+{
+    heap->cache.view.span = 0;
+    if (heap == atomic_load_explicit(&heap_the_default, memory_order_acquire))
+        heap_default_view.span = 0;
+}
+
 NOINLINE struct dvsm_heap *heap_make_default(void)
 {
     struct dvsm_heap *there = NULL;
@@ -80,8 +121,10 @@ NOINLINE struct dvsm_heap *heap_make_default(void)
         errno = ENOMEM;
         return NULL;
     }
-    if (atomic_compare_exchange_strong(&heap_the_default, &there, heap))
+    if (atomic_compare_exchange_strong(&heap_the_default, &there, heap)) {
+        show(heap);
         return heap;
+    }
     heap_unmake(heap); /* another thread was faster */
     return there;
 }
@@ -134,11 +177,13 @@ static void fill_from_environment(dvsm_options *options)
 /* The old heap goes first: there might not be address space for two. One that does not go stays. */
 static int replace(const struct setup *wanted)
 {
+    hide();
     struct dvsm_heap *old = atomic_exchange(&heap_the_default, NULL);
     int error = old != NULL ? heap_unmake(old) : 0, ignored;
 
     if (error != 0 && registry_checked(old) != NULL) {
         atomic_store(&heap_the_default, old);
+        show(old);
         return error;
     }
     struct dvsm_heap *heap = make(wanted, &error);
@@ -149,6 +194,8 @@ static int replace(const struct setup *wanted)
         heap = make(&setup, &ignored);
     }
     atomic_store(&heap_the_default, heap);
+    if (heap != NULL)
+        show(heap);
     return error;
 }
 

@@ -10,7 +10,8 @@
  *     environment.c  the DVSM_ variables
  *     create.c       making and destroying a heap
  *     default.c      the heap that is there before main()
- *     entry.c        locking the arena that a call works on, repairing, reporting faults
+ *     entry.c        locking the arena that a call works on, reporting faults
+ *     block.c        what a block's header and mark tell, without a lock
  *     allocate.c, release.c, resize.c, text.c     the malloc family
  *     limits.c, inspect.c, check.c                looking after it, looking at it
  *
@@ -24,7 +25,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "arena/region_source.h"
+#include "arena/arenas.h"
+#include "cache/cache.h"
 #include "dvsm/dvsm.h"
 #include "heap/region.h"
 
@@ -42,7 +44,8 @@ struct dvsm_heap {
     const dvsm_backend *backend;
     dvsm_mapping mapping;
     struct segments segments;
-    struct region_source source;
+    struct arenas arenas;
+    struct cache cache;
     char label[HEAP_LABEL]; /* the name or, in messages, what stands for one */
 };
 
@@ -96,6 +99,12 @@ int heap_unmake(struct dvsm_heap *heap);
 /* ---- default.c */
 
 extern struct dvsm_heap *_Atomic heap_the_default; /* NULL: not made yet */
+
+/* Where the heap's fast path does not know of the block's granule yet: tells it. */
+void heap_extend_view(struct dvsm_heap *heap, const void *block);
+
+/* Has every free look at the block's arena first: one is damaged. */
+void heap_hide_frees(struct dvsm_heap *heap);
 struct dvsm_heap *heap_make_default(void);
 
 /* The default heap; NULL and errno ENOMEM where there is none. */
@@ -110,10 +119,9 @@ static inline struct dvsm_heap *heap_default(void)
 
 /* A call of a public function while it works on one arena. */
 struct heap_call {
-    struct dvsm_heap *heap;  /* NULL: none was found */
-    const char *function;    /* the public one */
-    struct arena_slot *slot; /* locked; NULL: none */
-    struct arena_call arena;
+    struct dvsm_heap *heap; /* NULL: none was found */
+    const char *function;   /* the public one */
+    struct arena_hold hold; /* hold.slot NULL: no arena is locked */
 };
 
 /* Each locks an arena of the heap and makes the call ready, or returns false; heap_leave() is to be
@@ -132,8 +140,21 @@ bool heap_enter_index(struct heap_call *call, struct dvsm_heap *heap, size_t ind
 /* Unlocks; then reports the fault, if there was one, and returns false with errno EINVAL. */
 bool heap_leave(struct heap_call *call);
 
-/* heap_leave() for a call that allocates: returns `block`, or NULL with errno. */
-void *heap_leave_with(struct heap_call *call, void *block);
+/* Reports a fault found where no arena was locked; nothing, if there is none. Returns whether. */
+bool heap_report(struct dvsm_heap *heap, const struct fault *fault, const char *function);
+
+/* Reports that a block, found in the cache, was freed already. */
+void heap_report_freed(struct dvsm_heap *heap, const void *block, const char *function);
+
+/* ---- block.c */
+
+/* What a look at a block tells without any lock. */
+enum block_state {
+    BLOCK_PLAIN, /* in use, by all signs, in a segment */
+    BLOCK_OTHER, /* a large block, or wrong: its arena tells */
+    BLOCK_FREED  /* in the cache: free already */
+};
+enum block_state heap_look(struct dvsm_heap *heap, const void *block);
 
 /* ---- allocate.c, release.c, resize.c */
 

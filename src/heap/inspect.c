@@ -10,6 +10,7 @@ struct walk {
     dvsm_visit_fn visit;
     void *context;
     const struct arena *arena; /* the one being walked, locked */
+    struct census census;      /* what is in the cache */
 };
 
 static dvsm_chunk_state public_state(enum arena_chunk_state state)
@@ -35,6 +36,11 @@ static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
         .state = public_state(state),
         .arena = (unsigned)walk->arena->id - 1,
     };
+
+    if (state == ARENA_CHUNK_USED && census_has(&walk->census, chunk.block)) {
+        chunk.state = DVSM_CHUNK_CACHED;
+        chunk.usable = 0;
+    }
 
     walk->visit(&chunk, walk->context);
 }
@@ -70,20 +76,34 @@ static void visit_large(void *context, struct run run, segment_owner_id owner, e
     walk->visit(&chunk, walk->context);
 }
 
+/* Of the whole heap at one instant, as far as it is quiet. */
+static void take_census(struct dvsm_heap *heap, struct census *census)
+{
+    census->block = NULL;
+    if (!cache_lock_all(&heap->cache))
+        return;
+    census_take(census, &heap->cache);
+    cache_unlock_all(&heap->cache);
+}
+
 /* What a damaged arena says of its chunks is not told. */
 static void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context,
                       const char *function)
 {
+    struct walk walk = {.visit = visit, .context = context};
+
+    take_census(heap, &walk.census);
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
-        if (heap_enter_index(&call, heap, i, function) && !call.slot->arena.damaged) {
-            struct walk walk = {visit, context, &call.slot->arena};
-            arena_walk(&call.slot->arena, visit_chunk, &walk);
+        if (heap_enter_index(&call, heap, i, function) && !call.hold.slot->arena.damaged) {
+            walk.arena = &call.hold.slot->arena;
+            arena_walk(walk.arena, visit_chunk, &walk);
             segment_walk(&heap->segments, visit_large, &walk);
         }
         heap_leave(&call);
     }
+    census_end(&walk.census);
 }
 
 void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context)
@@ -106,7 +126,7 @@ static size_t links_of(const dvsm_chunk *chunk)
 static void inspect_chunk(const dvsm_chunk *chunk, void *context)
 {
     const struct inspection *inspection = context;
-    bool is_free = chunk->state == DVSM_CHUNK_FREE;
+    bool is_free = chunk->state == DVSM_CHUNK_FREE || chunk->state == DVSM_CHUNK_CACHED;
     char *block = chunk->block;
     char *start = is_free ? block + links_of(chunk) : block;
     char *end = chunk->state == DVSM_CHUNK_LARGE ? block + chunk->usable
@@ -135,6 +155,9 @@ static void add_chunk(const dvsm_chunk *chunk, void *context)
     if (chunk->state == DVSM_CHUNK_FREE) {
         stats->free_bytes += chunk->bytes;
         stats->free_chunks++;
+    } else if (chunk->state == DVSM_CHUNK_CACHED) {
+        stats->cached_bytes += chunk->bytes;
+        stats->cached_blocks++;
     } else if (chunk->state != DVSM_CHUNK_OVERHEAD) {
         stats->used_bytes += chunk->bytes;
         stats->used_blocks++;
@@ -162,12 +185,12 @@ int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats)
         return -1;
     *stats = (dvsm_stats_t){
         .reserved_bytes = heap->region->bytes,
-        .limit_bytes = heap->region->limit,
-        .metadata_bytes = region_metadata_bytes(heap->region),
     };
     segment_usage(&heap->segments, &usage);
-    stats->committed_bytes = usage.committed + stats->metadata_bytes;
-    stats->committed_most_bytes = usage.committed_most + stats->metadata_bytes;
+    stats->limit_bytes = usage.limit;
+    stats->metadata_bytes = usage.overhead;
+    stats->committed_bytes = usage.footprint;
+    stats->committed_most_bytes = usage.footprint_most;
     stats->retained_bytes = usage.retained;
     heap_walk(heap, add_chunk, stats, "dvsm_stats");
     add_arenas(heap->region, stats);
@@ -192,14 +215,22 @@ static void add_usage(struct dvsm_mallinfo *info, const struct arena *arena)
 static struct dvsm_mallinfo heap_mallinfo(struct dvsm_heap *heap, const char *function)
 {
     struct dvsm_mallinfo info = {0};
+    struct census census = {0};
 
+    if (heap != NULL)
+        take_census(heap, &census);
     for (size_t i = 0; heap != NULL && i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
-        if (heap_enter_index(&call, heap, i, function) && !call.slot->arena.damaged)
-            add_usage(&info, &call.slot->arena);
+        if (heap_enter_index(&call, heap, i, function) && !call.hold.slot->arena.damaged)
+            add_usage(&info, &call.hold.slot->arena);
         heap_leave(&call);
     }
+    info.smblks = census.count;
+    info.fsmblks = census.bytes;
+    info.uordblks -= census.bytes;
+    info.fordblks += census.bytes;
+    census_end(&census);
     return info;
 }
 

@@ -3,21 +3,41 @@
 
 #include "heap/heap.h"
 
+static struct segment_usage usage_of(struct dvsm_heap *heap)
+{
+    struct segment_usage usage;
+
+    segment_usage(&heap->segments, &usage);
+    return usage;
+}
+
+static size_t footprint(struct dvsm_heap *heap)
+{
+    return usage_of(heap).footprint;
+}
+
+/* The arenas keep `pad` bytes at their tops, all together; what they do not need for it stays as
+ * granules. */
 static int heap_trim(struct dvsm_heap *heap, size_t pad, const char *function)
 {
-    bool released = false;
+    struct fault fault = {0};
 
     if (heap == NULL)
         return 0;
+    size_t before = footprint(heap), kept = 0;
+    cache_drain(&heap->cache, &fault);
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
-        if (heap_enter_index(&call, heap, i, function))
-            released |= arena_trim(&call.arena, pad);
+        if (heap_enter_index(&call, heap, i, function)) {
+            arena_trim(&call.hold.call, pad > kept ? pad - kept : 0);
+            kept += call.hold.slot->arena.top_size;
+        }
         heap_leave(&call);
     }
-    released |= segment_release(&heap->segments, pad) > 0;
-    return released;
+    segment_release(&heap->segments, pad > kept ? pad - kept : 0);
+    heap_report(heap, &fault, function);
+    return footprint(heap) < before;
 }
 
 int dvsm_malloc_trim(size_t pad)
@@ -47,43 +67,35 @@ int dvsm_mallopt(int parameter, int value)
         done = i < region_arena_count(heap->region)
                    ? heap_enter_index(&call, heap, i, "dvsm_mallopt")
                    : heap_enter(&call, heap, "dvsm_mallopt");
-        done = done && arena_set_parameter(call.arena.arena, parameter, wanted);
+        done = done && arena_set_parameter(call.hold.call.arena, parameter, wanted);
         heap_leave(&call);
     }
     return done;
 }
 
-static struct segment_usage usage_of(struct dvsm_heap *heap)
+static size_t footprint_now(struct dvsm_heap *heap)
 {
-    struct segment_usage usage;
-
-    segment_usage(&heap->segments, &usage);
-    return usage;
-}
-
-static size_t footprint(struct dvsm_heap *heap)
-{
-    return heap == NULL ? 0 : usage_of(heap).committed + region_metadata_bytes(heap->region);
+    return heap == NULL ? 0 : footprint(heap);
 }
 
 static size_t max_footprint(struct dvsm_heap *heap)
 {
-    return heap == NULL ? 0 : usage_of(heap).committed_most + region_metadata_bytes(heap->region);
+    return heap == NULL ? 0 : usage_of(heap).footprint_most;
 }
 
-static size_t limit(const struct dvsm_heap *heap)
+static size_t limit(struct dvsm_heap *heap)
 {
-    return heap == NULL ? 0 : heap->region->limit;
+    return heap == NULL ? 0 : usage_of(heap).limit;
 }
 
 static size_t set_limit(struct dvsm_heap *heap, size_t bytes)
 {
-    return heap == NULL ? 0 : region_set_limit(&heap->segments, heap->region, bytes);
+    return heap == NULL ? 0 : segment_set_limit(&heap->segments, bytes);
 }
 
 size_t dvsm_malloc_footprint(void)
 {
-    return footprint(heap_default());
+    return footprint_now(heap_default());
 }
 
 size_t dvsm_malloc_max_footprint(void)
@@ -103,7 +115,7 @@ size_t dvsm_malloc_set_footprint_limit(size_t bytes)
 
 size_t dvsm_heap_footprint(dvsm_heap *heap)
 {
-    return footprint(registry_checked(heap));
+    return footprint_now(registry_checked(heap));
 }
 
 size_t dvsm_heap_max_footprint(dvsm_heap *heap)

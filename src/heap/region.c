@@ -3,6 +3,10 @@
 #include "heap/region.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -23,11 +27,29 @@ static size_t whole_pages(size_t bytes)
     return bits_round_up(bytes, page_size());
 }
 
+/* One more than the highest number a CPU of this machine can have, now or later: lanes are found by
+ * it. "0-7" or "0,2-7" in the system's list; without that, what the kernel's own masks have room
+ * for. */
 static size_t cpu_count(void)
 {
-    long cpus = sysconf(_SC_NPROCESSORS_CONF);
+    char list[256] = "";
+    int fd = open("/sys/devices/system/cpu/possible", O_RDONLY | O_CLOEXEC);
 
-    return cpus > 0 ? (size_t)cpus : 1;
+    if (fd >= 0) {
+        if (read(fd, list, sizeof list - 1) < 0)
+            list[0] = '\0';
+        close(fd);
+    }
+    char *last = strpbrk(list, "0123456789");
+    if (last == NULL) {
+        unsigned char mask[1024];
+        long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+
+        return bytes > 0 ? (size_t)bytes * 8 : sizeof mask * 8;
+    }
+    for (char *p = last; (p = strpbrk(p, ",-")) != NULL;)
+        last = ++p;
+    return (size_t)strtoul(last, NULL, 10) + 1;
 }
 
 static size_t arenas_most(size_t cpus)
@@ -37,22 +59,38 @@ static size_t arenas_most(size_t cpus)
     return most < SEGMENT_OWNER_MOST ? most : SEGMENT_OWNER_MOST;
 }
 
+static size_t depots_bytes(void)
+{
+    return whole_pages(CACHE_CLASSES * sizeof(struct depot));
+}
+
+/* What a plan has besides the header: where the arenas' slots are, and how long each is. */
+struct places {
+    char *arenas;
+    size_t arena_stride;
+    size_t arenas_most;
+    bool cached;
+};
+
 /* Says where everything lies in a region of r->bytes at r->base; false where it is too small. */
-static bool lay_out(struct region *r)
+static bool lay_out(struct region *r, struct places *p)
 {
     char *place = r->base + whole_pages(sizeof(struct region));
+    size_t cpus = cpu_count();
 
-    r->cpus = cpu_count();
-    r->arenas_most = arenas_most(r->cpus);
-    r->arena_stride = whole_pages(sizeof(struct arena_slot));
-    r->arenas = place;
-    place += r->arenas_most * r->arena_stride;
-    r->lanes = (struct lane *)(void *)place;
-    place += whole_pages(r->cpus * sizeof(struct lane));
-    r->depots = (struct depot *)(void *)place;
-    place += whole_pages(CACHE_CLASSES * sizeof(struct depot));
+    p->arenas_most = arenas_most(cpus);
+    p->arena_stride = whole_pages(sizeof(struct arena_slot));
+    p->arenas = place;
+    place += p->arenas_most * p->arena_stride;
+    r->cache.cpus = cpus;
+    r->cache.lanes = (struct lane *)(void *)place;
+    place += whole_pages(cpus * sizeof(struct lane));
+    r->cache.depots = (struct depot *)(void *)place;
+    place += depots_bytes();
     r->map = (struct segment_map *)(void *)place;
     place += whole_pages(segment_map_bytes(r->bytes / GRANULE));
+    r->cache.magazines = place;
+    place += cache_magazine_area(r->bytes);
 
     size_t metadata = bits_round_up((size_t)(place - r->base), GRANULE);
     if (metadata >= r->bytes)
@@ -69,126 +107,82 @@ size_t region_least_bytes(void)
     size_t cpus = cpu_count();
     size_t fixed = whole_pages(sizeof(struct region)) +
                    arenas_most(cpus) * whole_pages(sizeof(struct arena_slot)) +
-                   whole_pages(cpus * sizeof(struct lane)) +
-                   whole_pages(CACHE_CLASSES * sizeof(struct depot));
+                   whole_pages(cpus * sizeof(struct lane)) + depots_bytes() +
+                   cache_magazine_area(0);
     size_t granules = fixed / GRANULE + 1 + GRANULES_LEAST;
 
     return (granules + segment_map_bytes(2 * granules) / GRANULE + 1) * GRANULE;
 }
 
-static int commit(const dvsm_backend *backend, const dvsm_mapping *mapping, void *start,
-                  size_t bytes)
+/* Commits the parts that are needed from the start; *bytes: how much. */
+static int commit_parts(const struct segments *segments, const struct region *plan, bool cached,
+                        size_t *bytes)
 {
-    return backend->commit(backend, mapping, start, whole_pages(bytes));
+    const struct {
+        void *start;
+        size_t bytes;
+    } parts[] = {
+        {plan->base, whole_pages(sizeof *plan)},
+        {plan->cache.lanes, cached ? whole_pages(plan->cache.cpus * sizeof(struct lane)) : 0},
+        {plan->cache.depots, cached ? depots_bytes() : 0},
+        {plan->map, segment_map_committed_bytes()},
+    };
+
+    *bytes = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        int error = 0;
+
+        if (parts[i].bytes > 0)
+            error = segments->backend->commit(segments->backend, segments->mapping, parts[i].start,
+                                              parts[i].bytes);
+        if (error != 0)
+            return error;
+        if (parts[i].start != plan->map) /* it counts itself */
+            *bytes += parts[i].bytes;
+    }
+    return 0;
 }
 
-int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping)
+static int make_parts(struct segments *segments, struct region *plan, const struct places *places,
+                      const dvsm_options *options)
 {
-    struct region plan = {.base = mapping->base, .bytes = mapping->bytes, .limit = SIZE_MAX};
-    struct region *region = mapping->base;
-    int error;
+    size_t bytes;
+    int error = commit_parts(segments, plan, places->cached, &bytes);
 
-    if (!lay_out(&plan))
+    if (error == 0)
+        error = segment_init(plan->map, plan->granules, plan->granule_count,
+                             options->limit != 0 ? options->limit : SIZE_MAX);
+    if (error != 0)
+        return error;
+    segment_count_overhead(segments, bytes);
+    error = arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most);
+    if (error != 0 || !places->cached)
+        return error;
+    return cache_init(&plan->cache, plan->bytes, options->cache_bytes);
+}
+
+int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
+                const dvsm_options *options)
+{
+    struct region plan = {.base = mapping->base, .bytes = mapping->bytes};
+    struct places places = {.cached = options->cache_bytes != SIZE_MAX};
+    struct region *region = mapping->base;
+
+    if (!lay_out(&plan, &places))
         return ENOMEM;
-    error = commit(backend, mapping, region, sizeof *region);
-    if (error == 0)
-        error = commit(backend, mapping, plan.map, segment_map_committed_bytes());
-    if (error == 0)
-        error = segment_init(plan.map, plan.granules, plan.granule_count, SIZE_MAX);
-    if (error == 0)
-        error = lock_init(&plan.lock);
+
+    struct segments segments = {plan.map, backend, mapping};
+    int error = make_parts(&segments, &plan, &places, options);
     if (error != 0)
         return error;
     plan.version = REGION_VERSION;
+    plan.arenas_wanted = options->arenas;
+    plan.cache_bytes = options->cache_bytes;
+    plan.arenas.wanted = options->arenas != 0 ? options->arenas : plan.cache.cpus;
+    if (plan.arenas.wanted > plan.arenas.most)
+        plan.arenas.wanted = plan.arenas.most;
     *region = plan;
     compiler_barrier();
     region->magic = REGION_MAGIC;
     return 0;
-}
-
-size_t region_metadata_bytes(const struct region *region)
-{
-    return whole_pages(sizeof *region) + whole_pages(segment_map_committed_bytes()) +
-           region_arena_count(region) * region->arena_stride;
-}
-
-/* Tells the map what is left of the limit for granules. */
-static void apply_limit(struct segments *segments, const struct region *region)
-{
-    size_t metadata = region_metadata_bytes(region);
-
-    if (region->limit == SIZE_MAX)
-        segment_set_limit(segments, SIZE_MAX);
-    else if (region->limit <= metadata)
-        segment_set_limit(segments, 0);
-    else
-        segment_set_limit(segments, bits_round_down(region->limit - metadata, GRANULE));
-}
-
-/* False: the calling thread holds it already. */
-static bool lock_header(struct segments *segments, struct region *region)
-{
-    switch (lock_acquire(&region->lock)) {
-    case LOCK_ACQUIRED:
-        return true;
-    case LOCK_OWNER_DIED:
-        apply_limit(segments, region); /* all that can have been left half done */
-        lock_repaired(&region->lock);
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* An arena made later behaves as the first was told to. */
-static void copy_parameters(struct arena *arena, const struct arena *first)
-{
-    arena->trim_threshold = first->trim_threshold;
-    arena->trim_check = first->trim_threshold;
-    arena->granularity = first->granularity;
-    arena->large_threshold = first->large_threshold;
-}
-
-/* The slot is nobody's until the count says so: whoever dies here leaves nothing to repair. */
-static bool make_slot(const struct segments *segments, struct region *region, size_t index)
-{
-    struct arena_slot *slot = region_arena(region, index);
-
-    if (commit(segments->backend, segments->mapping, slot, sizeof *slot) != 0 ||
-        lock_init(&slot->lock) != 0)
-        return false;
-    slot->recoveries = 0;
-    arena_init(&slot->arena, index + 1);
-    if (index > 0)
-        copy_parameters(&slot->arena, &region_arena(region, 0)->arena);
-    __atomic_store_n(&region->arena_count, index + 1, __ATOMIC_RELEASE);
-    return true;
-}
-
-bool region_make_arena(struct segments *segments, struct region *region, size_t index)
-{
-    bool made = true;
-
-    if (index >= region->arenas_most || !lock_header(segments, region))
-        return false;
-    if (region->arena_count == index) {
-        made = make_slot(segments, region, index);
-        apply_limit(segments, region);
-    }
-    lock_release(&region->lock);
-    return made;
-}
-
-size_t region_set_limit(struct segments *segments, struct region *region, size_t bytes)
-{
-    size_t limit = bits_round_up(bytes, GRANULE);
-
-    if (!lock_header(segments, region))
-        return region->limit;
-    region->limit = limit < bytes ? SIZE_MAX : limit;
-    compiler_barrier();
-    apply_limit(segments, region);
-    limit = region->limit;
-    lock_release(&region->lock);
-    return limit;
 }

@@ -1,25 +1,53 @@
 /* release.c - the functions that take a block back, and the one that measures it. */
 #include <errno.h>
 
-#include "heap/heap.h"
+#include "heap/fast.h"
 
-/* NB: the one place where a lane will be asked first. */
-void heap_free(void *block, const char *function)
+/* ---- free ------------------------------------------------------------------------------------ */
+
+/* Into the cache, if it is one for the cache. False: it is its arena's to take. */
+static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *function)
+{
+    struct fault fault = {0};
+
+    heap_extend_view(heap, block);
+    switch (heap_look(heap, block)) {
+    case BLOCK_FREED:
+        heap_report_freed(heap, block, function);
+        return true;
+    case BLOCK_PLAIN:
+        break;
+    default:
+        return false;
+    }
+    bool taken =
+        heap_free_fast(&heap->cache.view, block) ||
+        cache_free(&heap->cache, class_below(chunk_size(chunk_of_payload(block))), block, &fault);
+    heap_report(heap, &fault, function);
+    return taken;
+}
+
+/* What a lane could not do. */
+NOINLINE void heap_free(void *block, const char *function)
 {
     struct heap_call call;
+    struct dvsm_heap *heap = dvsm_heap_of(block);
     int saved = errno;
 
-    if (block == NULL)
+    if (block == NULL || (heap != NULL && free_to_cache(heap, block, function))) {
+        errno = saved;
         return;
+    }
     if (heap_enter_owner(&call, block, function))
-        arena_free(&call.arena, block);
+        arena_free(&call.hold.call, block);
     heap_leave(&call);
     errno = saved;
 }
 
 void dvsm_free(void *block)
 {
-    heap_free(block, "dvsm_free");
+    if (unlikely(!heap_free_fast(&heap_default_view, block)))
+        heap_free(block, "dvsm_free");
 }
 
 void dvsm_free_sized(void *block, size_t size)
@@ -53,23 +81,46 @@ static bool free_with_the_first(void **blocks, size_t count)
 
     if (!may_be_block(blocks[0]))
         return true;
-    if (heap_enter_owner(&call, blocks[0], "dvsm_bulk_free") && !call.slot->arena.damaged)
-        arena_bulk_free(&call.arena, blocks, count);
-    if (blocks[0] == NULL && call.arena.fault.kind == FAULT_ARGUMENT)
-        call.arena.fault.kind = FAULT_NONE;
+    if (heap_enter_owner(&call, blocks[0], "dvsm_bulk_free") && !call.hold.slot->arena.damaged)
+        arena_bulk_free(&call.hold.call, blocks, count);
+    if (blocks[0] == NULL && call.hold.call.fault.kind == FAULT_ARGUMENT)
+        call.hold.call.fault.kind = FAULT_NONE;
     return heap_leave(&call);
+}
+
+/* Whether the entry is in the cache, free already: an arena would not see it. */
+static bool is_cached(const void *block)
+{
+    struct dvsm_heap *heap = block != NULL ? dvsm_heap_of(block) : NULL;
+
+    return heap != NULL && heap_look(heap, block) == BLOCK_FREED;
+}
+
+/* How many entries from the first on are not. */
+static size_t count_uncached(void *const *blocks, size_t count)
+{
+    size_t n = 0;
+
+    while (n < count && !is_cached(blocks[n]))
+        n++;
+    return n;
 }
 
 size_t dvsm_bulk_free(void **blocks, size_t count)
 {
     int saved = errno;
-    size_t left = 0;
+    size_t left = 0, end = 0;
     bool sound = true;
 
     for (size_t i = 0; i < count; i++) {
-        if (blocks[i] == NULL)
-            continue;
-        sound &= free_with_the_first(blocks + i, count - i);
+        if (i >= end)
+            end = i + count_uncached(blocks + i, count - i);
+        if (i < end && blocks[i] != NULL) {
+            sound &= free_with_the_first(blocks + i, end - i);
+        } else if (i >= end) {
+            heap_report_freed(dvsm_heap_of(blocks[i]), blocks[i], "dvsm_bulk_free");
+            sound = false;
+        }
         left += blocks[i] != NULL;
     }
     errno = sound ? saved : EINVAL;
@@ -80,10 +131,20 @@ size_t dvsm_malloc_usable_size(void *block)
 {
     struct heap_call call;
     size_t usable = 0;
+    struct dvsm_heap *heap = block != NULL ? dvsm_heap_of(block) : NULL;
 
     if (block == NULL)
         return 0;
+    switch (heap != NULL ? heap_look(heap, block) : BLOCK_OTHER) {
+    case BLOCK_PLAIN:
+        return chunk_usable(chunk_of_payload(block));
+    case BLOCK_FREED:
+        heap_report_freed(heap, block, "dvsm_malloc_usable_size");
+        return 0;
+    default:
+        break;
+    }
     if (heap_enter_owner(&call, block, "dvsm_malloc_usable_size"))
-        usable = arena_usable(&call.arena, block);
+        usable = arena_usable(&call.hold.call, block);
     return heap_leave(&call) ? usable : 0;
 }

@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "heap/heap.h"
+#include "heap/fast.h"
 
 /* What the look at a block under its arena's lock brought. */
 struct resized {
@@ -10,6 +10,34 @@ struct resized {
     void *block;            /* NULL: it could not be resized where it is */
     size_t usable;          /* then: bytes to be copied at most */
 };
+
+/* A block in the cache, which its arena would take for one in use: reported. */
+static bool was_freed(void *block, const char *function)
+{
+    struct dvsm_heap *heap = dvsm_heap_of(block);
+
+    if (heap == NULL || heap_look(heap, block) != BLOCK_FREED)
+        return false;
+    heap_report_freed(heap, block, function);
+    return true;
+}
+
+/* Whether the block has room for just that: no arena need be asked. */
+static bool fits_already(const struct dvsm_heap *wanted, void *block, size_t size,
+                         struct resized *result)
+{
+    struct dvsm_heap *heap = dvsm_heap_of(block);
+
+    if (heap == NULL || (wanted != NULL && wanted != heap) || size >= REQUEST_LIMIT ||
+        heap_look(heap, block) != BLOCK_PLAIN)
+        return false;
+
+    size_t have = chunk_size(chunk_of_payload(block)), need = chunk_size_for(size);
+    if (have < need || have - need >= CHUNK_MIN)
+        return false;
+    *result = (struct resized){.home = heap, .block = block};
+    return true;
+}
 
 /* Resizes in place, unless the result is to be in another heap than the block, or `may_move` and it
  * had better be copied. */
@@ -19,13 +47,15 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
     struct resized result = {0};
     struct heap_call call;
 
+    if (was_freed(block, function) || fits_already(wanted, block, size, &result))
+        return result;
     if (heap_enter_owner(&call, block, function)) {
         result.home = call.heap;
-        call.arena.may_move = may_move;
+        call.hold.call.may_move = may_move;
         if (wanted == NULL || wanted == call.heap)
-            result.block = arena_resize_in_place(&call.arena, block, size);
-        if (result.block == NULL && call.arena.fault.kind == FAULT_NONE)
-            result.usable = arena_usable(&call.arena, block);
+            result.block = arena_resize_in_place(&call.hold.call, block, size);
+        if (result.block == NULL && call.hold.call.fault.kind == FAULT_NONE)
+            result.usable = arena_usable(&call.hold.call, block);
     }
     if (!heap_leave(&call))
         result = (struct resized){0};
@@ -52,7 +82,7 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
 
     if (result.home == NULL || result.block != NULL)
         return result.block;
-    void *copy = heap_malloc(wanted != NULL ? wanted : result.home, size, function);
+    void *copy = heap_malloc_of(wanted != NULL ? wanted : result.home, size, function);
     if (copy == NULL)
         return errno == ENOMEM ? resize_or_fail(wanted, block, size, function) : NULL;
     memcpy(copy, block, size < result.usable ? size : result.usable);
@@ -71,7 +101,7 @@ static size_t product(size_t count, size_t size)
 static void *default_realloc(void *block, size_t size, const char *function)
 {
     if (block == NULL)
-        return heap_malloc(heap_default(), size, function);
+        return heap_malloc_of(heap_default(), size, function);
     return heap_realloc(NULL, block, size, function);
 }
 
@@ -97,7 +127,7 @@ void *dvsm_realloc_in_place(void *block, size_t size)
 static void *given_realloc(struct dvsm_heap *heap, void *block, size_t size, const char *function)
 {
     if (heap == NULL || block == NULL)
-        return heap_malloc(heap, size, function);
+        return heap_malloc_of(heap, size, function);
     return heap_realloc(heap, block, size, function);
 }
 

@@ -2,11 +2,11 @@
 #define _GNU_SOURCE
 #include <string.h>
 
-#include "heap/heap.h"
+#include "heap/fast.h"
 
 static char *copy(struct dvsm_heap *heap, const char *text, size_t length, const char *function)
 {
-    char *block = heap_malloc(heap, length + 1, function);
+    char *block = heap_malloc_of(heap, length + 1, function);
 
     if (block == NULL)
         return NULL;

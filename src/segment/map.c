@@ -7,6 +7,8 @@
 
 #include "base/fault.h"
 
+static const struct granule_run no_run = {0, 0};
+
 static size_t page_size(void)
 {
     return (size_t)sysconf(_SC_PAGESIZE);
@@ -137,6 +139,12 @@ void segment_leave(struct segments *s)
     lock_release(&s->map->lock);
 }
 
+void segment_settle(struct segments *s)
+{
+    if (segment_enter(s, "segment_settle"))
+        segment_leave(s);
+}
+
 /* From the top level down: the words, by far the most, are the likeliest to fail. What was
  * committed until then serves the next try. */
 static bool commit_levels(struct segments *s, size_t ready)
@@ -175,6 +183,76 @@ bool segment_make_ready(struct segments *s, size_t end)
     return commit_levels(s, round_ready(s->map, end));
 }
 
+size_t segment_overhead(const struct segment_map *map)
+{
+    size_t bytes = map->charged + segment_map_committed_bytes();
+
+    if (!map->counts_overhead)
+        return 0;
+    for (size_t level = 0; level <= map->levels; level++)
+        bytes += level_bytes(level, map->ready, map->page);
+    return bytes;
+}
+
+void segment_note_footprint(struct segment_map *map)
+{
+    size_t footprint = (map->committed << GRANULE_SHIFT) + segment_overhead(map);
+
+    if (footprint > map->footprint_most)
+        journal_store(&map->journal, &map->footprint_most, footprint);
+}
+
+size_t segment_most(const struct segment_map *map, size_t more)
+{
+    size_t overhead = map->counts_overhead ? granules_for(segment_overhead(map) + more) : 0;
+
+    if (map->limit == SIZE_MAX)
+        return SIZE_MAX;
+    return map->limit > overhead ? map->limit - overhead : 0;
+}
+
+void segment_count_overhead(struct segments *s, size_t bytes)
+{
+    s->map->charged = bytes;
+    s->map->counts_overhead = 1;
+}
+
+static void count_charged(struct segment_map *map, size_t charged, word *mark, word value)
+{
+    journal_store(&map->journal, &map->charged, charged);
+    journal_store(&map->journal, mark, value);
+    segment_note_footprint(map);
+    journal_commit(&map->journal);
+}
+
+/* NB: committed before it is counted: who dies in between leaves memory that the next one to need
+ * the place will find there. */
+bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, word value)
+{
+    struct segment_map *map = s->map;
+
+    if (!segment_enter(s, "segment_charge"))
+        return false;
+
+    size_t most = segment_most(map, bytes);
+    size_t excess = map->committed > most ? map->committed - most : 0;
+    bool done = excess <= map->retained && segment_release_retained(s, excess, no_run) &&
+                s->backend->commit(s->backend, s->mapping, place, bytes) == 0;
+
+    if (done)
+        count_charged(map, map->charged + bytes, mark, value);
+    segment_leave(s);
+    return done;
+}
+
+void segment_uncharge(struct segments *s, size_t bytes, word *mark, word value)
+{
+    if (!segment_enter(s, "segment_uncharge"))
+        return;
+    count_charged(s->map, s->map->charged - bytes, mark, value);
+    segment_leave(s);
+}
+
 void segment_usage(struct segments *s, struct segment_usage *usage)
 {
     const struct segment_map *map = s->map;
@@ -186,6 +264,9 @@ void segment_usage(struct segments *s, struct segment_usage *usage)
     usage->committed_most = map->committed_most << GRANULE_SHIFT;
     usage->retained = map->retained << GRANULE_SHIFT;
     usage->used = map->used << GRANULE_SHIFT;
+    usage->overhead = segment_overhead(map);
+    usage->footprint = usage->committed + usage->overhead;
+    usage->footprint_most = map->footprint_most;
     usage->limit = map->limit == SIZE_MAX ? SIZE_MAX : map->limit << GRANULE_SHIFT;
     segment_leave(s);
 }

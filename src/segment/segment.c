@@ -63,17 +63,27 @@ static void count_taken(struct segment_map *map, struct granule_run run, size_t 
     journal_store(j, &map->retained, map->retained - had_memory);
     if (committed > map->committed_most)
         journal_store(j, &map->committed_most, committed);
+    segment_note_footprint(map);
 }
 
-/* Makes sure that the run may be committed and has words. */
+/* How many granules must lose their memory if `more` get some. */
+static size_t excess_over_limit(const struct segment_map *map, size_t more)
+{
+    size_t committed = map->committed + more, most = segment_most(map, 0);
+
+    return committed > most ? committed - most : 0;
+}
+
+/* Makes sure that the run may be committed and has words; those count, too. */
 static bool make_room(struct segments *s, struct granule_run run, size_t had_memory)
 {
     const struct segment_map *map = s->map;
-    size_t committed = map->committed + run.count - had_memory;
-    size_t excess = committed > map->limit ? committed - map->limit : 0;
+    size_t more = run.count - had_memory;
 
-    return excess <= map->retained - had_memory && segment_make_ready(s, run_end(run)) &&
-           segment_release_retained(s, excess, run);
+    return excess_over_limit(map, more) <= map->retained - had_memory &&
+           segment_make_ready(s, run_end(run)) &&
+           excess_over_limit(map, more) <= map->retained - had_memory &&
+           segment_release_retained(s, excess_over_limit(map, more), run);
 }
 
 static bool take_run(struct segments *s, struct granule_run run, segment_owner_id owner,
@@ -81,7 +91,7 @@ static bool take_run(struct segments *s, struct granule_run run, segment_owner_i
 {
     struct segment_map *map = s->map;
     struct journal *j = &map->journal;
-    word flags = kind == RUN_SEGMENT ? TAKEN : TAKEN | LARGE;
+    word flags = kind == RUN_SEGMENT ? TAKEN | SEGMENT_CHUNKS : TAKEN | LARGE;
     size_t had_memory = segment_count_committed(map, run);
 
     if (!make_room(s, run, had_memory))
@@ -298,4 +308,15 @@ bool segment_is_large_block(const struct segment_map *map, segment_owner_id owne
         if ((peek(map, i) & ~MEMORY) != tail)
             return false;
     return (peek(map, beyond) & ~MEMORY) != tail;
+}
+
+const word *segment_words(const struct segment_map *map, size_t *granules)
+{
+    *granules = __atomic_load_n(&map->ready, __ATOMIC_RELAXED);
+    return map->level[0];
+}
+
+bool segment_has_chunks(const struct segment_map *map, const void *address)
+{
+    return (peek(map, granule_of(map, address)) & SEGMENT_CHUNKS) != 0;
 }

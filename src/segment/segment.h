@@ -105,16 +105,43 @@ size_t segment_release(struct segments *s, size_t keep);
 segment_owner_id segment_owner(const struct segment_map *map, const void *address,
                                enum run_kind *kind);
 
+/* A word of the map is one granule's; this bit says that it is part of a segment, so that an address
+ * in it may be a chunk's. For looks without the lock at the first *granules words. */
+#define SEGMENT_CHUNKS ((word)128)
+const word *segment_words(const struct segment_map *map, size_t *granules);
+
+/* Whether the address is in such a granule. */
+bool segment_has_chunks(const struct segment_map *map, const void *address);
+
 /* Whether just the granules from that of `start` up to `end` are one large block of the owner's,
  * who changes none of its runs meanwhile. */
 bool segment_is_large_block(const struct segment_map *map, segment_owner_id owner,
                             const void *start, const void *end);
+
+/* From now on what is committed outside the granules counts against the limit, too: `bytes` of the
+ * caller's so far, and the map's own pages. Called once, before anybody else knows of the map. */
+void segment_count_overhead(struct segments *s, size_t bytes);
+
+/* Commits memory of the caller's outside the granules, and counts it in the same journaled change
+ * that stores `value` in *mark, by which the caller knows. False where memory is short or the limit
+ * reached. */
+bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, word value);
+
+/* The reverse: counts it no more, in the change that stores `value` in *mark. The caller then
+ * releases it. */
+void segment_uncharge(struct segments *s, size_t bytes, word *mark, word value);
+
+/* Sees to it that no change of a dead process is half done: for whoever looks at words of its own
+ * that the map's changes may have stored. */
+void segment_settle(struct segments *s);
 
 struct segment_usage {
     size_t committed; /* bytes: taken or retained */
     size_t committed_most;
     size_t retained; /* bytes: free but committed */
     size_t used;     /* bytes: up to the end of the last run taken */
+    size_t overhead; /* bytes: committed outside the granules, so far as they count */
+    size_t footprint, footprint_most; /* committed and overhead together */
     size_t limit;
 };
 void segment_usage(struct segments *s, struct segment_usage *usage);

@@ -397,7 +397,7 @@ static int die_inside(void *context)
 
     (void)context;
     CHILD_CHECK(heap_enter(&call, heap, "test"));
-    arena = call.arena.arena;
+    arena = call.hold.call.arena;
     journal_store(&arena->journal, &arena->top, arena->top + 1);
     journal_store(&arena->journal, &arena->top_size, arena->top_size - sizeof *arena->top);
     journal_store(&arena->journal, &arena->dv_size, (size_t)12345);

@@ -609,10 +609,10 @@ static void test_mallinfo_adds_up(void **state)
     assert_int_equal(info.uordblks + info.fordblks, info.arena + info.hblkhd);
     assert_true(info.uordblks >= 2000 + MIB);
     assert_true(info.fordblks >= 1000);
-    assert_true(info.ordblks >= 2);
+    assert_true(info.ordblks + info.smblks >= 2);
     assert_true(info.keepcost <= info.fordblks);
     assert_true(info.usmblks >= info.arena + info.hblkhd);
-    assert_int_equal(info.smblks + info.fsmblks, 0);
+    assert_true(info.fsmblks <= info.fordblks && (info.smblks > 0) == (info.fsmblks > 0));
     assert_int_equal(info.hblks, 1);
     dvsm_free(small);
     dvsm_free(end);
@@ -745,6 +745,7 @@ static void test_every_allocating_function_of_a_heap(void **state)
     assert_true(dvsm_heap_mallinfo(heap).arena > 0);
     assert_true(dvsm_heap_footprint(heap) > 0);
     assert_true(dvsm_heap_max_footprint(heap) >= dvsm_heap_footprint(heap));
+    dvsm_heap_trim(heap, 0);
     assert_int_equal(dvsm_heap_trim(heap, 0), 0);
     assert_int_equal(dvsm_heap_limit(heap), SIZE_MAX);
     assert_int_equal(dvsm_heap_set_limit(heap, MIB), MIB);
@@ -875,7 +876,7 @@ static void test_many_heaps_then_no_more(void **state)
 /* ---- looking inside */
 
 struct seen {
-    size_t count[4], bytes[4];
+    size_t count[5], bytes[5];
     const void *wanted;
     dvsm_chunk chunk; /* the wanted one */
 };

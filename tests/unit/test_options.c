@@ -41,7 +41,7 @@ static void print_default_heap(void)
         return;
     }
     printf("backend %s reserve %zu limit %zu arenas %zu cache %zu label %s\n", heap->backend->name,
-           heap->region->bytes, heap->region->limit, heap->region->arenas_wanted,
+           heap->region->bytes, dvsm_heap_limit(heap), heap->region->arenas_wanted,
            heap->region->cache_bytes, heap->label);
 }
 

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,28 +46,58 @@ static size_t offset_of(const void *part)
 static void test_every_part_has_its_place(void **state)
 {
     const struct region *r = heap->region;
+    const struct cache_table *cache = &r->cache;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *slots_end = r->arenas.slots + r->arenas.most * r->arenas.stride;
+    char *map_end = (char *)r->map + segment_map_bytes(r->granule_count);
 
     (void)state;
     assert_ptr_equal(r->base, r);
-    assert_true(offset_of(r->arenas) >= sizeof *r);
-    assert_true((char *)r->lanes >= r->arenas + r->arenas_most * r->arena_stride);
-    assert_true((char *)r->depots >= (char *)(r->lanes + r->cpus));
-    assert_true((char *)r->map >= (char *)(r->depots + CACHE_CLASSES));
-    assert_true(r->granules >= (char *)r->map + segment_map_bytes(r->granule_count));
+    assert_true(offset_of(r->arenas.slots) >= sizeof *r);
+    assert_true((char *)cache->lanes >= slots_end);
+    assert_true((char *)cache->depots >= (char *)(cache->lanes + cache->cpus));
+    assert_true((char *)r->map >= (char *)(cache->depots + CACHE_CLASSES));
+    assert_true(cache->magazines >= map_end);
+    assert_true(r->granules >= cache->magazines + CACHE_CLASSES * cache->area);
     assert_int_equal(r->granules + r->granule_count * GRANULE - r->base, r->bytes);
-    assert_int_equal(offset_of(r->arenas) % page + offset_of(r->lanes) % page, 0);
-    assert_int_equal(offset_of(r->depots) % page + offset_of(r->map) % page, 0);
-    assert_int_equal(offset_of(r->granules) % GRANULE, 0);
-    assert_true(r->cpus >= (size_t)sysconf(_SC_NPROCESSORS_ONLN));
-    assert_true(r->arenas_most >= 64);
+    assert_int_equal(offset_of(r->arenas.slots) % page + offset_of(cache->lanes) % page, 0);
+    assert_int_equal(offset_of(cache->depots) % page + offset_of(r->map) % page, 0);
+    assert_int_equal(offset_of(cache->magazines) % page + offset_of(r->granules) % GRANULE, 0);
+    assert_true(cache->cpus >= (size_t)sysconf(_SC_NPROCESSORS_ONLN));
+    assert_true(r->arenas.most >= 64);
     assert_int_equal(region_arena_count(r), 1);
 }
 
+static size_t overhead(dvsm_heap *of)
+{
+    struct segment_usage usage;
+
+    segment_usage(&of->segments, &usage);
+    return usage.overhead;
+}
+
+/* Lanes and depots are there from the start; all else comes as it is needed. */
 static void test_metadata_is_small_until_it_is_needed(void **state)
 {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t cache =
+        heap->region->cache.cpus * sizeof(struct lane) + CACHE_CLASSES * sizeof(struct depot);
+
     (void)state;
-    assert_true(region_metadata_bytes(heap->region) <= 10 * (size_t)sysconf(_SC_PAGESIZE));
+    assert_true(overhead(heap) <= 16 * page + cache);
+}
+
+/* The footprint counts what the file has, but for the rest of its last page. */
+static void test_the_footprint_is_what_is_committed(void **state)
+{
+    struct stat file;
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(fstat(heap->mapping.fd, &file), 0);
+        assert_int_equal(dvsm_heap_footprint(heap), (size_t)file.st_blocks * 512);
+        assert_non_null(dvsm_heap_malloc(heap, (size_t)100000 << 3 * i));
+    }
 }
 
 static void test_a_mapping_that_is_too_small(void **state)
@@ -75,7 +106,7 @@ static void test_a_mapping_that_is_too_small(void **state)
 
     (void)state;
     assert_int_equal(dvsm_backend_anon.reserve(&dvsm_backend_anon, &mapping), 0);
-    assert_int_equal(region_make(&dvsm_backend_anon, &mapping), ENOMEM);
+    assert_int_equal(region_make(&dvsm_backend_anon, &mapping, &(dvsm_options){0}), ENOMEM);
     assert_int_equal(dvsm_backend_anon.unmap(&dvsm_backend_anon, &mapping, 1), 0);
 }
 
@@ -84,31 +115,30 @@ static void test_arenas_are_made_in_order_and_once(void **state)
     struct region *r = heap->region;
 
     (void)state;
-    assert_true(region_make_arena(&heap->segments, r, 0)); /* is there */
+    assert_true(arenas_make(&heap->arenas, 0)); /* is there */
     assert_int_equal(region_arena_count(r), 1);
     region_arena(r, 0)->arena.trim_threshold = 12345;
-    assert_true(region_make_arena(&heap->segments, r, 1));
+    assert_true(arenas_make(&heap->arenas, 1));
     assert_int_equal(region_arena_count(r), 2);
     assert_int_equal(region_arena(r, 1)->arena.id, 2);
     assert_int_equal(region_arena(r, 1)->arena.trim_threshold, 12345);
-    assert_false(region_make_arena(&heap->segments, r, r->arenas_most));
+    assert_false(arenas_make(&heap->arenas, r->arenas.most));
 }
 
-/* A limit that counts metadata leaves less for granules with each arena. */
-static void test_the_limit_follows_the_metadata(void **state)
+/* The limit counts metadata, too: each arena leaves less for blocks. */
+static void test_the_limit_counts_metadata(void **state)
 {
-    struct segment_usage before, after;
     size_t arenas = 0;
 
     (void)state;
     assert_int_equal(dvsm_heap_set_limit(heap, 4 * MIB), 4 * MIB);
-    segment_usage(&heap->segments, &before);
-    for (size_t i = 1; i < heap->region->arenas_most; i++)
-        arenas += region_make_arena(&heap->segments, heap->region, i);
-    segment_usage(&heap->segments, &after);
-    assert_int_equal(arenas, heap->region->arenas_most - 1);
-    assert_true(after.limit < before.limit);
-    assert_true(after.limit + region_metadata_bytes(heap->region) <= 4 * MIB);
+    for (size_t i = 1; i < heap->region->arenas.most; i++)
+        arenas += arenas_make(&heap->arenas, i);
+    assert_int_equal(arenas, heap->region->arenas.most - 1);
+    while (dvsm_heap_malloc(heap, 1000) != NULL)
+        ;
+    assert_in_range(dvsm_heap_footprint(heap), 4 * MIB - 2 * GRANULE, 4 * MIB);
+    assert_int_equal(dvsm_heap_set_limit(heap, SIZE_MAX), SIZE_MAX);
 }
 
 static void test_no_memory_for_another_arena(void **state)
@@ -130,41 +160,18 @@ static void test_no_memory_for_another_arena(void **state)
     failing_backend_delete(failing);
 }
 
-/* ---- the header's lock */
+/* ---- the lock of the arenas' table */
 
 /* As in a signal handler that interrupted a call. */
-static void test_a_thread_that_holds_the_header_is_not_let_in_again(void **state)
+static void test_a_thread_that_holds_the_table_is_not_let_in_again(void **state)
 {
     struct region *r = heap->region;
 
     (void)state;
-    assert_int_equal(lock_acquire(&r->lock), LOCK_ACQUIRED);
-    assert_int_equal(region_set_limit(&heap->segments, r, MIB), SIZE_MAX);
-    assert_false(region_make_arena(&heap->segments, r, 1));
-    lock_release(&r->lock);
+    assert_int_equal(lock_acquire(&r->arenas.lock), LOCK_ACQUIRED);
+    assert_false(arenas_make(&heap->arenas, 1));
+    lock_release(&r->arenas.lock);
     assert_int_equal(region_arena_count(r), 1);
-}
-
-/* Killed between the limit in the header and the one in the map. */
-static int die_while_limiting(void *context)
-{
-    (void)context;
-    CHILD_CHECK(lock_acquire(&heap->region->lock) == LOCK_ACQUIRED);
-    heap->region->limit = 8 * MIB;
-    kill(getpid(), SIGKILL);
-    return 0;
-}
-
-static void test_a_survivor_completes_the_limit(void **state)
-{
-    struct segment_usage usage;
-
-    (void)state;
-    assert_true(WIFSIGNALED(run_in_child(die_while_limiting, NULL)));
-    assert_true(region_make_arena(&heap->segments, heap->region, 1));
-    segment_usage(&heap->segments, &usage);
-    assert_int_equal(dvsm_heap_limit(heap), 8 * MIB);
-    assert_in_range(usage.limit, 7 * MIB, 8 * MIB);
 }
 
 /* Killed when the slot is written but not counted. */
@@ -173,9 +180,9 @@ static int die_while_making_an_arena(void *context)
     struct arena_slot *slot = region_arena(heap->region, 1);
 
     (void)context;
-    CHILD_CHECK(lock_acquire(&heap->region->lock) == LOCK_ACQUIRED);
+    CHILD_CHECK(lock_acquire(&heap->region->arenas.lock) == LOCK_ACQUIRED);
     CHILD_CHECK(heap->backend->commit(heap->backend, &heap->mapping, slot,
-                                      heap->region->arena_stride) == 0);
+                                      heap->region->arenas.stride) == 0);
     memset(slot, 0x77, sizeof *slot);
     kill(getpid(), SIGKILL);
     return 0;
@@ -186,7 +193,7 @@ static void test_a_survivor_makes_the_arena_anew(void **state)
     (void)state;
     assert_true(WIFSIGNALED(run_in_child(die_while_making_an_arena, NULL)));
     assert_int_equal(region_arena_count(heap->region), 1);
-    assert_true(region_make_arena(&heap->segments, heap->region, 1));
+    assert_true(arenas_make(&heap->arenas, 1));
     assert_int_equal(region_arena(heap->region, 1)->arena.id, 2);
 }
 
@@ -220,7 +227,7 @@ static void test_check_sees_a_damaged_header(void **state)
     expect_violation(&r->version, 77, "magic");
     expect_violation(&r->bytes, r->bytes + GRANULE, "bounds");
     expect_violation(&r->granule_count, r->granule_count + 1, "bounds");
-    expect_violation(&r->arena_count, r->arenas_most + 1, "arenas of at most");
+    expect_violation(&r->arenas.count, r->arenas.most + 1, "arenas of at most");
 }
 
 static void test_check_sees_arenas_and_map_disagree(void **state)
@@ -333,12 +340,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         region_test(test_every_part_has_its_place),
         region_test(test_metadata_is_small_until_it_is_needed),
+        region_test(test_the_footprint_is_what_is_committed),
         cmocka_unit_test(test_a_mapping_that_is_too_small),
         region_test(test_arenas_are_made_in_order_and_once),
-        region_test(test_the_limit_follows_the_metadata),
+        region_test(test_the_limit_counts_metadata),
         cmocka_unit_test(test_no_memory_for_another_arena),
-        region_test(test_a_thread_that_holds_the_header_is_not_let_in_again),
-        region_test(test_a_survivor_completes_the_limit),
+        region_test(test_a_thread_that_holds_the_table_is_not_let_in_again),
         region_test(test_a_survivor_makes_the_arena_anew),
         region_test(test_check_sees_a_damaged_header),
         region_test(test_check_sees_arenas_and_map_disagree),

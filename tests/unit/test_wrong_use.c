@@ -39,7 +39,9 @@ struct wrong_use {
     const char *function; /* as messages name it */
     const char *what;
     bool damage;
-    bool no_heap; /* the message cannot name one */
+    bool no_heap;    /* the message cannot name one */
+    bool arena_only; /* looks for the block where an arena has it: not in the cache */
+    bool cached;     /* set for each play */
 };
 
 /* Looked up here so that the compiler does not see what is done to the block. */
@@ -545,89 +547,112 @@ static void header_of_a_large_block(struct scene *scene)
 #define NO_POINTER "not a pointer from any heap mapped here"
 
 static const struct wrong_use wrong_uses[] = {
-    {"free twice", free_twice, "dvsm_free", "double free", false, false},
-    {"free twice, later", free_twice_with_others_between, "dvsm_free", "double free", false, false},
+    {"free twice", free_twice, "dvsm_free", "double free", false, false, false, false},
+    {"free twice, later", free_twice_with_others_between, "dvsm_free", "double free", false, false,
+     false, false},
     {"free the last block twice", free_the_last_block_twice, "dvsm_free", "double free", false,
-     false},
-    {"free a merged block twice", free_a_merged_block_twice, "dvsm_free", "free", false, false},
-    {"free a large block twice", free_a_large_block_twice, "dvsm_free", "not a block of this heap",
-     false, false},
-    {"free inside a block", free_inside_a_block, "dvsm_free", "pointer into a block", false, false},
-    {"free inside a block, false header", free_inside_a_block_with_a_false_header, "dvsm_free",
-     "pointer into a block", false, false},
-    {"free misaligned", free_misaligned, "dvsm_free", "misaligned", false, false},
-    {"free inside a large block", free_inside_a_large_block, "dvsm_free", "", false, false},
-    {"free inside free memory", free_inside_free_memory, "dvsm_free", "pointer into free memory",
-     false, false},
-    {"free of the stack", free_of_the_stack, "dvsm_free", NO_POINTER, false, true},
-    {"free of another malloc", free_of_another_malloc, "dvsm_free", NO_POINTER, false, true},
-    {"free of a constant", free_of_a_constant, "dvsm_free", NO_POINTER, false, true},
-    {"free of the highest address", free_of_the_highest_address, "dvsm_free", NO_POINTER, false,
-     true},
-    {"free in the metadata", free_in_the_metadata, "dvsm_free", "not a block of this heap", false,
-     false},
-    {"free beyond what was used", free_beyond_what_was_used, "dvsm_free",
-     "not a block of this heap", false, false},
-    {"free of a destroyed heap", free_of_a_destroyed_heap, "dvsm_free", NO_POINTER, false, true},
-    {"free_sized twice", free_sized_twice, "dvsm_free_sized", "double free", false, false},
-    {"free_aligned_sized twice", free_aligned_sized_twice, "dvsm_free_aligned_sized", "double free",
-     false, false},
-    {"realloc after free", realloc_after_free, "dvsm_realloc", "double free", false, false},
-    {"reallocarray of the stack", reallocarray_of_the_stack, "dvsm_reallocarray", NO_POINTER, false,
-     true},
-    {"realloc_in_place inside a block", realloc_in_place_inside_a_block, "dvsm_realloc_in_place",
-     "pointer into a block", false, false},
-    {"usable size after free", usable_size_after_free, "dvsm_malloc_usable_size", "double free",
-     false, false},
-    {"heap_realloc after free", heap_realloc_after_free, "dvsm_heap_realloc", "double free", false,
-     false},
-    {"bulk_free with one twice", bulk_free_with_one_twice, "dvsm_bulk_free", "double free", false,
-     false},
-    {"free in a visitor", free_in_a_visitor, "dvsm_free", "called from inside a call", false,
-     false},
-    {"header of zeroes", header_of_zeroes, "dvsm_free", "damaged header", true, false},
-    {"header of ones", header_of_ones, "dvsm_free", "damaged header", true, false},
-    {"header of text", header_of_text, "dvsm_free", "damaged header", true, false},
-    {"header of a larger size", header_of_a_larger_size, "dvsm_free", "damaged header", true,
-     false},
-    {"header of the next block", header_of_the_next_block, "dvsm_free", "damaged header", true,
-     false},
-    {"header before realloc", header_before_realloc, "dvsm_realloc", "damaged header", true, false},
-    {"header before bulk_free", header_before_bulk_free, "dvsm_bulk_free", "damaged header", true,
-     false},
-    {"foot of the block before", foot_of_the_block_before, "dvsm_free", "damaged", true, false},
-    {"head of a free chunk", head_of_a_free_chunk, "dvsm_heap_malloc",
-     "damaged header of a free chunk", true, false},
-    {"link fd", link_fd, "dvsm_heap_malloc", "damaged free-list link", true, false},
-    {"link bk", link_bk, "dvsm_heap_malloc", "damaged free-list link", true, false},
-    {"link to a false chunk", link_to_a_false_chunk, "dvsm_heap_malloc", "damaged free-list link",
+     false, false, false},
+    {"free a merged block twice", free_a_merged_block_twice, "dvsm_free", "free", false, false,
      true, false},
+    {"free a large block twice", free_a_large_block_twice, "dvsm_free", "not a block of this heap",
+     false, false, false, false},
+    {"free inside a block", free_inside_a_block, "dvsm_free", "pointer into a block", false, false,
+     false, false},
+    {"free inside a block, false header", free_inside_a_block_with_a_false_header, "dvsm_free",
+     "pointer into a block", false, false, false, false},
+    {"free misaligned", free_misaligned, "dvsm_free", "misaligned", false, false, false, false},
+    {"free inside a large block", free_inside_a_large_block, "dvsm_free", "", false, false, false,
+     false},
+    {"free inside free memory", free_inside_free_memory, "dvsm_free", "pointer into free memory",
+     false, false, true, false},
+    {"free of the stack", free_of_the_stack, "dvsm_free", NO_POINTER, false, true, false, false},
+    {"free of another malloc", free_of_another_malloc, "dvsm_free", NO_POINTER, false, true, false,
+     false},
+    {"free of a constant", free_of_a_constant, "dvsm_free", NO_POINTER, false, true, false, false},
+    {"free of the highest address", free_of_the_highest_address, "dvsm_free", NO_POINTER, false,
+     true, false, false},
+    {"free in the metadata", free_in_the_metadata, "dvsm_free", "not a block of this heap", false,
+     false, false, false},
+    {"free beyond what was used", free_beyond_what_was_used, "dvsm_free",
+     "not a block of this heap", false, false, false, false},
+    {"free of a destroyed heap", free_of_a_destroyed_heap, "dvsm_free", NO_POINTER, false, true,
+     false, false},
+    {"free_sized twice", free_sized_twice, "dvsm_free_sized", "double free", false, false, false,
+     false},
+    {"free_aligned_sized twice", free_aligned_sized_twice, "dvsm_free_aligned_sized", "double free",
+     false, false, false, false},
+    {"realloc after free", realloc_after_free, "dvsm_realloc", "double free", false, false, false,
+     false},
+    {"reallocarray of the stack", reallocarray_of_the_stack, "dvsm_reallocarray", NO_POINTER, false,
+     true, false, false},
+    {"realloc_in_place inside a block", realloc_in_place_inside_a_block, "dvsm_realloc_in_place",
+     "pointer into a block", false, false, false, false},
+    {"usable size after free", usable_size_after_free, "dvsm_malloc_usable_size", "double free",
+     false, false, false, false},
+    {"heap_realloc after free", heap_realloc_after_free, "dvsm_heap_realloc", "double free", false,
+     false, false, false},
+    {"bulk_free with one twice", bulk_free_with_one_twice, "dvsm_bulk_free", "double free", false,
+     false, false, false},
+    {"free in a visitor", free_in_a_visitor, "dvsm_free", "called from inside a call", false, false,
+     true, false},
+    {"header of zeroes", header_of_zeroes, "dvsm_free", "damaged header", true, false, false,
+     false},
+    {"header of ones", header_of_ones, "dvsm_free", "damaged header", true, false, false, false},
+    {"header of text", header_of_text, "dvsm_free", "damaged header", true, false, false, false},
+    {"header of a larger size", header_of_a_larger_size, "dvsm_free", "damaged header", true, false,
+     false, false},
+    {"header of the next block", header_of_the_next_block, "dvsm_free", "damaged header", true,
+     false, false, false},
+    {"header before realloc", header_before_realloc, "dvsm_realloc", "damaged header", true, false,
+     false, false},
+    {"header before bulk_free", header_before_bulk_free, "dvsm_bulk_free", "damaged header", true,
+     false, false, false},
+    {"foot of the block before", foot_of_the_block_before, "dvsm_free", "damaged", true, false,
+     true, false},
+    {"head of a free chunk", head_of_a_free_chunk, "dvsm_heap_malloc",
+     "damaged header of a free chunk", true, false, true, false},
+    {"link fd", link_fd, "dvsm_heap_malloc", "damaged free-list link", true, false, true, false},
+    {"link bk", link_bk, "dvsm_heap_malloc", "damaged free-list link", true, false, true, false},
+    {"link to a false chunk", link_to_a_false_chunk, "dvsm_heap_malloc", "damaged free-list link",
+     true, false, true, false},
     {"link met in moving", link_met_in_moving, "dvsm_realloc", "damaged free-list link", true,
-     false},
-    {"link met in merging", link_met_in_merging, "dvsm_free", "damaged free-list link", true,
-     false},
-    {"tree: left child", tree_child_left, "dvsm_heap_malloc", "damaged free-list link", true,
-     false},
+     false, true, false},
+    {"link met in merging", link_met_in_merging, "dvsm_free", "damaged free-list link", true, false,
+     true, false},
+    {"tree: left child", tree_child_left, "dvsm_heap_malloc", "damaged free-list link", true, false,
+     true, false},
     {"tree: right child", tree_child_right, "dvsm_heap_malloc", "damaged free-list link", true,
+     false, true, false},
+    {"tree: cycle", tree_cycle, "dvsm_heap_malloc", "damaged free-list link", true, false, true,
      false},
-    {"tree: cycle", tree_cycle, "dvsm_heap_malloc", "damaged free-list link", true, false},
     {"tree: cycle met in inserting", tree_cycle_met_in_inserting, "dvsm_free",
-     "damaged free-list link", true, false},
-    {"tree: parent", tree_parent, "dvsm_heap_malloc", "damaged free-list link", true, false},
-    {"tree: ring", tree_ring, "dvsm_heap_malloc", "damaged free-list link", true, false},
-    {"tree: head", tree_head, "dvsm_heap_malloc", "damaged header", true, false},
-    {"header of top", header_of_top, "dvsm_free", "damaged header", true, false},
-    {"header of a large block", header_of_a_large_block, "dvsm_free", "", false, false},
+     "damaged free-list link", true, false, true, false},
+    {"tree: parent", tree_parent, "dvsm_heap_malloc", "damaged free-list link", true, false, true,
+     false},
+    {"tree: ring", tree_ring, "dvsm_heap_malloc", "damaged free-list link", true, false, true,
+     false},
+    {"tree: head", tree_head, "dvsm_heap_malloc", "damaged header", true, false, true, false},
+    {"header of top", header_of_top, "dvsm_free", "damaged header", true, false, false, false},
+    {"header of a large block", header_of_a_large_block, "dvsm_free", "", false, false, false,
+     false},
 };
 
 /* ---- playing a case */
 
 static const dvsm_options options = {.size = sizeof options, .name = "scene"};
 
+static dvsm_heap *heap_for(const struct wrong_use *use)
+{
+    dvsm_options chosen = options;
+
+    chosen.cache_bytes = use->cached ? 0 : SIZE_MAX;
+    return dvsm_heap_create(&chosen);
+}
+
 static int play(void *context)
 {
     const struct wrong_use *use = context;
-    struct scene scene = {.heap = dvsm_heap_create(&options)};
+    struct scene scene = {.heap = heap_for(use)};
 
     CHILD_CHECK(scene.heap != NULL);
     use->act(&scene);
@@ -671,7 +696,7 @@ static int go_on_allocating(const struct wrong_use *use, dvsm_heap *heap)
 static int play_with_handler(void *context)
 {
     const struct wrong_use *use = context;
-    struct scene scene = {.heap = dvsm_heap_create(&options)};
+    struct scene scene = {.heap = heap_for(use)};
 
     CHILD_CHECK(scene.heap != NULL);
     /* From before the fault, perhaps in the arena that will be set aside: freed afterwards. */
@@ -812,27 +837,37 @@ static void test_allocating_in_a_visitor_takes_another_arena(void **state)
 
 enum { USES = sizeof wrong_uses / sizeof wrong_uses[0], OTHERS = 4 };
 
+static struct wrong_use played[2 * USES]; /* without a cache and, where it makes sense, with it */
+static char names[4 * USES][100];
+static size_t plays;
+
+static void add(struct CMUnitTest *test, struct wrong_use *use, const char *what,
+                CMUnitTestFunction function)
+{
+    char *name = names[plays++];
+
+    snprintf(name, sizeof names[0], "%s%s: %s", use->name, use->cached ? " (cached)" : "", what);
+    *test = (struct CMUnitTest){name, function, NULL, NULL, use};
+}
+
 int main(void)
 {
-    static struct wrong_use use[USES];
-    static char name[2 * USES][100];
-    struct CMUnitTest tests[2 * USES + OTHERS] = {
+    static struct CMUnitTest tests[4 * USES + OTHERS] = {
         cmocka_unit_test(test_set_fault_handler_returns_the_former_one),
         cmocka_unit_test(test_free_keeps_errno_where_the_handler_returns),
         cmocka_unit_test(test_every_arena_damaged),
         cmocka_unit_test(test_allocating_in_a_visitor_takes_another_arena),
     };
 
-    for (size_t i = 0; i < USES; i++) {
-        struct CMUnitTest *test = &tests[OTHERS + 2 * i];
+    for (size_t i = 0; i < 2 * USES; i++) {
+        struct wrong_use *use = &played[i];
 
-        use[i] = wrong_uses[i];
-        snprintf(name[2 * i], sizeof name[0], "%s: aborts", use[i].name);
-        snprintf(name[2 * i + 1], sizeof name[0], "%s: handler returns", use[i].name);
-        test[0] = (struct CMUnitTest){name[2 * i], test_default_handler_prints_and_aborts, NULL,
-                                      NULL, &use[i]};
-        test[1] =
-            (struct CMUnitTest){name[2 * i + 1], test_handler_that_returns, NULL, NULL, &use[i]};
+        *use = wrong_uses[i % USES];
+        use->cached = i >= USES;
+        if (use->cached && use->arena_only)
+            continue;
+        add(&tests[OTHERS + plays], use, "aborts", test_default_handler_prints_and_aborts);
+        add(&tests[OTHERS + plays], use, "handler returns", test_handler_that_returns);
     }
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return _cmocka_run_group_tests("wrong use", tests, OTHERS + plays, NULL, NULL);
 }

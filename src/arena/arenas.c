@@ -1,0 +1,227 @@
+/* arenas.c - making arenas, choosing one, locking it. */
+#define _GNU_SOURCE
+#include "arena/arenas.h"
+
+#include <sched.h>
+
+/* How far above its share an arena may be before the CPUs that prefer it look for another. */
+enum { UNEVEN_LEAST = 256 << 10 };
+
+int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most)
+{
+    table->slots = slots;
+    table->stride = stride;
+    table->most = most;
+    table->wanted = 1;
+    return lock_init(&table->lock);
+}
+
+void arenas_open(struct arenas *arenas, struct arena_table *table, struct segments *segments)
+{
+    *arenas = (struct arenas){.table = table, .segments = segments};
+    region_source_init(&arenas->source, segments);
+}
+
+/* ---- making ---------------------------------------------------------------------------------- */
+
+/* An arena made later behaves as the first was told to. */
+static void copy_parameters(struct arena *arena, const struct arena *first)
+{
+    arena->trim_threshold = first->trim_threshold;
+    arena->trim_check = first->trim_threshold;
+    arena->granularity = first->granularity;
+    arena->large_threshold = first->large_threshold;
+}
+
+/* The slot is nobody's until the count says so: whoever dies here leaves nothing to repair. */
+static bool make_slot(struct arenas *arenas, size_t index)
+{
+    struct arena_table *table = arenas->table;
+    struct arena_slot *slot = arenas_slot(table, index);
+
+    if (table->committed <= index && !segment_charge(arenas->segments, slot, table->stride,
+                                                     (word *)&table->committed, index + 1))
+        return false;
+    if (lock_init(&slot->lock) != 0)
+        return false;
+    slot->recoveries = 0;
+    arena_init(&slot->arena, index + 1);
+    slot->arena.growth_most = ARENAS_GROWTH_MOST;
+    if (index > 0)
+        copy_parameters(&slot->arena, &arenas_slot(table, 0)->arena);
+    __atomic_store_n(&table->count, index + 1, __ATOMIC_RELEASE);
+    return true;
+}
+
+bool arenas_make(struct arenas *arenas, size_t index)
+{
+    struct arena_table *table = arenas->table;
+    bool made = true;
+
+    if (index >= table->most)
+        return false;
+    switch (lock_acquire(&table->lock)) {
+    case LOCK_OWNER_DIED:
+        segment_settle(arenas->segments); /* `committed` may be being stored */
+        lock_repaired(&table->lock);
+        break;
+    case LOCK_ACQUIRED:
+        break;
+    default:
+        return false;
+    }
+    if (table->count == index)
+        made = make_slot(arenas, index);
+    lock_release(&table->lock);
+    return made;
+}
+
+/* ---- locking --------------------------------------------------------------------------------- */
+
+static void begin(struct arenas *arenas, struct arena_hold *hold, struct arena_slot *slot,
+                  enum lock_state state)
+{
+    const struct arena_source *source = &arenas->source.source;
+
+    if (unlikely(state == LOCK_OWNER_DIED)) {
+        arena_recover(&slot->arena, source);
+        slot->recoveries++;
+        lock_repaired(&slot->lock);
+    }
+    hold->slot = slot;
+    hold->footprint = slot->arena.footprint;
+    hold->call = (struct arena_call){.arena = &slot->arena, .source = source};
+}
+
+static bool enter(struct arenas *arenas, struct arena_hold *hold, size_t index, bool wait)
+{
+    struct arena_slot *slot = arenas_slot(arenas->table, index);
+    enum lock_state state = wait ? lock_acquire(&slot->lock) : lock_try_acquire(&slot->lock);
+
+    hold->slot = NULL;
+    if (state == LOCK_TAKEN || state == LOCK_REENTERED)
+        return false;
+    begin(arenas, hold, slot, state);
+    return true;
+}
+
+bool arenas_enter_index(struct arenas *arenas, struct arena_hold *hold, size_t index)
+{
+    return enter(arenas, hold, index, true);
+}
+
+void arenas_settle(struct arenas *arenas, size_t index)
+{
+    struct arena_hold hold;
+
+    if (enter(arenas, &hold, index, true))
+        arenas_leave(arenas, &hold);
+}
+
+static bool enter_sound(struct arenas *arenas, struct arena_hold *hold, size_t index, bool wait)
+{
+    if (!enter(arenas, hold, index, wait))
+        return false;
+    if (likely(!hold->slot->arena.damaged))
+        return true;
+    lock_release(&hold->slot->lock);
+    hold->slot = NULL;
+    return false;
+}
+
+/* ---- choosing -------------------------------------------------------------------------------- */
+
+static size_t *preference(struct arena_table *table)
+{
+    int cpu = sched_getcpu();
+
+    return &table->preferred[cpu < 0 ? 0 : (size_t)cpu % ARENAS_PREFERRED];
+}
+
+static void prefer(size_t *preferred, size_t index)
+{
+    __atomic_store_n(preferred, index, __ATOMIC_RELAXED);
+}
+
+/* One of the first `count`, from `first` on. */
+static bool enter_any(struct arenas *arenas, struct arena_hold *hold, size_t first, size_t count,
+                      bool wait)
+{
+    for (size_t i = 0; i < count; i++)
+        if (enter_sound(arenas, hold, (first + i) % count, wait))
+            return true;
+    return false;
+}
+
+bool arenas_enter(struct arenas *arenas, struct arena_hold *hold)
+{
+    struct arena_table *table = arenas->table;
+    size_t count = arenas_count(table);
+    size_t *preferred = preference(table);
+    size_t first = __atomic_load_n(preferred, __ATOMIC_RELAXED);
+
+    hold->slot = NULL;
+    if (likely(first < count) && likely(enter_sound(arenas, hold, first, false)))
+        return true;
+    if (first >= count)
+        first = 0;
+    if (count > 0 && enter_any(arenas, hold, first, count, false))
+        return true;
+    if (count < table->wanted && arenas_make(arenas, count)) {
+        prefer(preferred, count);
+        if (enter_sound(arenas, hold, count, true))
+            return true;
+    }
+    if (count > 0 && enter_any(arenas, hold, first, count, true))
+        return true;
+    /* None is left: all are damaged, or held by the very thread that calls. */
+    return arenas_make(arenas, count) && enter_sound(arenas, hold, count, true);
+}
+
+static size_t footprint_of(const struct arena_slot *slot)
+{
+    return __atomic_load_n(&slot->arena.footprint, __ATOMIC_RELAXED);
+}
+
+size_t arenas_footprint(const struct arena_table *table)
+{
+    size_t sum = 0;
+
+    for (size_t i = 0; i < arenas_count(table); i++)
+        sum += footprint_of(arenas_slot(table, i));
+    return sum;
+}
+
+static size_t smallest(const struct arena_table *table)
+{
+    size_t least = 0;
+
+    for (size_t i = 1; i < arenas_count(table); i++)
+        if (footprint_of(arenas_slot(table, i)) < footprint_of(arenas_slot(table, least)))
+            least = i;
+    return least;
+}
+
+/* An arena grew: if it has more than its share, this CPU goes on with the smallest. */
+static NOINLINE void even_out(struct arena_table *table, const struct arena_slot *slot)
+{
+    size_t mean = arenas_footprint(table) / arenas_count(table);
+
+    if (footprint_of(slot) > mean + mean / 4 + UNEVEN_LEAST)
+        prefer(preference(table), smallest(table));
+}
+
+void arenas_leave(struct arenas *arenas, struct arena_hold *hold)
+{
+    struct arena_slot *slot = hold->slot;
+
+    if (slot == NULL)
+        return;
+    bool grew = slot->arena.footprint > hold->footprint;
+    if (unlikely(slot->arena.damaged))
+        __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
+    lock_release(&slot->lock);
+    hold->slot = NULL;
+    if (unlikely(grew) && arenas_count(arenas->table) > 1)
+        even_out(arenas->table, slot);
+}

@@ -1,0 +1,94 @@
+/* arenas.h - the arenas of a region: making them, which one serves whom, locking one.
+ *
+ * Several arenas let several CPUs work side by side. Each stands with its lock in a slot of a table
+ * in the region, made when it is first needed and never unmade; its number in the granule map,
+ * arena.id, is 1 + its index.
+ *
+ * To allocate, a CPU has a preferred arena and moves on to the others when it finds that one taken
+ * (as in ptmalloc2, by Wolfram Gloger). All taken: one more is made, up to `wanted`. So that load
+ * ends up even, a CPU whose arena grew beyond its share prefers the smallest one from then on. A
+ * block goes back to the arena it came from: the granule map knows.
+ *
+ * Locks: the table's own lock guards the making of arenas, taken while no arena's is held; the
+ * granule map's may be taken inside. It needs no journal: each change ends in one store. An arena's
+ * lock found held by the dead is recovered by whoever takes it next. `preferred` is a hint.
+ */
+#ifndef DVSM_ARENA_ARENAS_H
+#define DVSM_ARENA_ARENAS_H
+
+#include "arena/arena.h"
+#include "arena/region_source.h"
+#include "base/lock.h"
+
+enum { ARENAS_PREFERRED = 256, ARENAS_GROWTH_MOST = 2 << 20 };
+
+/* One arena and its lock, alone on its pages. */
+struct arena_slot {
+    struct lock lock;
+    size_t recoveries; /* times that the lock was found held by the dead */
+    struct arena arena;
+};
+
+/* In the region. */
+struct arena_table {
+    struct lock lock;
+    char *slots;
+    size_t stride; /* from one slot to the next: whole pages */
+    size_t most;
+    size_t wanted;                      /* how many are made for speed; more only after damage */
+    size_t committed;                   /* slots that have memory */
+    size_t damaged;                     /* 1: some arena was set aside */
+    size_t count;                       /* made so far; grows only, read without the lock */
+    size_t preferred[ARENAS_PREFERRED]; /* by CPU, modulo the length */
+};
+
+/* What a process needs to work on them. Private to the process. */
+struct arenas {
+    struct arena_table *table;
+    struct segments *segments;
+    struct region_source source;
+};
+
+/* A table of `most` slots, each of `stride` bytes, at `slots`, where nothing is committed yet.
+ * 0 or an errno value. */
+int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most);
+
+/* Makes a process's access to it. */
+void arenas_open(struct arenas *arenas, struct arena_table *table, struct segments *segments);
+
+/* Makes arena `index`, the next one, unless somebody just did. False: no memory, or as many as
+ * there can be. */
+bool arenas_make(struct arenas *arenas, size_t index);
+
+static inline size_t arenas_count(const struct arena_table *table)
+{
+    return __atomic_load_n(&table->count, __ATOMIC_ACQUIRE);
+}
+
+static inline struct arena_slot *arenas_slot(const struct arena_table *table, size_t index)
+{
+    return (struct arena_slot *)(void *)(table->slots + index * table->stride);
+}
+
+/* An arena while the caller has its lock. */
+struct arena_hold {
+    struct arena_slot *slot; /* locked; NULL: none */
+    size_t footprint;        /* when it was locked */
+    struct arena_call call;
+};
+
+/* Each locks an arena, repaired if need be, and makes hold->call ready; false: none.
+ *     arenas_enter        one to allocate from, not damaged
+ *     arenas_enter_index  the one of that index; false where the calling thread holds it already */
+bool arenas_enter(struct arenas *arenas, struct arena_hold *hold);
+bool arenas_enter_index(struct arenas *arenas, struct arena_hold *hold, size_t index);
+void arenas_leave(struct arenas *arenas, struct arena_hold *hold);
+
+/* Sees to it that no change of a dead process to that arena is half done: for whoever looks at words
+ * of its own that the arena's changes may have stored. */
+void arenas_settle(struct arenas *arenas, size_t index);
+
+/* Bytes that all arenas have; each at its own instant. */
+size_t arenas_footprint(const struct arena_table *table);
+
+#endif

@@ -1,0 +1,90 @@
+/* fill.c - blocks by the magazine: many at once for the cache, and back one by one.
+ *
+ * A block leaves or enters the arena in the same change that counts it in the caller's word, so
+ * that whoever dies leaves each block in just one place.
+ */
+#include "arena/arena_internal.h"
+
+static void count_blocks(struct arena_call *call, word *count, size_t blocks)
+{
+    journal_store(arena_journal(call), count, *count + blocks * WORD);
+}
+
+/* Splits c into `n` chunks of `size`, the last of which takes the slack. */
+static void split_evenly(struct arena_call *call, struct chunk *c, size_t size, size_t n,
+                         void **blocks)
+{
+    size_t whole = chunk_size(c);
+
+    blocks[0] = chunk_payload(c);
+    for (size_t i = 1; i < n; i++) {
+        struct chunk *part = chunk_at(c, i * size);
+
+        arena_write_inner_head(call, c, part, i + 1 < n ? size : whole - i * size);
+        blocks[i] = chunk_payload(part);
+    }
+    compiler_barrier();
+    if (n > 1)
+        journal_store(arena_journal(call), &c->head, size | (c->head & HEAD_FLAGS));
+}
+
+/* One run for `n` blocks or, where there is none without growing, for fewer. */
+static size_t fill_from_run(struct arena_call *call, size_t size, size_t n, void **blocks,
+                            word *count)
+{
+    struct chunk *c = NULL;
+
+    for (; n > 0; n /= 2) {
+        call->no_large = true;
+        c = arena_allocate(call, n * size);
+        call->no_large = false;
+        if (c != NULL || arena_faulted(call))
+            break;
+    }
+    if (c != NULL) {
+        split_evenly(call, c, size, n, blocks);
+        count_blocks(call, count, n);
+    }
+    return arena_finish(call) && c != NULL ? n : 0;
+}
+
+size_t arena_fill(struct arena_call *call, size_t bytes, size_t most, void **blocks, word *count)
+{
+    size_t size = chunk_size_for(bytes), n = 0;
+
+    if (bytes >= REQUEST_LIMIT / 64 || most > 64 || call->arena->damaged)
+        return 0;
+    for (; n < most; n++) {
+        struct chunk *c = arena_exact(call, size);
+
+        if (c == NULL)
+            break;
+        blocks[n] = chunk_payload(c);
+        count_blocks(call, count, 1);
+        if (!arena_finish(call))
+            return n;
+    }
+    if (n < most && arena_finish(call))
+        n += fill_from_run(call, size, most - n, blocks + n, count);
+    return n;
+}
+
+bool arena_take_back(struct arena_call *call, void *block, word *count)
+{
+    if (call->arena->damaged)
+        return false;
+
+    struct chunk *c = arena_block_chunk(call, block);
+    enum arena_freed where = FREED_FAULT;
+
+    if (c != NULL && chunk_is_large(c))
+        fault_raise(&call->fault, FAULT_ARGUMENT, "large block in the cache", block);
+    else if (c != NULL)
+        where = arena_dispose(call, c, chunk_size(c));
+    if (where != FREED_FAULT)
+        count_blocks(call, count, -(size_t)1);
+    if (!arena_finish(call))
+        return false;
+    arena_after_free(call, where);
+    return true;
+}

@@ -1,0 +1,232 @@
+/* cache.c - making and opening the cache, its doors for what is not fast, emptying it. */
+#define _GNU_SOURCE
+#include "cache/depot.h"
+
+#include <sched.h>
+
+enum {
+    BYTES_A_CPU = 32 << 20, /* what a CPU may have cached, if nobody says how much */
+    AREA_PART = 4096,       /* a class's magazines have this part of the region's addresses ... */
+    AREA_LEAST = 8 << 10,   /* ... but at least so much ... */
+    AREA_MOST = 16 << 20,   /* ... and at most so much: a million blocks */
+    LOOK_AT_BOUND = 16      /* a look at all depots each time that one got so many magazines more */
+};
+
+/* ---- making and opening ---------------------------------------------------------------------- */
+
+static size_t class_area(size_t region_bytes)
+{
+    size_t area = bits_power_of_two_above(region_bytes / AREA_PART);
+
+    return area < AREA_LEAST ? AREA_LEAST : area > AREA_MOST ? AREA_MOST : area;
+}
+
+size_t cache_magazine_area(size_t region_bytes)
+{
+    return class_area(region_bytes) * CACHE_CLASSES;
+}
+
+/* What a lane can hold of all classes up to that one must be within the bound. */
+static size_t classes_within(size_t bytes)
+{
+    unsigned class = 2;
+
+    for (size_t sum = 0; class < CACHE_CLASSES; class ++) {
+        sum += magazine_capacity(class) * class_size(class);
+        if (sum > bytes)
+            break;
+    }
+    return class > 2 ? class : 0;
+}
+
+int cache_init(struct cache_table *table, size_t region_bytes, size_t bytes_a_cpu)
+{
+    intptr_t ignored;
+    int error = 0;
+
+    table->mode = lane_find_rseq(&ignored) ? CACHE_SEQUENCES : CACHE_LOCKED;
+    table->area = class_area(region_bytes);
+    if (bytes_a_cpu == 0)
+        bytes_a_cpu = BYTES_A_CPU;
+    table->classes = bytes_a_cpu == SIZE_MAX ? 0 : classes_within(bytes_a_cpu);
+    table->bound = bytes_a_cpu <= SIZE_MAX / table->cpus ? bytes_a_cpu * table->cpus : SIZE_MAX;
+    for (size_t cpu = 0; cpu < table->cpus && error == 0; cpu++)
+        error = lock_init(&table->lanes[cpu].lock);
+    for (unsigned class = 0; class < CACHE_CLASSES && error == 0; class ++) {
+        table->depots[class].magazines = table->magazines + class * table->area;
+        error = lock_init(&table->depots[class].lock);
+    }
+    return error;
+}
+
+/* The smallest request that the class does not serve any more. */
+static size_t limit_after(unsigned class)
+{
+    return class_size(class) - CHUNK_OVERHEAD + 1;
+}
+
+void cache_open(struct cache *cache, struct cache_table *table, struct arenas *arenas,
+                struct segments *segments, void *base)
+{
+    struct lane_view *view = &cache->view;
+
+    *cache = (struct cache){.table = table, .arenas = arenas, .segments = segments};
+    view->base = (uintptr_t)base + CHUNK_HEADER;
+    view->magazines = (uintptr_t)table->magazines;
+    view->magazine_span = table->area * CACHE_CLASSES;
+    view->lanes = table->lanes;
+    if (table->mode != CACHE_SEQUENCES || table->classes == 0 || !lane_find_rseq(&view->rseq))
+        return;
+    view->exact_limit = limit_after(CLASS_EXACT_LAST);
+    view->coarse_limit = limit_after(CACHE_CLASSES - 1);
+    cache_extend_view(cache);
+}
+
+/* NB: the last granule stays out: the fast path looks at the chunk after a block. */
+void cache_extend_view(struct cache *cache)
+{
+    struct lane_view *view = &cache->view;
+    size_t granules;
+
+    if (view->exact_limit == 0)
+        return;
+    view->words = segment_words(cache->segments->map, &granules);
+    compiler_barrier();
+    view->span = granules > 0 ? (granules - 1) << (GRANULE_SHIFT - 4) : 0;
+}
+
+/* ---- slow paths ------------------------------------------------------------------------------ */
+
+static struct lane *locked_lane(const struct cache *cache)
+{
+    return &cache->table->lanes[lane_cpu(&cache->view) % cache->table->cpus];
+}
+
+void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault)
+{
+    void *block = NULL;
+
+    if (class >= cache->table->classes)
+        return NULL;
+    if (cache->table->mode == CACHE_LOCKED)
+        block = lane_locked_pop(locked_lane(cache), class);
+    if (block == NULL)
+        return cache_refill(cache, class, fault);
+    *magazine_mark(block) = 0;
+    return block;
+}
+
+bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault)
+{
+    const struct depot *d;
+
+    if (class >= cache->table->classes)
+        return false;
+    if (cache->table->mode == CACHE_LOCKED && lane_locked_push(locked_lane(cache), class, block))
+        return true;
+    if (!cache_spill(cache, class, block))
+        return false;
+    d = depot_of(cache, class);
+    if (d->stock_magazines % LOOK_AT_BOUND == 0 && stock_bytes(cache) > cache->table->bound)
+        stock_reduce(cache, LOOK_AT_BOUND * magazine_capacity(class) * class_size(class), fault);
+    return true;
+}
+
+/* ---- whether a block is here ----------------------------------------------------------------- */
+
+/* Whether the slot is one that the word counts. */
+static bool counts(unsigned class, word w, word slot)
+{
+    return w != 0 && magazine_of(class, w) == magazine_of(class, slot) && slot < w;
+}
+
+static bool is_counted(const struct cache *cache, unsigned class, word slot)
+{
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
+        if (counts(class, lane_word(cache, cpu, class), slot))
+            return true;
+    for (word w = depot_of(cache, class)->stock; w != 0; w = magazine_of(class, w)->link)
+        if (counts(class, w, slot))
+            return true;
+    return false;
+}
+
+bool cache_marks(const struct cache *cache, const void *block)
+{
+    return *magazine_mark(block) - cache->view.magazines < cache->view.magazine_span;
+}
+
+bool cache_holds(struct cache *cache, const void *block)
+{
+    word mark = *magazine_mark(block);
+    unsigned class = (unsigned)((mark - cache->view.magazines) / cache->table->area);
+
+    if (!cache_marks(cache, block) || (mark & (WORD - 1)) != 1)
+        return false;
+    if (!depot_enter(cache, class))
+        return false;
+
+    struct depot *d = depot_of(cache, class);
+    bool made = mark - (word)(uintptr_t)d->magazines < d->made;
+    bool held = made && *magazine_next(mark) == (word)block && is_counted(cache, class, mark);
+
+    depot_leave(d);
+    return held;
+}
+
+/* ---- emptying -------------------------------------------------------------------------------- */
+
+/* Takes what is loaded on that CPU, on which the thread is unless lanes are locked, to the depots. */
+static void unload(struct cache *cache, size_t cpu)
+{
+    for (unsigned class = 0; class < cache->table->classes; class ++) {
+        struct depot *d = depot_of(cache, class);
+        word w = lane_word(cache, cpu, class);
+
+        if (w == 0 || !depot_enter(cache, class))
+            continue;
+        w = lane_word(cache, cpu, class);
+        bool done = w != 0 && cache_trade(cache, class, cpu, w, 0);
+        depot_put_away(d, class, done ? w : 0);
+        depot_set_transit(d, 0, 0);
+        journal_commit(&d->journal);
+        depot_leave(d);
+    }
+}
+
+/* Goes to each CPU that the thread may run on, and back. */
+static void unload_sequences(struct cache *cache)
+{
+    size_t bytes = CPU_ALLOC_SIZE(cache->table->cpus);
+    char allowed[(1 << 16) / 8], one[sizeof allowed];
+
+    if (bytes > sizeof allowed || sched_getaffinity(0, bytes, (cpu_set_t *)(void *)allowed) != 0)
+        return;
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
+        if (!CPU_ISSET_S(cpu, bytes, (cpu_set_t *)(void *)allowed))
+            continue;
+        CPU_ZERO_S(bytes, (cpu_set_t *)(void *)one);
+        CPU_SET_S(cpu, bytes, (cpu_set_t *)(void *)one);
+        if (sched_setaffinity(0, bytes, (cpu_set_t *)(void *)one) == 0)
+            unload(cache, cpu);
+    }
+    sched_setaffinity(0, bytes, (cpu_set_t *)(void *)allowed);
+}
+
+bool cache_drain(struct cache *cache, struct fault *fault)
+{
+    size_t drained = 0;
+
+    if (cache->table->classes == 0)
+        return false;
+    if (cache->table->mode == CACHE_LOCKED)
+        for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
+            unload(cache, cpu);
+    else if (cache->view.exact_limit != 0)
+        unload_sequences(cache);
+    for (unsigned class = 0; class < CACHE_CLASSES; class ++) {
+        drained += stock_drain(cache, class, SIZE_MAX, fault);
+        depot_shrink(cache, class);
+    }
+    return drained > 0;
+}

@@ -1,0 +1,213 @@
+/* census.c - looking inside: all cached blocks, and every invariant of cache.h. */
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <sys/mman.h>
+
+#include "cache/depot.h"
+
+/* ---- every block ----------------------------------------------------------------------------- */
+
+static bool visit_magazine(unsigned class, word w, cache_visit visit, void *context)
+{
+    const struct magazine *m = magazine_of(class, w);
+
+    for (size_t i = 0; i < magazine_count(class, w); i++)
+        if (!visit(context, (void *)m->slot[i], class))
+            return false;
+    return true;
+}
+
+static bool visit_class(const struct cache *cache, unsigned class, cache_visit visit, void *context)
+{
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
+        if (!visit_magazine(class, lane_word(cache, cpu, class), visit, context))
+            return false;
+    for (word w = depot_of(cache, class)->stock; w != 0; w = magazine_of(class, w)->link)
+        if (!visit_magazine(class, w, visit, context))
+            return false;
+    return true;
+}
+
+void cache_walk(struct cache *cache, cache_visit visit, void *context)
+{
+    for (unsigned class = 0; class < cache->table->classes; class ++)
+        if (!visit_class(cache, class, visit, context))
+            return;
+}
+
+bool cache_lock_all(struct cache *cache)
+{
+    if (cache->table->classes == 0)
+        return true;
+    for (unsigned class = 0; class < CACHE_CLASSES; class ++)
+        if (!depot_enter(cache, class)) {
+            while (class -- > 0)
+                depot_leave(depot_of(cache, class));
+            return false;
+        }
+    return true;
+}
+
+void cache_unlock_all(struct cache *cache)
+{
+    if (cache->table->classes > 0)
+        for (unsigned class = CACHE_CLASSES; class -- > 0;)
+            depot_leave(depot_of(cache, class));
+}
+
+/* ---- the set of them ------------------------------------------------------------------------- */
+
+static size_t place_of(const struct census *census, const void *block)
+{
+    size_t i = ((uintptr_t)block / CHUNK_ALIGN) * (size_t)0x9E3779B97F4A7C15u;
+
+    return i & (census->slots - 1);
+}
+
+static bool count_block(void *context, void *block, unsigned class)
+{
+    size_t *count = context;
+
+    (void)block, (void)class;
+    ++*count;
+    return true;
+}
+
+static bool add_block(void *context, void *block, unsigned class)
+{
+    struct census *census = context;
+    size_t i = place_of(census, block);
+
+    if (census->count >= census->slots / 2)
+        return false;
+    for (; census->block[i] != NULL; i = (i + 1) & (census->slots - 1))
+        if (census->block[i] == block) {
+            census->twice++;
+            return true;
+        }
+    census->block[i] = block;
+    census->count++;
+    census->bytes += class_size(class);
+    return true;
+}
+
+/* For at least so many blocks; false: no memory. */
+static bool make_slots(struct census *census, size_t blocks)
+{
+    size_t slots = bits_power_of_two_above(2 * blocks + 2);
+
+    *census = (struct census){.block = census->few, .slots = CENSUS_FEW};
+    if (slots <= CENSUS_FEW)
+        return true;
+    void **place = mmap(NULL, slots * sizeof *place, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    census->block = place != MAP_FAILED ? place : NULL;
+    census->slots = slots;
+    return place != MAP_FAILED;
+}
+
+/* Others may free meanwhile: then once more, with more room. */
+void census_take(struct census *census, struct cache *cache)
+{
+    size_t blocks = 0;
+
+    cache_walk(cache, count_block, &blocks);
+    for (;; blocks = 2 * blocks + CENSUS_FEW) {
+        if (!make_slots(census, blocks))
+            return;
+        cache_walk(cache, add_block, census);
+        if (census->count < census->slots / 2)
+            return;
+        census_end(census);
+    }
+}
+
+bool census_has(const struct census *census, const void *block)
+{
+    if (census->block == NULL)
+        return false;
+    for (size_t i = place_of(census, block); census->block[i] != NULL;
+         i = (i + 1) & (census->slots - 1))
+        if (census->block[i] == block)
+            return true;
+    return false;
+}
+
+void census_end(struct census *census)
+{
+    if (census->block != NULL && census->block != census->few)
+        munmap(census->block, census->slots * sizeof *census->block);
+    census->block = NULL;
+}
+
+/* ---- checking -------------------------------------------------------------------------------- */
+
+struct depot_walk {
+    const struct depot *d;
+    struct check *check;
+    unsigned class;
+    size_t magazines; /* met so far */
+};
+
+/* Whether the word can be one of this class. */
+static bool check_word(struct depot_walk *walk, word w)
+{
+    const struct depot *d = walk->d;
+    size_t bytes = magazine_bytes(walk->class);
+    size_t offset = (size_t)((uintptr_t)magazine_of(walk->class, w) - (uintptr_t)d->magazines);
+
+    return check_that(walk->check,
+                      offset < d->made && (w - 1) % WORD == 0 && w % bytes > WORD &&
+                          magazine_count(walk->class, w) <= magazine_capacity(walk->class),
+                      "cache: class %u: %#zx is no magazine's word", walk->class, (size_t)w) &&
+           check_that(walk->check, walk->magazines++ < d->made / bytes,
+                      "cache: class %u: more magazines than were made", walk->class);
+}
+
+/* Returns the list's length. */
+static size_t check_list(struct depot_walk *walk, word list, bool empty)
+{
+    size_t length = 0;
+
+    for (word w = list; w != 0 && check_word(walk, w); w = magazine_of(walk->class, w)->link) {
+        length++;
+        check_that(walk->check, magazine_is_empty(walk->class, w) == empty,
+                   "cache: class %u: magazine of %zu blocks in the wrong list", walk->class,
+                   magazine_count(walk->class, w));
+    }
+    return length;
+}
+
+static void check_depot(struct cache *cache, unsigned class, struct check *check)
+{
+    const struct depot *d = depot_of(cache, class);
+    struct depot_walk walk = {d, check, class, 0};
+
+    check_that(check, journal_is_empty(&d->journal), "cache: class %u: a change is under way",
+               class);
+    check_that(check, (d->transit_new | d->transit_old) == 0 && d->releasing == 0,
+               "cache: class %u: something is on its way", class);
+    if (!check_that(check, d->made <= d->ready && d->ready <= cache->table->area,
+                    "cache: class %u: %zu bytes of magazines, %zu ready", class, d->made, d->ready))
+        return;
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
+        word w = lane_word(cache, cpu, class);
+
+        if (w != 0)
+            check_word(&walk, w);
+    }
+    size_t stock = check_list(&walk, d->stock, false);
+    check_that(check, stock == d->stock_magazines,
+               "cache: class %u: %zu magazines in stock, not %zu", class, stock,
+               d->stock_magazines);
+    check_list(&walk, d->empty, true);
+    check_that(check, walk.magazines == d->made / magazine_bytes(class),
+               "cache: class %u: %zu magazines of %zu found", class, walk.magazines,
+               d->made / magazine_bytes(class));
+}
+
+void cache_check(struct cache *cache, struct check *check)
+{
+    for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes > 0; class ++)
+        check_depot(cache, class, check);
+}

@@ -1,0 +1,177 @@
+/* depot.c - a depot's lock and recovery, its lists, its magazines' memory. */
+#include "cache/depot.h"
+
+/* Magazines' memory is committed in steps: at first so much, then as much again, up to a limit. */
+enum { READY_FIRST = 4 << 10, READY_STEP_MOST = 64 << 10 };
+
+/* ---- lists ----------------------------------------------------------------------------------- */
+
+void depot_list(struct depot *d, unsigned class, word *list, word w)
+{
+    journal_store(&d->journal, &magazine_of(class, w)->link, *list);
+    journal_store(&d->journal, list, w);
+}
+
+word depot_unlist(struct depot *d, unsigned class, word *list)
+{
+    word w = *list;
+
+    if (w != 0)
+        journal_store(&d->journal, list, magazine_of(class, w)->link);
+    return w;
+}
+
+void depot_put_away(struct depot *d, unsigned class, word w)
+{
+    if (w == 0)
+        return;
+    if (magazine_is_empty(class, w)) {
+        depot_list(d, class, &d->empty, w);
+        return;
+    }
+    depot_list(d, class, &d->stock, w);
+    journal_store(&d->journal, &d->stock_magazines, d->stock_magazines + 1);
+}
+
+word depot_take_stock(struct depot *d, unsigned class)
+{
+    word w = depot_unlist(d, class, &d->stock);
+
+    if (w != 0)
+        journal_store(&d->journal, &d->stock_magazines, d->stock_magazines - 1);
+    return w;
+}
+
+/* ---- the lock -------------------------------------------------------------------------------- */
+
+bool depot_is_loaded(const struct cache *cache, unsigned class, word w)
+{
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
+        word loaded = lane_word(cache, cpu, class);
+
+        if (loaded != 0 && magazine_of(class, loaded) == magazine_of(class, w))
+            return true;
+    }
+    return false;
+}
+
+static void release(struct cache *cache, struct depot *d)
+{
+    const struct dvsm_backend *backend = cache->segments->backend;
+
+    backend->release(backend, cache->segments->mapping, d->magazines + d->ready,
+                     d->releasing - d->ready);
+    compiler_barrier();
+    d->releasing = 0;
+}
+
+/* Whichever of the two magazines of a trade is in no lane, or the one that was being filled or
+ * drained. */
+static word outside(const struct cache *cache, const struct depot *d, unsigned class)
+{
+    word new = d->transit_new, old = d->transit_old;
+
+    if (new != 0)
+        return depot_is_loaded(cache, class, new) ? old : new;
+    return depot_is_loaded(cache, class, old) ? 0 : old;
+}
+
+/* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
+ * arena first: their journals may hold words of this depot. */
+static void recover(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+
+    journal_roll_back(&d->journal);
+    segment_settle(cache->segments);
+    if (d->arena != 0)
+        arenas_settle(cache->arenas, d->arena - 1);
+    if (d->releasing > d->ready)
+        release(cache, d);
+    d->releasing = 0;
+    if ((d->transit_new | d->transit_old) != 0) {
+        depot_put_away(d, class, outside(cache, d, class));
+        depot_set_transit(d, 0, 0);
+        journal_commit(&d->journal);
+    }
+}
+
+bool depot_enter(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+
+    switch (lock_acquire(&d->lock)) {
+    case LOCK_ACQUIRED:
+        return true;
+    case LOCK_OWNER_DIED:
+        recover(cache, class);
+        lock_repaired(&d->lock);
+        return true;
+    default:
+        return false;
+    }
+}
+
+void depot_leave(struct depot *d)
+{
+    lock_release(&d->lock);
+}
+
+/* ---- magazines ------------------------------------------------------------------------------- */
+
+static bool make_ready(struct cache *cache, struct depot *d)
+{
+    size_t step = d->ready < READY_FIRST ? READY_FIRST : d->ready;
+    size_t area = cache->table->area;
+
+    if (step > READY_STEP_MOST)
+        step = READY_STEP_MOST;
+    if (step > area - d->ready)
+        step = area - d->ready;
+    return step > 0 && segment_charge(cache->segments, d->magazines + d->ready, step,
+                                      (word *)&d->ready, d->ready + step);
+}
+
+bool depot_provide_empty(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+    size_t bytes = magazine_bytes(class);
+
+    if (d->empty != 0)
+        return true;
+    if (d->made + bytes > d->ready && !make_ready(cache, d))
+        return false;
+    struct magazine *m = (struct magazine *)(void *)(d->magazines + d->made);
+    journal_store(&d->journal, &d->made, d->made + bytes);
+    depot_list(d, class, &d->empty, magazine_word(m, 0));
+    journal_commit(&d->journal);
+    return true;
+}
+
+static bool is_used(const struct cache *cache, const struct depot *d, unsigned class)
+{
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
+        if (lane_word(cache, cpu, class) != 0)
+            return true;
+    return d->stock != 0;
+}
+
+void depot_shrink(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+
+    if (d->ready == 0 || !depot_enter(cache, class))
+        return;
+    if (d->ready > 0 && !is_used(cache, d, class)) {
+        size_t bytes = d->ready;
+
+        journal_store(&d->journal, &d->empty, 0);
+        journal_store(&d->journal, &d->made, 0);
+        journal_commit(&d->journal);
+        d->releasing = bytes;
+        compiler_barrier();
+        segment_uncharge(cache->segments, bytes, (word *)&d->ready, 0);
+        release(cache, d);
+    }
+    depot_leave(d);
+}

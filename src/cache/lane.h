@@ -1,0 +1,95 @@
+/* lane.h - one CPU's stock of free blocks: taking one, putting one, exchanging a magazine.
+ *
+ * A lane has one word for each class: the magazine that is loaded and how many blocks are in it
+ * (magazine.h). Every change is one store of that word. Where the system has restartable sequences
+ * (rseq, Linux 4.18, registered by glibc 2.35 and later) the store ends a sequence that the kernel
+ * restarts when the thread is preempted, moved to another CPU or interrupted by a signal in it: so on
+ * one CPU it is atomic against all threads of all processes, without a lock. Death in it leaves the
+ * word as it was. The sequences are in lane_x86_64.h; technique: Linux rseq(2), by Mathieu Desnoyers
+ * and Paul Turner, as tcmalloc's per-CPU mode uses it.
+ *
+ * Elsewhere a lane is locked: the same words, the same single store, each lane behind a robust lock.
+ * A heap is of one mode for good. In a heap of the first kind a process without rseq leaves the lanes
+ * alone.
+ *
+ *     lane_pop        a block of that class, or NULL: the lane has none (or was never used)
+ *     lane_push       false: the lane is full (or was never used)
+ *     lane_exchange   another magazine for the one of this CPU; false: the word is no longer `old`, or
+ *                     this is no longer that CPU
+ */
+#ifndef DVSM_CACHE_LANE_H
+#define DVSM_CACHE_LANE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/lock.h"
+#include "cache/magazine.h"
+
+enum { LANE_SHIFT = 10, LANE_BYTES = 1 << LANE_SHIFT };
+
+struct lane {
+    word loaded[CACHE_CLASSES]; /* by class; 0 where the cache is not to be used */
+    union {
+        struct lock lock; /* locked mode */
+        char whole[LANE_BYTES - CACHE_CLASSES * WORD];
+    };
+};
+_Static_assert(sizeof(struct lane) == LANE_BYTES,
+               "a lane's address is a shift of the CPU's number");
+
+/* What the fast path needs of a heap; private to the process. Zero limits and
+ * span keep it from doing anything: a heap not made yet, locked mode, no rseq, no cache. */
+struct lane_view {
+    size_t exact_limit;  /* requests below are served from a class of the first kind */
+    size_t coarse_limit; /* requests below, of the second kind */
+    struct lane *lanes;  /* of CPU 0 */
+    intptr_t rseq;       /* of the thread's rseq area, from the thread pointer */
+    uintptr_t base; /* the first block that could be: a header beyond the first granule's start */
+    size_t span;    /* blocks lie less than so many times 16 bytes further */
+    const word *words;    /* the granule map's: one for each granule up to there */
+    uintptr_t magazines;  /* magazines lie from here ... */
+    size_t magazine_span; /* ... to so many bytes further */
+};
+
+#if defined __x86_64__ && defined __LP64__ && !defined __SANITIZE_THREAD__
+#define LANE_HAS_SEQUENCES 1
+#include "cache/lane_x86_64.h"
+#else
+#define LANE_HAS_SEQUENCES 0
+static inline void *lane_pop(const struct lane_view *view, size_t class, size_t empty_mask)
+{
+    (void)view, (void)class, (void)empty_mask;
+    return NULL;
+}
+static inline bool lane_push(const struct lane_view *view, size_t class, size_t full_mask,
+                             void *block)
+{
+    (void)view, (void)class, (void)full_mask, (void)block;
+    return false;
+}
+static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, size_t class, word old,
+                                 word replacement)
+{
+    (void)view, (void)cpu, (void)class, (void)old, (void)replacement;
+    return false;
+}
+#endif
+
+/* What tells an empty and a full magazine of either kind: see magazine_is_empty(), _full(). */
+#define LANE_EMPTY(bytes) ((bytes)-2 * WORD)
+#define LANE_FULL(bytes) ((bytes)-WORD)
+
+/* Where this thread's rseq area is; false: none is registered. */
+bool lane_find_rseq(intptr_t *offset);
+
+/* The CPU that the thread is on, as it is known to its lane. */
+unsigned lane_cpu(const struct lane_view *view);
+
+/* Locked mode: the same on the lane of whatever CPU. */
+void *lane_locked_pop(struct lane *lane, unsigned class);
+bool lane_locked_push(struct lane *lane, unsigned class, void *block);
+bool lane_locked_exchange(struct lane *lane, unsigned class, word old, word replacement);
+
+#endif

@@ -1,0 +1,80 @@
+/* magazine.h - a page of pointers to free blocks of one class.
+ *
+ *     magazine ->  +------+--------+--------+-----+---------+
+ *                  | link | slot 1 | slot 2 | ... | slot n  |     512 bytes aligned to 512: 62 slots
+ *                  +------+--------+--------+-----+---------+     (above 1 KiB a block 128 and 14)
+ *                                    ^
+ *     word  ->  ---------------------+ + 1    the next slot to fill: here it holds one block
+ *
+ * A magazine and how many blocks are in it are one word, so that both change by one store: the
+ * address of the next slot to fill, + 1, which makes 0, a lane that was never used, look empty and
+ * full at once. A magazine in a depot's list has the next one's word in its link.
+ */
+#ifndef DVSM_CACHE_MAGAZINE_H
+#define DVSM_CACHE_MAGAZINE_H
+
+#include "base/compiler.h"
+#include "cache/classes.h"
+
+enum { MAGAZINE_BYTES = 512, MAGAZINE_COARSE_BYTES = 128 };
+
+struct magazine {
+    word link;
+    word slot[]; /* slot[i] is called slot i + 1 above */
+};
+
+static inline size_t magazine_bytes(unsigned class)
+{
+    return class <= CLASS_EXACT_LAST ? MAGAZINE_BYTES : MAGAZINE_COARSE_BYTES;
+}
+
+/* How many blocks it can hold; the last word is never used. */
+static inline size_t magazine_capacity(unsigned class)
+{
+    return magazine_bytes(class) / WORD - 2;
+}
+
+static inline struct magazine *magazine_of(unsigned class, word w)
+{
+    return (struct magazine *)(w & ~(word)(magazine_bytes(class) - 1));
+}
+
+static inline size_t magazine_count(unsigned class, word w)
+{
+    return w == 0 ? 0 : (w & (magazine_bytes(class) - 1)) / WORD - 1;
+}
+
+static inline word magazine_word(const struct magazine *m, size_t count)
+{
+    return (word)(uintptr_t)&m->slot[count] + 1;
+}
+
+static inline bool magazine_is_empty(unsigned class, word w)
+{
+    return (w & (magazine_bytes(class) - 2 * WORD)) == 0;
+}
+
+static inline bool magazine_is_full(unsigned class, word w)
+{
+    return ((w + WORD - 1) & (magazine_bytes(class) - WORD)) == 0;
+}
+
+/* A freed block's mark, the word it was pushed by. In its second word: a program that has just written
+ * a byte or an int, most often to the start, would make the processor wait for that store. */
+static inline word *magazine_mark(const void *block)
+{
+    return (word *)(uintptr_t)block + 1;
+}
+
+/* The slot that the next block goes to, and the one that the next comes from. */
+static inline word *magazine_next(word w)
+{
+    return (word *)(w - 1);
+}
+
+static inline word *magazine_last(word w)
+{
+    return (word *)(w - 1) - 1;
+}
+
+#endif

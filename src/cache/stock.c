@@ -1,0 +1,165 @@
+/* stock.c - magazines filled by arenas, and emptied into them. */
+#include "cache/depot.h"
+
+enum {
+    FILL_BYTES_MOST = 32 << 10, /* at once, beyond the block that is asked for */
+    REDUCE_LEAST = 256 << 10,   /* less in the depots is not worth emptying them for */
+    REDUCE_PART = 32,           /* ... nor less than this part of what the arenas have */
+    REDUCE_BYTES_MOST = 4 << 20 /* at once */
+};
+
+/* ---- filling --------------------------------------------------------------------------------- */
+
+/* A block at the first miss, twice as many at each further one, up to half a magazine. */
+static size_t blocks_wanted(const struct depot *d, unsigned class)
+{
+    size_t half = magazine_capacity(class) / 2, most = FILL_BYTES_MOST / class_size(class) + 1;
+    size_t wanted = d->demand < 8 ? (size_t)1 << d->demand : half;
+
+    if (wanted > most)
+        wanted = most;
+    return wanted < half ? wanted : half;
+}
+
+word stock_fill(struct cache *cache, unsigned class, bool may_grow, bool *short_of_memory,
+                struct fault *fault)
+{
+    struct depot *d = depot_of(cache, class);
+    struct arena_hold hold;
+
+    if (!depot_provide_empty(cache, class))
+        return 0;
+
+    struct magazine *m = magazine_of(class, d->empty);
+    depot_set_transit(d, depot_unlist(d, class, &d->empty), 0);
+    journal_commit(&d->journal);
+    if (!arenas_enter(cache->arenas, &hold))
+        return d->transit_new;
+    d->arena = hold.slot->arena.id;
+    compiler_barrier();
+    hold.call.no_growth = !may_grow;
+    size_t n = arena_fill(&hold.call, class_size(class) - CHUNK_OVERHEAD, blocks_wanted(d, class),
+                          (void **)m->slot, &d->transit_new);
+    *short_of_memory = n == 0 && hold.call.short_of_memory;
+    if (hold.call.fault.kind != FAULT_NONE)
+        *fault = hold.call.fault;
+    arenas_leave(cache->arenas, &hold);
+    for (size_t i = 0; i < n; i++)
+        *magazine_mark((void *)m->slot[i]) = magazine_word(m, i);
+    if (n > 0 && d->demand < 8)
+        d->demand++;
+    return d->transit_new;
+}
+
+/* ---- draining -------------------------------------------------------------------------------- */
+
+/* Locks the block's arena, unless it is the one that is locked already. */
+static bool enter_arena_of(struct cache *cache, struct depot *d, struct arena_hold *hold,
+                           const void *block)
+{
+    const struct chunk *c = chunk_of_payload(block);
+    size_t id = segment_owner(cache->segments->map, c, NULL);
+
+    if (hold->slot != NULL && hold->slot->arena.id == id)
+        return true;
+    arenas_leave(cache->arenas, hold);
+    if (id == 0 || id > arenas_count(cache->arenas->table))
+        return false;
+    d->arena = id;
+    compiler_barrier();
+    return arenas_enter_index(cache->arenas, hold, id - 1);
+}
+
+/* Empties the magazine in transit. A block that its arena does not take (its header was overwritten,
+ * or the arena is damaged) is dropped: nobody will get it again. */
+static void empty_transit(struct cache *cache, unsigned class, struct fault *fault)
+{
+    struct depot *d = depot_of(cache, class);
+    struct arena_hold hold = {0};
+
+    while (!magazine_is_empty(class, d->transit_new)) {
+        void *block = (void *)*magazine_last(d->transit_new);
+
+        if (!enter_arena_of(cache, d, &hold, block))
+            break; /* a signal handler, in whoever holds that arena */
+        if (arena_take_back(&hold.call, block, &d->transit_new))
+            continue;
+        if (hold.call.fault.kind != FAULT_NONE) {
+            if (fault->kind == FAULT_NONE)
+                *fault = hold.call.fault;
+            hold.call.fault.kind = FAULT_NONE;
+        }
+        d->transit_new -= WORD;
+        compiler_barrier();
+    }
+    arenas_leave(cache->arenas, &hold);
+}
+
+size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct fault *fault)
+{
+    struct depot *d = depot_of(cache, class);
+    size_t drained = 0;
+
+    if (d->stock == 0 || !depot_enter(cache, class))
+        return 0;
+    for (; drained < magazines && d->stock != 0; drained++) {
+        depot_set_transit(d, depot_take_stock(d, class), 0);
+        journal_commit(&d->journal);
+        empty_transit(cache, class, fault);
+        depot_put_away(d, class, d->transit_new);
+        depot_set_transit(d, 0, 0);
+        journal_commit(&d->journal);
+    }
+    d->demand /= 2;
+    depot_leave(d);
+    return drained;
+}
+
+size_t stock_bytes(const struct cache *cache)
+{
+    size_t bytes = 0;
+
+    for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes > 0; class ++)
+        bytes += depot_bytes(depot_of(cache, class), class);
+    return bytes;
+}
+
+static unsigned largest_stock(const struct cache *cache)
+{
+    unsigned largest = 0;
+
+    for (unsigned class = 1; class < CACHE_CLASSES; class ++)
+        if (depot_bytes(depot_of(cache, class), class) >
+            depot_bytes(depot_of(cache, largest), largest))
+            largest = class;
+    return largest;
+}
+
+size_t stock_reduce(struct cache *cache, size_t bytes, struct fault *fault)
+{
+    size_t done = 0;
+
+    while (done < bytes) {
+        unsigned class = largest_stock(cache);
+        size_t unit = magazine_capacity(class) / 2 * class_size(class);
+        size_t wanted = unit == 0 ? 0 : (bytes - done + unit - 1) / unit;
+        size_t drained = stock_drain(cache, class, wanted, fault);
+
+        if (drained == 0)
+            break;
+        done += drained * unit;
+    }
+    return done;
+}
+
+/* Twice what growing would bring at least, so that what is cached falls while the arenas grow. */
+bool cache_reduce_before_growth(struct cache *cache, struct fault *fault)
+{
+    size_t footprint = arenas_footprint(cache->arenas->table);
+    size_t bytes = stock_bytes(cache);
+
+    if (bytes < REDUCE_LEAST + footprint / REDUCE_PART)
+        return false;
+    bytes = REDUCE_LEAST + footprint / REDUCE_PART * 2;
+    return stock_reduce(cache, bytes < REDUCE_BYTES_MOST ? bytes : REDUCE_BYTES_MOST, fault) > 0;
+}

@@ -1,0 +1,87 @@
+/* fast.h - malloc and free as far as a lane serves them: all that most calls execute.
+ *
+ * Each is a few comparisons and one restartable sequence. Whatever does not hold leads to the slow
+ * path, which looks again. NB: count the instructions after a change, tests/unit/test_fast_path.c
+ * does.
+ */
+#ifndef DVSM_HEAP_FAST_H
+#define DVSM_HEAP_FAST_H
+
+#include "cache/lane.h"
+#include "heap/heap.h"
+#include "segment/segment.h"
+
+/* The default heap, as the fast path sees it; zero limits and span until it is there. */
+extern struct lane_view heap_default_view __attribute__((visibility("hidden")));
+
+/* A block, or NULL: what is wanted is not in this CPU's lane. */
+static inline __attribute__((always_inline)) void *heap_malloc_fast(const struct lane_view *view,
+                                                                    size_t size)
+{
+    void *block;
+
+    if (likely(size < view->exact_limit)) {
+        size_t least = CHUNK_MIN - CHUNK_OVERHEAD - CHUNK_ALIGN + 1; /* for a chunk of CHUNK_MIN */
+        size_t request = size < least ? least : size;
+
+        block =
+            lane_pop(view, (unsigned)((request + CHUNK_OVERHEAD + CHUNK_ALIGN - 1) / CLASS_STEP),
+                     LANE_EMPTY(MAGAZINE_BYTES));
+    } else if (size < view->coarse_limit) {
+        block = lane_pop(view, class_coarse_above(size + CHUNK_OVERHEAD),
+                         LANE_EMPTY(MAGAZINE_COARSE_BYTES));
+    } else {
+        return NULL;
+    }
+    if (likely(block != NULL))
+        *magazine_mark(block) = 0;
+    return block;
+}
+
+/* The same and, where that is not enough, the slow path. */
+static inline void *heap_malloc_of(struct dvsm_heap *heap, size_t size, const char *function)
+{
+    void *block = heap != NULL ? heap_malloc_fast(&heap->cache.view, size) : NULL;
+
+    return block != NULL ? block : heap_malloc(heap, size, function);
+}
+
+/* x / 16; where x is no multiple of it, more than any limit. */
+static inline size_t heap_rotate(size_t x)
+{
+    return x >> 4 | x << (SIZE_BITS - 4);
+}
+
+/* Whether the chunk after one whose header and size these are says that this one is in use. */
+static inline bool heap_next_agrees(const size_t *header, size_t size)
+{
+    return likely((*(const size_t *)((const char *)header + size) & PINUSE) != 0);
+}
+
+/* Whether this CPU's lane took the block. The block's granule is known to be one of a segment before
+ * its header is read, the size to be a class's before the next chunk's is. A block with a mark, right
+ * or wrong, is for the slow path. */
+static inline __attribute__((always_inline)) bool heap_free_fast(const struct lane_view *view,
+                                                                 void *block)
+{
+    size_t unit = heap_rotate((uintptr_t)block - view->base);
+
+    if (unlikely(unit >= view->span) ||
+        unlikely((view->words[unit >> (GRANULE_SHIFT - 4)] & SEGMENT_CHUNKS) == 0))
+        return false;
+
+    const size_t *header = (const size_t *)block - 1;
+    size_t size = (*header ^ CINUSE) & ~PINUSE, step = heap_rotate(size);
+
+    if (unlikely(*magazine_mark(block) - view->magazines < view->magazine_span))
+        return false;
+    if (likely(step <= CLASS_EXACT_LAST))
+        return heap_next_agrees(header, size) &&
+               lane_push(view, step, LANE_FULL(MAGAZINE_BYTES), block);
+    if (unlikely(step > CLASS_MOST / CLASS_STEP + 1))
+        return false;
+    return heap_next_agrees(header, size) &&
+           lane_push(view, class_coarse_table[step / 8], LANE_FULL(MAGAZINE_COARSE_BYTES), block);
+}
+
+#endif
