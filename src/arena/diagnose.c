@@ -57,7 +57,7 @@ void arena_diagnose(struct arena_call *call, const struct chunk *c)
     else if (chunk_is_free(at) && bins_is_sound(&a->bins, at))
         fault_raise(&call->fault, FAULT_ARGUMENT,
                     at == c ? "double free" : "pointer into free memory", block);
-    else if (at != c && arena_header_is_sound(a, at))
+    else if (at != c && arena_header_is_sound(call, at))
         fault_raise(&call->fault, FAULT_ARGUMENT, "pointer into a block", block);
     else
         fault_raise(&call->fault, FAULT_DAMAGE, "damaged header", chunk_payload(at));
