@@ -927,6 +927,29 @@ static void test_a_head_that_leads_where_there_is_no_memory(void **state)
     growing_arena_delete(g);
 }
 
+/* The search for a wrong pointer's chunk stops there. */
+static void test_diagnosis_meets_a_head_that_leads_where_there_is_no_memory(void **state)
+{
+    static const size_t flags[] = {PINUSE | CINUSE, PINUSE};
+    struct growing_arena *g = growing_arena_new(64);
+    struct arena_call call = growing_arena_call(g);
+
+    (void)state;
+    char *damaged = arena_malloc(&call, 1000), *block = arena_malloc(&call, 1000);
+    memset(block, 0, 1000);
+    char *gap = make_forbidden_gap(g);
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        chunk_of_payload(damaged)->head = (size_t)(gap + 4096 + CHUNK_HEADER - damaged) | flags[i];
+        call = growing_arena_call(g);
+        arena_free(&call, block + 160);
+        assert_int_equal(call.fault.kind, FAULT_DAMAGE);
+        assert_string_equal(call.fault.what, "damaged header");
+        assert_ptr_equal(call.fault.address, damaged);
+        g->arena->damaged = 0;
+    }
+    growing_arena_delete(g);
+}
+
 /* ---- anything anywhere ----------------------------------------------------------------------- */
 
 /* Whatever is overwritten, nothing crashes or hangs; calls after it may fail, or succeed. */
@@ -1042,6 +1065,7 @@ int main(void)
         cmocka_unit_test(test_false_headers_in_a_large_block),
         cmocka_unit_test(test_a_head_that_leads_into_a_large_block),
         cmocka_unit_test(test_a_head_that_leads_where_there_is_no_memory),
+        cmocka_unit_test(test_diagnosis_meets_a_head_that_leads_where_there_is_no_memory),
         cmocka_unit_test(test_no_damage_crashes_check_walk_or_diagnosis),
     };
 
