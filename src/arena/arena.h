@@ -61,6 +61,9 @@ struct arena_source {
     void (*give)(const struct arena_source *source, struct arena *arena, struct run keep);
     /* Whether the address is in memory of the arena's: then it can be read. */
     bool (*owns)(const struct arena_source *source, const struct arena *arena, const void *address);
+    /* Whether it is in memory taken as RUN_SEGMENT: then it may be a chunk's. */
+    bool (*in_segment)(const struct arena_source *source, const struct arena *arena,
+                       const void *address);
     /* Whether the memory from `start`, rounded down to a unit, to `end` is one large block's. */
     bool (*is_large_block)(const struct arena_source *source, const struct arena *arena,
                            const void *start, const void *end);

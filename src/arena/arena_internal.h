@@ -65,9 +65,9 @@ void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size);
 enum arena_freed { FREED_FAULT, FREED_TO_TOP, FREED_TO_VICTIM, FREED_TO_SMALL_BIN, FREED_TO_TREE };
 enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t size);
 
-/* Whether the header of a chunk in use can be believed: its size leads to a chunk that knows of
- * it. */
-bool arena_header_is_sound(const struct arena *a, const struct chunk *c);
+/* Whether the header of a chunk in use, in a segment, can be believed: its size leads to a chunk, in
+ * a segment, too, that knows of it. */
+bool arena_header_is_sound(const struct arena_call *call, const struct chunk *c);
 
 /* The chunk of a block in use whose header can be believed, NULL and a fault otherwise. */
 struct chunk *arena_block_chunk(struct arena_call *call, const void *block);

@@ -52,12 +52,13 @@ void arena_diagnose(struct arena_call *call, const struct chunk *c)
         return;
     }
     const struct chunk *at = chunk_around(a, s, c);
+    bool leads_on = arena_leads_on(s, at); /* else what follows may not even be memory */
     if (at == a->top || arena_is_fence(s, at))
         fault_raise(&call->fault, FAULT_ARGUMENT, "double free, or never allocated", block);
-    else if (chunk_is_free(at) && bins_is_sound(&a->bins, at))
+    else if (leads_on && chunk_is_free(at) && bins_is_sound(&a->bins, at))
         fault_raise(&call->fault, FAULT_ARGUMENT,
                     at == c ? "double free" : "pointer into free memory", block);
-    else if (at != c && arena_header_is_sound(a, at))
+    else if (leads_on && at != c && arena_header_is_sound(call, at))
         fault_raise(&call->fault, FAULT_ARGUMENT, "pointer into a block", block);
     else
         fault_raise(&call->fault, FAULT_DAMAGE, "damaged header", chunk_payload(at));

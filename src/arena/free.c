@@ -1,32 +1,48 @@
 /* free.c - giving a chunk back: checks, merging with its neighbours, bins. */
 #include "arena/arena_internal.h"
 
-bool arena_header_is_sound(const struct arena *a, const struct chunk *c)
+/* Without a source all of the range is one segment. */
+static bool in_segment(const struct arena_call *call, const struct chunk *c)
+{
+    if (call->source != NULL)
+        return call->source->in_segment(call->source, call->arena, c);
+    return bins_in_range(&call->arena->bins, c);
+}
+
+/* Whether `next`, in the range, is in a segment, as c is. Between two segments of the range there
+ * may be large blocks, memory of other arenas, or none: looked up in another unit only. */
+static bool in_segment_too(const struct arena_call *call, const struct chunk *c,
+                           const struct chunk *next)
+{
+    return call->source == NULL || ((uintptr_t)c ^ (uintptr_t)next) < call->source->unit ||
+           in_segment(call, next);
+}
+
+bool arena_header_is_sound(const struct arena_call *call, const struct chunk *c)
 {
     const struct chunk *next = chunk_next(c);
 
     return (c->head & (CHUNK_ALIGN - 1) & ~PINUSE) == CINUSE && chunk_size(c) >= CHUNK_MIN &&
-           bins_in_range(&a->bins, next) && next > c && chunk_prev_in_use(next);
+           bins_in_range(&call->arena->bins, next) && next > c && in_segment_too(call, c, next) &&
+           chunk_prev_in_use(next);
 }
 
-static bool may_be_mine(const struct arena_call *call, const struct chunk *c)
+static bool is_large_block(const struct arena_call *call, const struct chunk *c)
 {
-    if (!chunk_is_aligned(c))
-        return false;
-    if (call->source != NULL)
-        return call->source->owns(call->source, call->arena, c);
-    return bins_in_range(&call->arena->bins, c);
+    const struct arena_source *source = call->source;
+
+    return source != NULL && source->owns(source, call->arena, c) && (c->head & HEAD_FLAGS) == 0 &&
+           source->is_large_block(source, call->arena, c, chunk_next(c));
 }
 
 struct chunk *arena_block_chunk(struct arena_call *call, const void *block)
 {
     struct chunk *c = chunk_of_payload(block);
 
-    if (likely(may_be_mine(call, c))) {
-        if (likely(arena_header_is_sound(call->arena, c)))
-            return c;
-        if ((c->head & HEAD_FLAGS) == 0 && call->source != NULL &&
-            call->source->is_large_block(call->source, call->arena, c, chunk_next(c)))
+    if (likely(chunk_is_aligned(c))) {
+        bool segment = in_segment(call, c);
+
+        if (likely(segment ? arena_header_is_sound(call, c) : is_large_block(call, c)))
             return c;
     }
     arena_diagnose(call, c);

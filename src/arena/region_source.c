@@ -38,6 +38,15 @@ static bool owns(const struct arena_source *source, const struct arena *arena, c
     return segment_owner(segments_of(source)->map, address, NULL) == owner_of(arena);
 }
 
+static bool in_segment(const struct arena_source *source, const struct arena *arena,
+                       const void *address)
+{
+    enum run_kind kind;
+
+    return segment_owner(segments_of(source)->map, address, &kind) == owner_of(arena) &&
+           kind == RUN_SEGMENT;
+}
+
 static bool is_large_block(const struct arena_source *source, const struct arena *arena,
                            const void *start, const void *end)
 {
@@ -47,7 +56,7 @@ static bool is_large_block(const struct arena_source *source, const struct arena
 void region_source_init(struct region_source *source, struct segments *segments)
 {
     *source = (struct region_source){
-        .source = {GRANULE, take, extend, commit, give, owns, is_large_block},
+        .source = {GRANULE, take, extend, commit, give, owns, in_segment, is_large_block},
         .segments = segments,
     };
 }

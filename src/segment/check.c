@@ -78,6 +78,9 @@ static void check_taken(size_t granule, word w, struct check *check)
 
     check_that(check, owner > 0 && owner <= SEGMENT_OWNER_MOST && (w & (FREE | FIRST)) == 0,
                "granule %zu: taken, but its word is %#zx", granule, (size_t)w);
+    check_that(check, ((w & CHUNKS) != 0) != ((w & LARGE) != 0),
+               "granule %zu: not one of segment and large block: its word is %#zx", granule,
+               (size_t)w);
     check_that(check, (w & START) == 0 || (w & LARGE) != 0,
                "granule %zu: start of a block that is not large", granule);
 }

@@ -91,7 +91,7 @@ static bool take_run(struct segments *s, struct granule_run run, segment_owner_i
 {
     struct segment_map *map = s->map;
     struct journal *j = &map->journal;
-    word flags = kind == RUN_SEGMENT ? TAKEN | SEGMENT_CHUNKS : TAKEN | LARGE;
+    word flags = kind == RUN_SEGMENT ? TAKEN | CHUNKS : TAKEN | LARGE;
     size_t had_memory = segment_count_committed(map, run);
 
     if (!make_room(s, run, had_memory))

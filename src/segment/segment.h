@@ -6,6 +6,8 @@
  *     free run:    FREE|FIRST|length in the first granule, FREE|length in the last
  *     taken run:   TAKEN|owner in each granule; in those of a large block LARGE too, START in its
  *                  first
+ *     CHUNKS       in a taken granule: part of a segment, so addresses in it may be chunks; set and
+ *                  cleared together with TAKEN, in just those granules that are not LARGE
  *     COMMITTED    in any word: the granule has memory behind it
  *     UNSETTLED    in a word of a taken run: memory is being put there or taken away just now
  *

@@ -23,6 +23,7 @@
 #define TAKEN ((word)16)
 #define LARGE ((word)32)
 #define START ((word)64)
+#define CHUNKS SEGMENT_CHUNKS
 #define MEMORY (COMMITTED | UNSETTLED)
 
 enum {

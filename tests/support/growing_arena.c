@@ -56,6 +56,14 @@ static bool owns(const struct arena_source *source, const struct arena *a, const
     return g->region.source.owns(&g->region.source, a, address);
 }
 
+static bool in_segment(const struct arena_source *source, const struct arena *a,
+                       const void *address)
+{
+    struct growing_arena *g = whole(source);
+
+    return g->region.source.in_segment(&g->region.source, a, address);
+}
+
 static bool is_large_block(const struct arena_source *source, const struct arena *a,
                            const void *start, const void *end)
 {
@@ -100,7 +108,8 @@ struct growing_arena *growing_arena_new(size_t granules)
     must(g->arena != NULL, "growing_arena_new");
     start_map(g, granules);
     region_source_init(&g->region, &g->segments);
-    g->source = (struct arena_source){GRANULE, take, extend, commit, give, owns, is_large_block};
+    g->source = (struct arena_source){GRANULE, take, extend,     commit,
+                                      give,    owns, in_segment, is_large_block};
     arena_init(g->arena, GROWING_ARENA_ID);
     return g;
 }

@@ -12,6 +12,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "arena/arena_internal.h"
 #include "support/growing_arena.h"
@@ -823,6 +824,132 @@ static void test_wrong_pointers_to_large_blocks(void **state)
     growing_arena_delete(g);
 }
 
+/* What a large block holds is never taken for a chunk. */
+static void test_false_headers_in_a_large_block(void **state)
+{
+    enum { BYTES = 300000 };
+    struct growing_arena *g = growing_arena_new(64);
+    struct arena_call call = growing_arena_call(g);
+
+    (void)state;
+    arena_malloc(&call, 10);
+    word *block = arena_malloc(&call, BYTES), *image = malloc(BYTES);
+    char *behind = arena_malloc(&call, 100000); /* so that it lies within the range of chunks */
+    assert_int_equal(g->arena->large_count, 1);
+    assert_true((char *)block < behind);
+    assert_true(bins_in_range(&g->arena->bins, block));
+    for (size_t i = 0; i < BYTES / WORD; i++) /* the second half leads to the block behind */
+        block[i] =
+            (i < BYTES / WORD / 2 ? CHUNK_ALIGN * 4 : (size_t)(behind - (char *)&block[i + 1])) |
+            PINUSE | CINUSE;
+    memcpy(image, block, BYTES);
+    for (size_t i = 2; i < BYTES / WORD; i += 2) {
+        void *array[] = {&block[i], &block[i + 4 * CHUNK_ALIGN / WORD]};
+
+        for (int function = 0; function < 4; function++) {
+            call = growing_arena_call(g);
+            if (function == 0)
+                arena_free(&call, &block[i]);
+            else if (function == 1)
+                assert_null(arena_realloc(&call, &block[i], 100));
+            else if (function == 2)
+                assert_int_equal(arena_usable(&call, &block[i]), 0);
+            else
+                assert_int_equal(arena_bulk_free(&call, array, 2), 2);
+            assert_int_equal(call.fault.kind, FAULT_ARGUMENT);
+        }
+    }
+    assert_memory_equal(image, block, BYTES);
+    assert_int_equal(growing_arena_check(g), 0);
+
+    struct chunk *c = chunk_of_payload(block);
+    c->head |= PINUSE | CINUSE; /* as if it ended where the segment behind it begins */
+    call = growing_arena_call(g);
+    arena_free(&call, block);
+    assert_int_equal(call.fault.kind, FAULT_ARGUMENT);
+    assert_int_equal(growing_arena_check(g), 0);
+    c->head &= ~(PINUSE | CINUSE);
+    call = growing_arena_call(g);
+    arena_free(&call, block);
+    assert_int_equal(call.fault.kind, FAULT_NONE);
+    free(image);
+    growing_arena_delete(g);
+}
+
+static void test_a_head_that_leads_into_a_large_block(void **state)
+{
+    struct growing_arena *g = growing_arena_new(64);
+    struct arena_call call = growing_arena_call(g);
+
+    (void)state;
+    char *block = arena_malloc(&call, 1000);
+    arena_malloc(&call, 1000);
+    char *large = arena_malloc(&call, 300000);
+    arena_malloc(&call, 100000);
+    assert_int_equal(g->arena->large_count, 1);
+    memset(large, 0xff, 300000);
+    chunk_of_payload(block)->head = (size_t)(large + 1024 - block) | PINUSE | CINUSE;
+    arena_free(&call, block);
+    assert_int_equal(call.fault.kind, FAULT_DAMAGE);
+    assert_string_equal(call.fault.what, "damaged header");
+    for (size_t i = 0; i < 300000; i++)
+        assert_int_equal(large[i], (char)0xff);
+    growing_arena_delete(g);
+}
+
+/* Memory between two segments that nobody may touch. */
+static char *make_forbidden_gap(struct growing_arena *g)
+{
+    struct arena_call call = growing_arena_call(g);
+    char *gap = growing_arena_hold(g, 1).start;
+
+    assert_non_null(gap);
+    char *behind = arena_malloc(&call, 100000);
+    assert_true(gap < behind);
+    assert_int_equal(mprotect(gap, GRANULE, PROT_NONE), 0);
+    return gap;
+}
+
+static void test_a_head_that_leads_where_there_is_no_memory(void **state)
+{
+    struct growing_arena *g = growing_arena_new(64);
+    struct arena_call call = growing_arena_call(g);
+
+    (void)state;
+    char *block = arena_malloc(&call, 1000);
+    arena_malloc(&call, 1000);
+    char *gap = make_forbidden_gap(g);
+    chunk_of_payload(block)->head = (size_t)(gap + 4096 + CHUNK_HEADER - block) | PINUSE | CINUSE;
+    arena_free(&call, block);
+    assert_int_equal(call.fault.kind, FAULT_DAMAGE);
+    assert_string_equal(call.fault.what, "damaged header");
+    assert_int_equal(g->arena->damaged, 1);
+    growing_arena_delete(g);
+}
+
+/* The search for a wrong pointer's chunk stops there. */
+static void test_diagnosis_meets_a_head_that_leads_where_there_is_no_memory(void **state)
+{
+    static const size_t flags[] = {PINUSE | CINUSE, PINUSE};
+    struct growing_arena *g = growing_arena_new(64);
+    struct arena_call call = growing_arena_call(g);
+
+    (void)state;
+    char *damaged = arena_malloc(&call, 1000), *block = arena_malloc(&call, 1000);
+    memset(block, 0, 1000);
+    char *gap = make_forbidden_gap(g);
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        chunk_of_payload(damaged)->head = (size_t)(gap + 4096 + CHUNK_HEADER - damaged) | flags[i];
+        call = growing_arena_call(g);
+        arena_free(&call, block + 160);
+        assert_int_equal(call.fault.kind, FAULT_DAMAGE);
+        assert_string_equal(call.fault.what, "damaged header");
+        assert_ptr_equal(call.fault.address, damaged);
+        g->arena->damaged = 0;
+    }
+    growing_arena_delete(g);
+}
+
 /* ---- anything anywhere ----------------------------------------------------------------------- */
 
 /* Whatever is overwritten, nothing crashes or hangs; calls after it may fail, or succeed. */
@@ -935,6 +1062,10 @@ int main(void)
         cmocka_unit_test(test_an_unused_segment_with_a_damaged_chunk),
         cmocka_unit_test(test_damage_met_in_growing_gives_back_what_was_taken),
         cmocka_unit_test(test_wrong_pointers_to_large_blocks),
+        cmocka_unit_test(test_false_headers_in_a_large_block),
+        cmocka_unit_test(test_a_head_that_leads_into_a_large_block),
+        cmocka_unit_test(test_a_head_that_leads_where_there_is_no_memory),
+        cmocka_unit_test(test_diagnosis_meets_a_head_that_leads_where_there_is_no_memory),
         cmocka_unit_test(test_no_damage_crashes_check_walk_or_diagnosis),
     };
 

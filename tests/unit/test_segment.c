@@ -623,6 +623,32 @@ static void test_every_address_has_its_owner(void **state)
     assert_int_equal(owner_of(b, 1), 0);
 }
 
+static bool may_have_chunks(struct granule_backend *b, size_t granule)
+{
+    return (granule_load(b->segments.map, granule) & CHUNKS) != 0;
+}
+
+static void test_granules_of_segments_and_no_others_have_the_flag_of_chunks(void **state)
+{
+    struct granule_backend *b = *state;
+    struct run *pending = &b->pending[0];
+
+    take_kind(b, 7, RUN_SEGMENT, 3);
+    take_kind(b, 7, RUN_LARGE, 3);
+    take_at(b, RUN_SEGMENT, 6, 2);
+    *pending = nothing;
+    assert_true(segment_take(&b->segments, 7, RUN_SEGMENT, 2 * GRANULE, pending));
+    for (size_t i = 0; i < 12; i++) /* the last two of those taken have no memory yet */
+        assert_int_equal(may_have_chunks(b, i), i < 3 || (i >= 6 && i < 10));
+    segment_give(&b->segments, pending, nothing);
+    give(b, 0, 2);
+    for (size_t i = 0; i < 12; i++)
+        assert_int_equal(may_have_chunks(b, i), i == 2 || i == 6 || i == 7);
+    assert_int_equal(take_at(b, RUN_LARGE, 0, 2), 0);
+    for (size_t i = 0; i < 12; i++)
+        assert_int_equal(may_have_chunks(b, i), i == 2 || i == 6 || i == 7);
+}
+
 static void test_addresses_outside_the_region_have_no_owner(void **state)
 {
     struct granule_backend *b = *state;
@@ -768,8 +794,14 @@ static void test_check_sees_every_kind_of_damage(void **state)
     assert_check_sees(b, &words[0], 0);
     assert_check_sees(b, &words[0], words[0] | START);
     assert_check_sees(b, &words[0], words[0] | FREE);
-    assert_check_sees(b, &words[0], granule_word(TAKEN | COMMITTED, 0));
-    assert_check_sees(b, &words[0], granule_word(TAKEN | COMMITTED, SEGMENT_OWNER_MOST + 1));
+    assert_check_sees(b, &words[0], words[0] | LARGE);
+    assert_check_sees(b, &words[0], words[0] & ~CHUNKS);
+    assert_check_sees(b, &words[3], words[3] | CHUNKS);
+    assert_check_sees(b, &words[5], words[5] | CHUNKS);
+    assert_check_sees(b, &words[6], CHUNKS | COMMITTED);
+    assert_check_sees(b, &words[0], granule_word(TAKEN | CHUNKS | COMMITTED, 0));
+    assert_check_sees(b, &words[0],
+                      granule_word(TAKEN | CHUNKS | COMMITTED, SEGMENT_OWNER_MOST + 1));
     assert_check_sees(b, &words[13], granule_word(FREE | FIRST | COMMITTED, 1));
     assert_check_sees(b, &words[5], granule_word(FREE | FIRST | COMMITTED, 3));
     assert_check_sees(b, &words[5], granule_word(FREE | FIRST | COMMITTED, 5));
@@ -777,10 +809,10 @@ static void test_check_sees_every_kind_of_damage(void **state)
     assert_check_sees(b, &words[5], granule_word(FREE | FIRST | COMMITTED, 99));
     assert_check_sees(b, &words[5], words[5] & ~COMMITTED);
     assert_check_sees(b, &words[5], words[5] | UNSETTLED);
-    assert_check_sees(b, &words[6], granule_word(TAKEN | COMMITTED, 1));
+    assert_check_sees(b, &words[6], granule_word(TAKEN | CHUNKS | COMMITTED, 1));
     assert_check_sees(b, &words[8], granule_word(FREE | COMMITTED, 3));
     assert_check_sees(b, &words[9], granule_word(FREE | FIRST | COMMITTED, 1));
-    assert_check_sees(b, &words[20], granule_word(TAKEN, 1));
+    assert_check_sees(b, &words[20], granule_word(TAKEN | CHUNKS, 1));
     assert_check_sees(b, &words[99], COMMITTED);
     assert_check_sees(b, &map->level[1][0], 3);
     assert_check_sees(b, &map->level[1][6], 1);
@@ -1010,6 +1042,7 @@ int main(void)
         cmocka_unit_test(test_a_map_that_cannot_grow_ahead_grows_by_what_is_needed),
         test_with_map(test_every_release_may_fail),
         test_with_map(test_every_address_has_its_owner),
+        test_with_map(test_granules_of_segments_and_no_others_have_the_flag_of_chunks),
         test_with_map(test_addresses_outside_the_region_have_no_owner),
         test_with_map(test_a_large_block_is_known_by_its_granules),
         test_with_map(test_a_large_block_grows_and_shrinks_in_place),

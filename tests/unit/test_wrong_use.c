@@ -178,6 +178,29 @@ static void free_inside_a_large_block(struct scene *scene)
     free_wrong(block + 512 * KIB);
 }
 
+/* A large block full of words that could be headers, with a block of a segment behind it. */
+static void *large_of_false_headers(struct scene *scene)
+{
+    dvsm_heap_malloc(scene->heap, 100);
+    void *block = dvsm_heap_malloc(scene->heap, MIB);
+
+    dvsm_heap_malloc(scene->heap, 200 * KIB);
+    for (size_t i = 0; i < MIB / W; i++)
+        *word_at(block, (ptrdiff_t)i) = 8 * W | 3;
+    return block;
+}
+
+static void free_inside_a_large_block_of_false_headers(struct scene *scene)
+{
+    char *block = large_of_false_headers(scene);
+
+    scene->address = block + 512 * KIB;
+    free_wrong(block + 512 * KIB);
+    for (size_t i = 0; i < MIB / W; i++)
+        if (*word_at(block, (ptrdiff_t)i) != (8 * W | 3))
+            scene->failed = true;
+}
+
 static void free_inside_free_memory(struct scene *scene)
 {
     char *block = free_chunk(scene, 1000);
@@ -544,6 +567,27 @@ static void header_of_a_large_block(struct scene *scene)
     free_wrong(block);
 }
 
+/* Its size leads to the segment behind: a block of the same arena that would begin just there. */
+static void header_of_a_large_block_as_of_a_small_one(struct scene *scene)
+{
+    void *block = large_of_false_headers(scene);
+
+    *word_at(block, -1) |= 3;
+    free_wrong(block);
+}
+
+static void header_that_leads_into_a_large_block(struct scene *scene)
+{
+    void *block = surrounded(scene, 1000);
+    char *large = large_of_false_headers(scene);
+
+    *word_at(block, -1) = (size_t)(large + 64 * KIB - (char *)block) | 3;
+    free_wrong(block);
+    for (size_t i = 0; i < MIB / W; i++)
+        if (*word_at(large, (ptrdiff_t)i) != (8 * W | 3))
+            scene->failed = true;
+}
+
 #define NO_POINTER "not a pointer from any heap mapped here"
 
 static const struct wrong_use wrong_uses[] = {
@@ -563,6 +607,8 @@ static const struct wrong_use wrong_uses[] = {
     {"free misaligned", free_misaligned, "dvsm_free", "misaligned", false, false, false, false},
     {"free inside a large block", free_inside_a_large_block, "dvsm_free", "", false, false, false,
      false},
+    {"free inside a large block of false headers", free_inside_a_large_block_of_false_headers,
+     "dvsm_free", "not the start of a large block", false, false, false, false},
     {"free inside free memory", free_inside_free_memory, "dvsm_free", "pointer into free memory",
      false, false, true, false},
     {"free of the stack", free_of_the_stack, "dvsm_free", NO_POINTER, false, true, false, false},
@@ -635,6 +681,10 @@ static const struct wrong_use wrong_uses[] = {
     {"header of top", header_of_top, "dvsm_free", "damaged header", true, false, false, false},
     {"header of a large block", header_of_a_large_block, "dvsm_free", "", false, false, false,
      false},
+    {"header of a large block as of a small one", header_of_a_large_block_as_of_a_small_one,
+     "dvsm_free", "not the start of a large block", false, false, false, false},
+    {"header that leads into a large block", header_that_leads_into_a_large_block, "dvsm_free",
+     "damaged header", true, false, false, false},
 };
 
 /* ---- playing a case */
