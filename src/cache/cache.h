@@ -8,12 +8,14 @@
  *     lane        one a CPU: a loaded magazine for each class (lane.h). The fast path ends here
  *     magazine    a page of pointers to free blocks (magazine.h)
  *     depot       one a class, behind a robust lock with its own journal, the outermost in the lock
- *                 order: a stock of magazines that hold blocks, mostly half full, and of empty ones
+ *                 order: a stock of magazines that hold blocks, and of empty ones
  *
  *         thread <-- pop/push --> lane <-- trade --> depot <-- fill/drain --> arenas
  *
- * A trade gives an empty lane a magazine from the stock; a full one is exchanged for one that has
- * room, and what came out is split in two halves: so at least 31 operations pass between two trades.
+ * A trade gives an empty lane a magazine from the stock, and a full one is exchanged for one that has
+ * room. Where the depot's last trade went the other way, what goes into the lane is at most half
+ * full (a fuller one is split), so that at least 31 operations pass between two trades whichever
+ * comes next; where it went the same way, a whole one or an empty one.
  * A depot without stock has a magazine filled by an arena. Blocks return to their arenas when the
  * depots hold more than `bound`, before an arena grows, on trim, and when memory is short.
  *
@@ -54,8 +56,10 @@ struct depot {
     size_t ready;           /* ... and that are committed */
     size_t releasing;       /* up to here, from `ready` on, memory is being released; 0: no */
     size_t demand;          /* how often it was filled: decides how many blocks come at once */
+    size_t last_trade;      /* enum trade: a hint */
 };
 
+enum trade { TRADE_REFILL, TRADE_SPILL };
 enum cache_mode { CACHE_LOCKED, CACHE_SEQUENCES };
 
 /* In the region. */

@@ -49,12 +49,52 @@ static void load(struct cache *cache, unsigned class, word w)
     end_trade(d, class, done ? old : w);
 }
 
+/* Splits a magazine that is in no list: the upper half moves to an empty one, if there is one, and to
+ * the stock. Copied first: until it is listed nobody reads the copy. Returns the lower half's word;
+ * committed with the caller's change. NB: called before the caller changes anything. */
+static word split(struct cache *cache, unsigned class, word w)
+{
+    struct depot *d = depot_of(cache, class);
+    struct magazine *from = magazine_of(class, w), *to = magazine_of(class, d->empty);
+    size_t count = magazine_count(class, w), lower = count / 2;
+
+    for (size_t i = lower; i < count; i++) {
+        to->slot[i - lower] = from->slot[i];
+        *magazine_mark((void *)to->slot[i - lower]) = magazine_word(to, i - lower);
+    }
+    compiler_barrier();
+    depot_unlist(d, class, &d->empty);
+    depot_put_away(d, class, magazine_word(to, count - lower));
+    return magazine_word(from, lower);
+}
+
+/* A magazine from the stock, out of its list, with at most so many blocks if there can be one. */
+static word take_stock(struct cache *cache, unsigned class, size_t most)
+{
+    struct depot *d = depot_of(cache, class);
+    bool fits = magazine_count(class, d->stock) <= most;
+
+    if (d->stock == 0 || fits || !depot_provide_empty(cache, class))
+        return depot_take_stock(d, class);
+    return split(cache, class, depot_take_stock(d, class));
+}
+
+/* Notes the trade; whether the one before it went the same way. */
+static bool is_streaming(struct depot *d, enum trade trade)
+{
+    bool same = d->last_trade == trade;
+
+    d->last_trade = trade;
+    return same;
+}
+
 /* A block from the stock or, without one, from a magazine that an arena fills. */
 static void *take_block(struct cache *cache, unsigned class, bool may_grow, bool *short_of_memory,
                         struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
-    word w = depot_take_stock(d, class);
+    size_t capacity = magazine_capacity(class);
+    word w = take_stock(cache, class, is_streaming(d, TRADE_REFILL) ? capacity : capacity / 2);
 
     if (w == 0)
         w = stock_fill(cache, class, may_grow, short_of_memory, fault);
@@ -88,36 +128,19 @@ void *cache_refill(struct cache *cache, unsigned class, struct fault *fault)
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-/* The upper half of a full magazine moves to an empty one, if there is one. Copied first: until they
- * are listed nobody reads the copies. */
-static void split_and_end(struct cache *cache, unsigned class, word full)
-{
-    struct depot *d = depot_of(cache, class);
-    size_t half = magazine_capacity(class) / 2;
-
-    if (!depot_provide_empty(cache, class)) {
-        end_trade(d, class, full);
-        return;
-    }
-    struct magazine *from = magazine_of(class, full), *to = magazine_of(class, d->empty);
-    for (size_t i = 0; i < half; i++) {
-        to->slot[i] = from->slot[half + i];
-        *magazine_mark((void *)to->slot[i]) = magazine_word(to, i);
-    }
-    compiler_barrier();
-    depot_unlist(d, class, &d->empty);
-    depot_put_away(d, class, magazine_word(to, half));
-    end_trade(d, class, magazine_word(from, half));
-}
-
-/* A magazine that has room, out of its list: from the stock, unless that leaves a lane soon full
- * again, or an empty one. 0: none to be had. */
+/* A magazine that has room, out of its list: one from the stock, with at most so many blocks, or an
+ * empty one. 0: none to be had. */
 static word take_room(struct cache *cache, unsigned class, size_t most)
 {
     struct depot *d = depot_of(cache, class);
 
-    if (d->stock != 0 && magazine_count(class, d->stock) <= most)
-        return depot_take_stock(d, class);
+    if (most > 0 && d->stock != 0) {
+        word w = take_stock(cache, class, most);
+        if (magazine_count(class, w) <= most)
+            return w;
+        depot_put_away(d, class, w);
+        journal_commit(&d->journal);
+    }
     return depot_provide_empty(cache, class) ? depot_unlist(d, class, &d->empty) : 0;
 }
 
@@ -131,19 +154,14 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
     size_t cpu = this_cpu(cache), capacity = magazine_capacity(class);
     word old = lane_word(cache, cpu, class);
     bool full = cache_has_lanes(cache, class) && magazine_is_full(class, old);
-    word w = take_room(cache, class, full ? capacity / 2 : capacity - 1);
+    size_t most = !full ? capacity - 1 : is_streaming(d, TRADE_SPILL) ? 0 : capacity / 2;
+    word w = take_room(cache, class, most);
 
     if (w != 0) {
         *magazine_next(w) = (word)block;
         *magazine_mark(block) = w;
-        if (!full)
-            end_trade(d, class, w + WORD);
-        else if (!cache_trade(cache, class, cpu, old, w + WORD))
-            end_trade(d, class, w + WORD);
-        else if (old == 0)
-            end_trade(d, class, 0);
-        else
-            split_and_end(cache, class, old);
+        bool done = full && cache_trade(cache, class, cpu, old, w + WORD);
+        end_trade(d, class, done ? old : w + WORD);
     }
     depot_leave(d);
     return w != 0;

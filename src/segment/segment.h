@@ -50,7 +50,7 @@ enum { GRANULE_SHIFT = 16 };
 #define GRANULE ((size_t)1 << GRANULE_SHIFT)
 
 /* Bytes of free granules that stay committed, until segment_set_retain() says otherwise. */
-#define SEGMENT_RETAIN ((size_t)32 << 20)
+#define SEGMENT_RETAIN ((size_t)128 << 20)
 
 /* Who has a granule: numbers the map's user gives out; 0 is nobody. */
 typedef unsigned segment_owner_id;
