@@ -1,5 +1,6 @@
 /* cache.c - making and opening the cache, its doors for what is not fast, emptying it. */
 #define _GNU_SOURCE
+#include "base/brief.h"
 #include "cache/depot.h"
 
 #include <sched.h>
@@ -50,8 +51,6 @@ int cache_init(struct cache_table *table, size_t region_bytes, size_t bytes_a_cp
         bytes_a_cpu = BYTES_A_CPU;
     table->classes = bytes_a_cpu == SIZE_MAX ? 0 : classes_within(bytes_a_cpu);
     table->bound = bytes_a_cpu <= SIZE_MAX / table->cpus ? bytes_a_cpu * table->cpus : SIZE_MAX;
-    for (size_t cpu = 0; cpu < table->cpus && error == 0; cpu++)
-        error = lock_init(&table->lanes[cpu].lock);
     for (unsigned class = 0; class < CACHE_CLASSES && error == 0; class ++) {
         table->depots[class].magazines = table->magazines + class * table->area;
         error = lock_init(&table->depots[class].lock);
@@ -71,11 +70,18 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     struct lane_view *view = &cache->view;
 
     *cache = (struct cache){.table = table, .arenas = arenas, .segments = segments};
+    brief_start();
     view->base = (uintptr_t)base + CHUNK_HEADER;
     view->magazines = (uintptr_t)table->magazines;
     view->magazine_span = table->area * CACHE_CLASSES;
     view->lanes = table->lanes;
-    if (table->mode != CACHE_SEQUENCES || table->classes == 0 || !lane_find_rseq(&view->rseq))
+    view->cpus = table->cpus;
+    cache->locked = *view;
+    if (table->classes == 0)
+        return;
+    if (table->mode == CACHE_LOCKED)
+        view = &cache->locked;
+    else if (!lane_find_rseq(&view->rseq))
         return;
     view->exact_limit = limit_after(CLASS_EXACT_LAST);
     view->coarse_limit = limit_after(CACHE_CLASSES - 1);
@@ -85,7 +91,7 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
 /* NB: the last granule stays out: the fast path looks at the chunk after a block. */
 void cache_extend_view(struct cache *cache)
 {
-    struct lane_view *view = &cache->view;
+    struct lane_view *view = cache->locked.exact_limit != 0 ? &cache->locked : &cache->view;
     size_t granules;
 
     if (view->exact_limit == 0)
@@ -97,23 +103,9 @@ void cache_extend_view(struct cache *cache)
 
 /* ---- slow paths ------------------------------------------------------------------------------ */
 
-static struct lane *locked_lane(const struct cache *cache)
-{
-    return &cache->table->lanes[lane_cpu(&cache->view) % cache->table->cpus];
-}
-
 void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault)
 {
-    void *block = NULL;
-
-    if (class >= cache->table->classes)
-        return NULL;
-    if (cache->table->mode == CACHE_LOCKED)
-        block = lane_locked_pop(locked_lane(cache), class);
-    if (block == NULL)
-        return cache_refill(cache, class, fault);
-    *magazine_mark(block) = 0;
-    return block;
+    return class < cache->table->classes ? cache_refill(cache, class, fault) : NULL;
 }
 
 bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault)
@@ -122,8 +114,6 @@ bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *
 
     if (class >= cache->table->classes)
         return false;
-    if (cache->table->mode == CACHE_LOCKED && lane_locked_push(locked_lane(cache), class, block))
-        return true;
     if (!cache_spill(cache, class, block))
         return false;
     d = depot_of(cache, class);

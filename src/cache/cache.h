@@ -79,7 +79,8 @@ struct cache {
     struct cache_table *table;
     struct arenas *arenas;
     struct segments *segments;
-    struct lane_view view;
+    struct lane_view view;   /* sequences */
+    struct lane_view locked; /* locked mode; one of the two is all zeros but for the places */
 };
 
 /* Bytes that a heap's magazines take of its address space, for a region of so many bytes. */

@@ -1,6 +1,6 @@
 /* lane.c - finding the rseq area; lanes behind locks. */
 #define _GNU_SOURCE
-#include "cache/lane.h"
+#include "cache/lane_locked.h"
 
 #include <sched.h>
 
@@ -39,68 +39,13 @@ unsigned lane_cpu(const struct lane_view *view)
 
 /* ---- locked mode ----------------------------------------------------------------------------- */
 
-/* False: held by the calling thread, which a signal interrupted. The commit is one store: what a dead
- * holder leaves needs no repair. */
-static bool enter(struct lane *lane)
+__thread struct lane_choice lane_choice;
+
+NOINLINE size_t lane_choose(void)
 {
-    switch (lock_acquire(&lane->lock)) {
-    case LOCK_OWNER_DIED:
-        lock_repaired(&lane->lock);
-        return true;
-    case LOCK_ACQUIRED:
-        return true;
-    default:
-        return false;
-    }
-}
+    int cpu = sched_getcpu();
 
-static void store(struct lane *lane, unsigned class, word w)
-{
-    compiler_barrier();
-    __atomic_store_n(&lane->loaded[class], w, __ATOMIC_RELAXED);
-    compiler_barrier();
-}
-
-void *lane_locked_pop(struct lane *lane, unsigned class)
-{
-    void *block = NULL;
-
-    if (!enter(lane))
-        return NULL;
-
-    word w = lane->loaded[class];
-    if (!magazine_is_empty(class, w)) {
-        block = (void *)*magazine_last(w);
-        store(lane, class, w - WORD);
-    }
-    lock_release(&lane->lock);
-    return block;
-}
-
-bool lane_locked_push(struct lane *lane, unsigned class, void *block)
-{
-    if (!enter(lane))
-        return false;
-
-    word w = lane->loaded[class];
-    bool room = !magazine_is_full(class, w);
-    if (room) {
-        *magazine_next(w) = (word)block;
-        *magazine_mark(block) = w;
-        store(lane, class, w + WORD);
-    }
-    lock_release(&lane->lock);
-    return room;
-}
-
-bool lane_locked_exchange(struct lane *lane, unsigned class, word old, word replacement)
-{
-    if (!enter(lane))
-        return false;
-
-    bool unchanged = lane->loaded[class] == old;
-    if (unchanged)
-        store(lane, class, replacement);
-    lock_release(&lane->lock);
-    return unchanged;
+    lane_choice.cpu = cpu < 0 ? 0 : (unsigned)cpu;
+    lane_choice.left = LANE_CHOICE_USES;
+    return lane_choice.cpu;
 }

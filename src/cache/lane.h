@@ -8,7 +8,8 @@
  * word as it was. The sequences are in lane_x86_64.h; technique: Linux rseq(2), by Mathieu Desnoyers
  * and Paul Turner, as tcmalloc's per-CPU mode uses it.
  *
- * Elsewhere a lane is locked: the same words, the same single store, each lane behind a robust lock.
+ * Elsewhere a lane is locked: the same words, the same single store, each lane behind a brief
+ * lock (brief.h): who finds it taken goes to the depot.
  * A heap is of one mode for good. In a heap of the first kind a process without rseq leaves the lanes
  * alone.
  *
@@ -24,17 +25,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/lock.h"
+#include "base/brief.h"
 #include "cache/magazine.h"
 
 enum { LANE_SHIFT = 10, LANE_BYTES = 1 << LANE_SHIFT };
 
 struct lane {
     word loaded[CACHE_CLASSES]; /* by class; 0 where the cache is not to be used */
-    union {
-        struct lock lock; /* locked mode */
-        char whole[LANE_BYTES - CACHE_CLASSES * WORD];
-    };
+    uint32_t lock;              /* locked mode: a brief one */
+    char unused[LANE_BYTES - CACHE_CLASSES * WORD - sizeof(uint32_t)];
 };
 _Static_assert(sizeof(struct lane) == LANE_BYTES,
                "a lane's address is a shift of the CPU's number");
@@ -51,6 +50,7 @@ struct lane_view {
     const word *words;    /* the granule map's: one for each granule up to there */
     uintptr_t magazines;  /* magazines lie from here ... */
     size_t magazine_span; /* ... to so many bytes further */
+    size_t cpus;          /* how many lanes; for locked mode */
 };
 
 #if defined __x86_64__ && defined __LP64__ && !defined __SANITIZE_THREAD__
@@ -86,10 +86,5 @@ bool lane_find_rseq(intptr_t *offset);
 
 /* The CPU that the thread is on, as it is known to its lane. */
 unsigned lane_cpu(const struct lane_view *view);
-
-/* Locked mode: the same on the lane of whatever CPU. */
-void *lane_locked_pop(struct lane *lane, unsigned class);
-bool lane_locked_push(struct lane *lane, unsigned class, void *block);
-bool lane_locked_exchange(struct lane *lane, unsigned class, word old, word replacement);
 
 #endif

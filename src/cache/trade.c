@@ -1,10 +1,13 @@
 /* trade.c - what a lane could not do: a magazine for an empty one, room for a full one. */
 #include "cache/depot.h"
+#include "cache/lane_locked.h"
 
 /* The CPU whose lane the thread uses. */
 static size_t this_cpu(const struct cache *cache)
 {
-    return lane_cpu(&cache->view) % cache->table->cpus;
+    size_t cpu = cache->table->mode == CACHE_LOCKED ? lane_chosen() : lane_cpu(&cache->view);
+
+    return cpu < cache->table->cpus ? cpu : 0;
 }
 
 static bool exchange(struct cache *cache, unsigned class, size_t cpu, word old, word w)

@@ -88,6 +88,9 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
 
     if (heap == NULL)
         return NULL;
+    block = heap_malloc_locked(&heap->cache.locked, size);
+    if (block != NULL)
+        return block;
     if (size < class_size(CACHE_CLASSES - 1))
         block = cache_malloc(&heap->cache, class_above(chunk_size_for(size)), &fault);
     heap_report(heap, &fault, function);

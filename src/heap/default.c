@@ -23,7 +23,7 @@ struct setup {
 };
 
 struct dvsm_heap *_Atomic heap_the_default;
-struct lane_view heap_default_view;
+struct lane_view heap_default_view, heap_default_locked;
 
 static struct environment environment;
 static struct setup setup;
@@ -70,44 +70,57 @@ static struct dvsm_heap *make(const struct setup *s, int *error)
     return heap;
 }
 
-/* Lets the fast path use the heap. Its limits and its span, which keep it off, come last. */
-static void show(const struct dvsm_heap *heap)
+/* Its limits and its span, which keep calls off, come last. */
+static void show_view(struct lane_view *view, const struct lane_view *of_heap)
 {
-    struct lane_view *view = &heap_default_view, next = heap->cache.view;
+    struct lane_view next = *of_heap;
 
     next.exact_limit = next.coarse_limit = next.span = 0;
     *view = next;
     atomic_thread_fence(memory_order_release);
-    view->span = heap->cache.view.span;
-    view->coarse_limit = heap->cache.view.coarse_limit;
-    view->exact_limit = heap->cache.view.exact_limit;
+    view->span = of_heap->span;
+    view->coarse_limit = of_heap->coarse_limit;
+    view->exact_limit = of_heap->exact_limit;
+}
+
+/* Lets the fast path use the heap. */
+static void show(const struct dvsm_heap *heap)
+{
+    show_view(&heap_default_view, &heap->cache.view);
+    show_view(&heap_default_locked, &heap->cache.locked);
 }
 
 static void hide(void)
 {
-    heap_default_view = (struct lane_view){0};
+    heap_default_view = heap_default_locked = (struct lane_view){0};
+}
+
+/* After a change of the heap's own. */
+static void show_spans(const struct dvsm_heap *heap)
+{
+    if (heap != atomic_load_explicit(&heap_the_default, memory_order_acquire))
+        return;
+    heap_default_view.span = heap->cache.view.span;
+    heap_default_locked.span = heap->cache.locked.span;
 }
 
 void heap_extend_view(struct dvsm_heap *heap, const void *block)
 {
-    struct lane_view *view = &heap->cache.view;
+    const struct cache *cache = &heap->cache;
+    size_t unit = ((uintptr_t)block - cache->view.base) >> 4;
 
     if (unlikely(heap->region->arenas.damaged)) {
         heap_hide_frees(heap);
-        return;
+    } else if (unit >= cache->view.span && unit >= cache->locked.span) {
+        cache_extend_view(&heap->cache);
+        show_spans(heap);
     }
-    if (view->exact_limit == 0 || ((uintptr_t)block - view->base) >> 4 < view->span)
-        return;
-    cache_extend_view(&heap->cache);
-    if (heap == atomic_load_explicit(&heap_the_default, memory_order_acquire))
-        heap_default_view.span = view->span;
 }
 
 void heap_hide_frees(struct dvsm_heap *heap)
 {
-    heap->cache.view.span = 0;
-    if (heap == atomic_load_explicit(&heap_the_default, memory_order_acquire))
-        heap_default_view.span = 0;
+    heap->cache.view.span = heap->cache.locked.span = 0;
+    show_spans(heap);
 }
 
 NOINLINE struct dvsm_heap *heap_make_default(void)

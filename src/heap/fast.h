@@ -7,12 +7,14 @@
 #ifndef DVSM_HEAP_FAST_H
 #define DVSM_HEAP_FAST_H
 
-#include "cache/lane.h"
+#include "cache/lane_locked.h"
 #include "heap/heap.h"
 #include "segment/segment.h"
 
 /* The default heap, as the fast path sees it; zero limits and span until it is there. */
 extern struct lane_view heap_default_view __attribute__((visibility("hidden")));
+/* The same for locked mode: one of the two is all zeros. */
+extern struct lane_view heap_default_locked __attribute__((visibility("hidden")));
 
 /* A block, or NULL: what is wanted is not in this CPU's lane. */
 static inline __attribute__((always_inline)) void *heap_malloc_fast(const struct lane_view *view,
@@ -58,11 +60,11 @@ static inline bool heap_next_agrees(const size_t *header, size_t size)
     return likely((*(const size_t *)((const char *)header + size) & PINUSE) != 0);
 }
 
-/* Whether this CPU's lane took the block. The block's granule is known to be one of a segment before
+/* Whether the cache may take the block, and where. Its granule is known to be one of a segment before
  * its header is read, the size to be a class's before the next chunk's is. A block with a mark, right
  * or wrong, is for the slow path. */
-static inline __attribute__((always_inline)) bool heap_free_fast(const struct lane_view *view,
-                                                                 void *block)
+static inline __attribute__((always_inline)) bool
+heap_may_cache(const struct lane_view *view, const void *block, size_t *class, size_t *bytes)
 {
     size_t unit = heap_rotate((uintptr_t)block - view->base);
 
@@ -75,13 +77,57 @@ static inline __attribute__((always_inline)) bool heap_free_fast(const struct la
 
     if (unlikely(*magazine_mark(block) - view->magazines < view->magazine_span))
         return false;
-    if (likely(step <= CLASS_EXACT_LAST))
-        return heap_next_agrees(header, size) &&
-               lane_push(view, step, LANE_FULL(MAGAZINE_BYTES), block);
+    if (likely(step <= CLASS_EXACT_LAST)) {
+        *class = step;
+        *bytes = MAGAZINE_BYTES;
+        return heap_next_agrees(header, size);
+    }
     if (unlikely(step > CLASS_MOST / CLASS_STEP + 1))
         return false;
-    return heap_next_agrees(header, size) &&
-           lane_push(view, class_coarse_table[step / 8], LANE_FULL(MAGAZINE_COARSE_BYTES), block);
+    *class = class_coarse_table[step / 8];
+    *bytes = MAGAZINE_COARSE_BYTES;
+    return heap_next_agrees(header, size);
+}
+
+/* Whether this CPU's lane took the block. */
+static inline __attribute__((always_inline)) bool heap_free_fast(const struct lane_view *view,
+                                                                 void *block)
+{
+    size_t class, bytes;
+
+    if (unlikely(!heap_may_cache(view, block, &class, &bytes)))
+        return false;
+    return bytes == MAGAZINE_BYTES
+               ? lane_push(view, class, LANE_FULL(MAGAZINE_BYTES), block)
+               : lane_push(view, class, LANE_FULL(MAGAZINE_COARSE_BYTES), block);
+}
+
+/* ---- locked mode: the first thing that the slow paths try */
+
+static inline struct lane *heap_locked_lane(const struct lane_view *view)
+{
+    size_t cpu = lane_chosen();
+
+    return &view->lanes[likely(cpu < view->cpus) ? cpu : 0];
+}
+
+static inline void *heap_malloc_locked(const struct lane_view *view, size_t size)
+{
+    if (size >= view->coarse_limit)
+        return NULL;
+
+    void *block = lane_locked_pop(heap_locked_lane(view), class_above(chunk_size_for(size)));
+    if (likely(block != NULL))
+        *magazine_mark(block) = 0;
+    return block;
+}
+
+static inline bool heap_free_locked(const struct lane_view *view, void *block)
+{
+    size_t class, bytes;
+
+    return heap_may_cache(view, block, &class, &bytes) &&
+           lane_locked_push(heap_locked_lane(view), class, block);
 }
 
 #endif

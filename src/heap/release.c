@@ -21,7 +21,7 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
         return false;
     }
     bool taken =
-        heap_free_fast(&heap->cache.view, block) ||
+        heap_free_fast(&heap->cache.view, block) || heap_free_locked(&heap->cache.locked, block) ||
         cache_free(&heap->cache, class_below(chunk_size(chunk_of_payload(block))), block, &fault);
     heap_report(heap, &fault, function);
     return taken;
@@ -30,6 +30,9 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
 /* What a lane could not do. */
 NOINLINE void heap_free(void *block, const char *function)
 {
+    if (heap_free_locked(&heap_default_locked, block))
+        return;
+
     struct heap_call call;
     struct dvsm_heap *heap = dvsm_heap_of(block);
     int saved = errno;

@@ -1,0 +1,86 @@
+/* brief.h - a lock for a few instructions, that outlives its holder and that nobody waits for.
+ *
+ * One word: 0, or the thread id of its holder; the kernel puts BRIEF_OWNER_DIED there when the holder
+ * dies. It is taken by one atomic operation and released by a plain store, half the cost of a robust
+ * mutex, since there are no waiters to wake: who finds it taken does something else.
+ *
+ * The kernel learns of it through `list_op_pending` of the thread's robust list (set_robust_list(2),
+ * Documentation/locking/robust-futex-ABI), which names a lock that is being taken or released: for so
+ * few instructions it need not enter the list itself. The list's head is the C library's. A signal
+ * handler that comes in between puts back what it found there.
+ *
+ * What the thread must know of itself (its id, its list) is looked up at its first use and, seen by a
+ * page that the kernel wipes in every new process, after each fork.
+ */
+#ifndef DVSM_BASE_BRIEF_H
+#define DVSM_BASE_BRIEF_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/compiler.h"
+
+#define BRIEF_OWNER_DIED ((uint32_t)0x40000000)
+
+/* As in linux/futex.h; there the list's entries are circular. */
+struct brief_list_head {
+    void *list;
+    long futex_offset;
+    void *list_op_pending;
+};
+
+/* What a thread knows of itself. */
+struct brief_self {
+    uint32_t tid;
+    uint32_t process; /* *brief_process when this was looked up; 0: never */
+    struct brief_list_head *head;
+};
+
+extern __thread struct brief_self brief_self
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+/* A number of the process, wiped by fork; NULL: not to be had, and no brief lock is ever taken. */
+extern volatile uint32_t *brief_process __attribute__((visibility("hidden")));
+
+/* Makes the process's page; to be called once, before the first lock. */
+void brief_start(void);
+bool brief_look_up(void);
+
+static inline bool brief_is_known(void)
+{
+    return likely(brief_process != NULL) &&
+           (likely(brief_self.process == *brief_process && brief_self.process != 0) ||
+            brief_look_up());
+}
+
+/* False: somebody has it. `former` is for brief_release(). */
+static inline bool brief_acquire(uint32_t *lock, void **former)
+{
+    uint32_t expected = 0;
+
+    if (unlikely(!brief_is_known()))
+        return false;
+
+    struct brief_list_head *head = brief_self.head;
+    *former = head->list_op_pending;
+    head->list_op_pending = (char *)lock - head->futex_offset;
+    compiler_barrier();
+    if (likely(__atomic_compare_exchange_n(lock, &expected, brief_self.tid, false, __ATOMIC_ACQUIRE,
+                                           __ATOMIC_RELAXED)))
+        return true;
+    if (expected == BRIEF_OWNER_DIED &&
+        __atomic_compare_exchange_n(lock, &expected, brief_self.tid, false, __ATOMIC_ACQUIRE,
+                                    __ATOMIC_RELAXED))
+        return true;
+    compiler_barrier();
+    head->list_op_pending = *former;
+    return false;
+}
+
+static inline void brief_release(uint32_t *lock, void *former)
+{
+    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+    compiler_barrier();
+    brief_self.head->list_op_pending = former;
+}
+
+#endif

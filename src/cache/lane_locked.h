@@ -1,0 +1,86 @@
+/* lane_locked.h - the same three on a lane behind its brief lock; any lane will do.
+ *
+ * Which CPU a thread is on costs a call where there is no rseq area to read it from: it is asked now
+ * and then, and when the lane was found taken.
+ */
+#ifndef DVSM_CACHE_LANE_LOCKED_H
+#define DVSM_CACHE_LANE_LOCKED_H
+
+#include "base/brief.h"
+#include "cache/lane.h"
+
+enum { LANE_CHOICE_USES = 256 };
+
+struct lane_choice {
+    unsigned cpu;
+    unsigned left; /* uses until the CPU is asked again */
+};
+extern __thread struct lane_choice lane_choice
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+size_t lane_choose(void);
+
+static inline size_t lane_chosen(void)
+{
+    if (unlikely(lane_choice.left == 0))
+        return lane_choose();
+    lane_choice.left--;
+    return lane_choice.cpu;
+}
+
+/* The commit is one store: what a dead holder leaves needs no repair. */
+static inline void lane_store(struct lane *lane, size_t class, word w)
+{
+    compiler_barrier();
+    __atomic_store_n(&lane->loaded[class], w, __ATOMIC_RELAXED);
+    compiler_barrier();
+}
+
+static inline void *lane_locked_pop(struct lane *lane, size_t class)
+{
+    void *block = NULL, *former;
+
+    if (!brief_acquire(&lane->lock, &former))
+        return NULL;
+
+    word w = lane->loaded[class];
+    if (!magazine_is_empty((unsigned)class, w)) {
+        block = (void *)*magazine_last(w);
+        lane_store(lane, class, w - WORD);
+    }
+    brief_release(&lane->lock, former);
+    return block;
+}
+
+static inline bool lane_locked_push(struct lane *lane, size_t class, void *block)
+{
+    void *former;
+
+    if (!brief_acquire(&lane->lock, &former))
+        return false;
+
+    word w = lane->loaded[class];
+    bool room = !magazine_is_full((unsigned)class, w);
+    if (room) {
+        *magazine_next(w) = (word)block;
+        *magazine_mark(block) = w;
+        lane_store(lane, class, w + WORD);
+    }
+    brief_release(&lane->lock, former);
+    return room;
+}
+
+static inline bool lane_locked_exchange(struct lane *lane, size_t class, word old, word replacement)
+{
+    void *former;
+
+    if (!brief_acquire(&lane->lock, &former))
+        return false;
+
+    bool unchanged = lane->loaded[class] == old;
+    if (unchanged)
+        lane_store(lane, class, replacement);
+    brief_release(&lane->lock, former);
+    return unchanged;
+}
+
+#endif
