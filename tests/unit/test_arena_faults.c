@@ -269,6 +269,32 @@ static void test_double_free_in_a_batch(void **state)
     release(s, c);
 }
 
+/* A wrong pointer in a batch costs nobody but itself, wherever it lies beside what is right. */
+static void test_a_batch_with_a_neighbour_that_is_free(void **state)
+{
+    struct scene *s = *state;
+
+    for (int order = 0; order < 2; order++) {
+        void *low = allocate(s, 500), *high = allocate(s, 500);
+        void *array[2];
+
+        allocate(s, 10);
+        release(s, high);
+        array[order] = low;
+        array[!order] = high;
+        struct arena_call call = {.arena = s->arena};
+        assert_int_equal(arena_bulk_free(&call, array, 2), order == 0 ? 1 : 2);
+        assert_int_equal(call.fault.kind, FAULT_ARGUMENT);
+        assert_ptr_equal(call.fault.address, high);
+        assert_ptr_equal(array[!order], high);
+        assert_int_equal(violations(s->arena), 0);
+        if (order == 0)
+            assert_null(array[0]);
+        else
+            release(s, low); /* the fault came first, and ended the call */
+    }
+}
+
 /* ---- wrong pointers -------------------------------------------------------------------------- */
 
 static void test_pointers_into_blocks_and_free_memory(void **state)
@@ -1058,6 +1084,7 @@ int main(void)
         TEST(test_double_free_after_merging_into_the_victim),
         TEST(test_double_free_after_reuse),
         TEST(test_double_free_in_a_batch),
+        TEST(test_a_batch_with_a_neighbour_that_is_free),
         TEST(test_pointers_into_blocks_and_free_memory),
         TEST(test_foreign_pointers),
         TEST(test_null),
