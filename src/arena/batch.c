@@ -133,7 +133,8 @@ static bool is_mine(const struct arena_call *call, const void *block)
     return arena_segment_of(call->arena, c) != NULL;
 }
 
-/* Frees one entry, or joins it with the next, which then stands for both. */
+/* Frees one entry, or joins it with the next, which then stands for both. What is wrong with the
+ * next is found in its own turn. */
 static void free_entry(struct arena_call *call, void **entry, const void *const *end)
 {
     struct chunk *c = arena_block_chunk(call, *entry);
@@ -147,9 +148,8 @@ static void free_entry(struct arena_call *call, void **entry, const void *const 
     }
     struct chunk *next = chunk_next(c);
     void **follower = entry + 1;
-    if ((const void *const *)follower < end && *follower == chunk_payload(next)) {
-        if (arena_block_chunk(call, *follower) == NULL)
-            return;
+    if ((const void *const *)follower < end && *follower == chunk_payload(next) &&
+        arena_header_is_sound(call, next)) {
         journal_store(arena_journal(call), &c->head, c->head + chunk_size(next));
         journal_store(arena_journal(call), &next->head, 0); /* a second free of it will be seen */
         *follower = *entry;

@@ -3,6 +3,7 @@
 
 struct walk {
     const struct arena *arena;
+    const struct arena_segment *last; /* in which a free chunk was looked for; may be NULL */
     struct check *check;
     struct bins_totals binned; /* free chunks met in segments, dv and top not among them */
     bool dv_seen, top_seen;
@@ -98,6 +99,23 @@ static size_t check_segments(struct walk *w)
     return sum;
 }
 
+static bool has_room(const struct arena_segment *s, const struct chunk *c)
+{
+    return s != NULL && arena_segment_holds(s, c) &&
+           (uintptr_t)s->base + s->size - (uintptr_t)c >= sizeof *c;
+}
+
+/* As bins_check() asks. The range reaches over all segments; what lies between them is not the
+ * arena's and may not even be memory. */
+static bool holds(void *context, const struct chunk *c)
+{
+    struct walk *w = context;
+
+    if (!has_room(w->last, c))
+        w->last = arena_segment_of(w->arena, c);
+    return has_room(w->last, c);
+}
+
 static void check_empty(const struct arena *a, struct check *check)
 {
     check_that(check, a->top == NULL && a->top_size == 0 && a->dv_size == 0,
@@ -121,7 +139,7 @@ void arena_check(const struct arena *a, struct check *check)
         check_that(check, w.top_seen, "arena: top is in no segment");
         check_that(check, w.dv_seen == (a->dv_size != 0), "arena: victim is in no segment");
     }
-    bins_check(&a->bins, check, &totals);
+    bins_check(&a->bins, holds, &w, check, &totals);
     check_that(check,
                totals.count == w.binned.count && totals.bytes == w.binned.bytes &&
                    totals.fingerprint == w.binned.fingerprint,

@@ -3,6 +3,12 @@
  * A `*_check()` walks all that a module owns and counts each invariant that does not hold, with a
  * line for each on `report` where one is given. It changes nothing and trusts nothing: a damaged
  * structure gives violations, never a crash or an endless loop.
+ *
+ * NB: with one limit, for memory has gaps where nothing may be committed. Chunks, sizes and links
+ * are looked at only inside a segment. But where an older segment is, only its record says, and
+ * where that record is, only the one of the next newer segment: an overwritten record may lead the
+ * check anywhere between the arena's lowest and highest segment. What then happens in a gap,
+ * dvsm/backend.h says.
  */
 #ifndef DVSM_BASE_CHECK_H
 #define DVSM_BASE_CHECK_H

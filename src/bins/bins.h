@@ -124,7 +124,12 @@ static inline void bins_totals_add(struct bins_totals *t, const struct chunk *c,
     t->fingerprint += x * x + x;
 }
 
-/* Every invariant above; adds up what was found. */
-void bins_check(const struct bins *b, struct check *check, struct bins_totals *totals);
+/* Whether all fields of a chunk at that address, in the range, are in memory where chunks lie. */
+typedef bool (*bins_holds)(void *context, const struct chunk *c);
+
+/* Every invariant above; adds up what was found. Where the range has gaps `holds` says so of each
+ * place before it is looked at; NULL: it has none. */
+void bins_check(const struct bins *b, bins_holds holds, void *context, struct check *check,
+                struct bins_totals *totals);
 
 #endif

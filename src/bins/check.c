@@ -3,21 +3,28 @@
 
 struct walk {
     const struct bins *bins;
+    bins_holds holds;
+    void *context;
     struct check *check;
     struct bins_totals *totals;
     size_t left; /* chunks that can still exist in the range: ends every loop */
 };
 
+static bool can_be_read(const struct walk *w, const struct chunk *c)
+{
+    return bins_in_range(w->bins, c) && (w->holds == NULL || w->holds(w->context, c));
+}
+
 /* Whether the link leads to a sound free chunk that has not been counted too often. */
 static bool enter_chunk(struct walk *w, const struct chunk *c)
 {
-    if (!check_that(w->check, bins_in_range(w->bins, c), "bins: link to %p, outside the arena",
+    if (!check_that(w->check, can_be_read(w, c), "bins: link to %p, outside the arena",
                     (const void *)c))
         return false;
     if (!check_that(w->check, w->left > 0, "bins: a list does not end, at %p", (const void *)c))
         return false;
     w->left--;
-    if (!check_that(w->check, bins_is_sound(w->bins, c),
+    if (!check_that(w->check, can_be_read(w, chunk_next(c)) && bins_is_sound(w->bins, c),
                     "bins: chunk %p (head %zx) is not a free one", (const void *)c, c->head))
         return false;
     bins_totals_add(w->totals, c, chunk_size(c));
@@ -103,9 +110,10 @@ static void check_tree(struct walk *w, unsigned index)
         check_subtree(w, index, root, bins_root_mark(w->bins, index), 0, 0);
 }
 
-void bins_check(const struct bins *b, struct check *check, struct bins_totals *totals)
+void bins_check(const struct bins *b, bins_holds holds, void *context, struct check *check,
+                struct bins_totals *totals)
 {
-    struct walk w = {b, check, totals, b->span / CHUNK_MIN};
+    struct walk w = {b, holds, context, check, totals, b->span / CHUNK_MIN};
 
     for (unsigned i = 0; i < BINS_SMALL; i++)
         check_small(&w, i);

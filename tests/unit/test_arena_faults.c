@@ -269,6 +269,32 @@ static void test_double_free_in_a_batch(void **state)
     release(s, c);
 }
 
+/* A wrong pointer in a batch costs nobody but itself, wherever it lies beside what is right. */
+static void test_a_batch_with_a_neighbour_that_is_free(void **state)
+{
+    struct scene *s = *state;
+
+    for (int order = 0; order < 2; order++) {
+        void *low = allocate(s, 500), *high = allocate(s, 500);
+        void *array[2];
+
+        allocate(s, 10);
+        release(s, high);
+        array[order] = low;
+        array[!order] = high;
+        struct arena_call call = {.arena = s->arena};
+        assert_int_equal(arena_bulk_free(&call, array, 2), order == 0 ? 1 : 2);
+        assert_int_equal(call.fault.kind, FAULT_ARGUMENT);
+        assert_ptr_equal(call.fault.address, high);
+        assert_ptr_equal(array[!order], high);
+        assert_int_equal(violations(s->arena), 0);
+        if (order == 0)
+            assert_null(array[0]);
+        else
+            release(s, low); /* the fault came first, and ended the call */
+    }
+}
+
 /* ---- wrong pointers -------------------------------------------------------------------------- */
 
 static void test_pointers_into_blocks_and_free_memory(void **state)
@@ -950,6 +976,48 @@ static void test_diagnosis_meets_a_head_that_leads_where_there_is_no_memory(void
     growing_arena_delete(g);
 }
 
+/* A free chunk of that many bytes, whose neighbours are in use, with one of its words overwritten. */
+static void check_meets(size_t bytes, size_t field, ptrdiff_t from_gap)
+{
+    struct growing_arena *g = growing_arena_new(64);
+    struct arena_call call = growing_arena_call(g);
+    struct check check = {0};
+
+    arena_malloc(&call, 100);
+    char *block = arena_malloc(&call, bytes);
+    arena_malloc(&call, 100);
+    char *gap = make_forbidden_gap(g), *target = gap + from_gap;
+    arena_free(&call, block);
+    assert_int_equal(growing_arena_check(g), 0);
+    struct chunk *c = chunk_of_payload(block);
+    *(word *)((uintptr_t)c + field) = field == offsetof(struct chunk, head)
+                                          ? (size_t)(target - (char *)c) | PINUSE
+                                          : (uintptr_t)target;
+    arena_check(g->arena, &check);
+    assert_true(check.violations > 0);
+    growing_arena_delete(g);
+}
+
+static void test_check_follows_nothing_to_where_there_is_no_memory(void **state)
+{
+    static const size_t small[] = {offsetof(struct chunk, fd), offsetof(struct chunk, bk),
+                                   offsetof(struct chunk, head)};
+    static const size_t large[] = {
+        offsetof(struct chunk, fd),       offsetof(struct chunk, bk),
+        offsetof(struct chunk, child[0]), offsetof(struct chunk, child[1]),
+        offsetof(struct chunk, parent),   offsetof(struct chunk, head)};
+    /* The first and last places in the gap, and one before it, where a chunk would reach into it. */
+    const ptrdiff_t place[] = {0, GRANULE / 2, GRANULE - CHUNK_ALIGN, -(ptrdiff_t)CHUNK_ALIGN};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof place / sizeof *place; i++) {
+        for (size_t k = 0; k < sizeof small / sizeof *small; k++)
+            check_meets(150, small[k], place[i]);
+        for (size_t k = 0; k < sizeof large / sizeof *large; k++)
+            check_meets(1500, large[k], place[i]);
+    }
+}
+
 /* ---- anything anywhere ----------------------------------------------------------------------- */
 
 /* Whatever is overwritten, nothing crashes or hangs; calls after it may fail, or succeed. */
@@ -1016,6 +1084,7 @@ int main(void)
         TEST(test_double_free_after_merging_into_the_victim),
         TEST(test_double_free_after_reuse),
         TEST(test_double_free_in_a_batch),
+        TEST(test_a_batch_with_a_neighbour_that_is_free),
         TEST(test_pointers_into_blocks_and_free_memory),
         TEST(test_foreign_pointers),
         TEST(test_null),
@@ -1066,6 +1135,7 @@ int main(void)
         cmocka_unit_test(test_a_head_that_leads_into_a_large_block),
         cmocka_unit_test(test_a_head_that_leads_where_there_is_no_memory),
         cmocka_unit_test(test_diagnosis_meets_a_head_that_leads_where_there_is_no_memory),
+        cmocka_unit_test(test_check_follows_nothing_to_where_there_is_no_memory),
         cmocka_unit_test(test_no_damage_crashes_check_walk_or_diagnosis),
     };
 

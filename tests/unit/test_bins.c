@@ -53,7 +53,7 @@ static int violations(const struct row *r)
     struct check check = {0};
     struct bins_totals totals = {0};
 
-    bins_check(&r->bins, &check, &totals);
+    bins_check(&r->bins, NULL, NULL, &check, &totals);
     return check.violations;
 }
 
@@ -62,7 +62,7 @@ static size_t binned(const struct row *r)
     struct check check = {.report = stderr};
     struct bins_totals totals = {0};
 
-    bins_check(&r->bins, &check, &totals);
+    bins_check(&r->bins, NULL, NULL, &check, &totals);
     assert_int_equal(check.violations, 0);
     return totals.count;
 }

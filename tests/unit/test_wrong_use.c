@@ -325,6 +325,21 @@ static void bulk_free_with_one_twice(struct scene *scene)
         scene->failed = true;
 }
 
+/* The block before it is freed all the same, and the fault is told once. */
+static void bulk_free_with_a_free_neighbour(struct scene *scene)
+{
+    char *low = surrounded(scene, 500);
+    char *high = low + (*word_at(low, -1) & ~(size_t)7); /* the block after it */
+    void *blocks[] = {low, high};
+
+    dvsm_heap_malloc(scene->heap, 100);
+    dvsm_free(high);
+    scene->address = high;
+    expect_einval(scene, dvsm_bulk_free(hidden(blocks), 2) == 1);
+    if (blocks[0] != NULL || blocks[1] != high)
+        scene->failed = true;
+}
+
 static void free_while_walking(const dvsm_chunk *chunk, void *context)
 {
     bool *tried = context;
@@ -639,6 +654,8 @@ static const struct wrong_use wrong_uses[] = {
      false, false, false},
     {"bulk_free with one twice", bulk_free_with_one_twice, "dvsm_bulk_free", "double free", false,
      false, false, false},
+    {"bulk_free with a free neighbour", bulk_free_with_a_free_neighbour, "dvsm_bulk_free", "free",
+     false, false, true, false},
     {"free in a visitor", free_in_a_visitor, "dvsm_free", "called from inside a call", false, false,
      true, false},
     {"header of zeroes", header_of_zeroes, "dvsm_free", "damaged header", true, false, false,
