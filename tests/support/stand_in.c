@@ -1,0 +1,58 @@
+/* stand_in.c - an rseq area of the test's own. */
+#define _GNU_SOURCE
+#include "support/stand_in.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static _Thread_local struct {
+    uint32_t cpu_id_start, cpu_id;
+    uint64_t rseq_cs;
+    uint32_t flags, rest[3];
+} area __attribute__((aligned(32)));
+
+intptr_t stand_in_offset(void)
+{
+#if LANE_HAS_SEQUENCES
+    uintptr_t thread;
+
+    __asm__("movq %%fs:0, %0" : "=r"(thread));
+    return (intptr_t)((uintptr_t)&area - thread);
+#else
+    return 0;
+#endif
+}
+
+bool stand_in_be_on(unsigned cpu)
+{
+    cpu_set_t one;
+
+    area.cpu_id = area.cpu_id_start = cpu;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    return sched_setaffinity(0, sizeof one, &one) == 0;
+}
+
+struct dvsm_heap *stand_in_heap(enum lanes lanes, const dvsm_options *options)
+{
+    if (lanes != LANES_LOCKED && !LANE_HAS_SEQUENCES)
+        return NULL;
+
+    struct dvsm_heap *heap = dvsm_heap_create(options);
+    if (heap == NULL) {
+        perror("dvsm_heap_create");
+        abort();
+    }
+    struct lane_view *view = &heap->cache.view;
+    size_t most = class_size(CACHE_CLASSES - 1) - CHUNK_OVERHEAD;
+    bool used = lanes == LANES_STAND_IN && heap->region->cache.classes > 0;
+
+    heap->region->cache.mode = lanes == LANES_LOCKED ? CACHE_LOCKED : CACHE_SEQUENCES;
+    view->rseq = stand_in_offset();
+    view->exact_limit = used ? CLASS_EXACT_MOST - CHUNK_OVERHEAD + 1 : 0;
+    view->coarse_limit = used ? most + 1 : 0;
+    view->span = 0;
+    cache_extend_view(&heap->cache);
+    return heap;
+}

@@ -1,0 +1,41 @@
+/* support/stepping.h - work done in a forked child, one instruction at a time.
+ *
+ *     struct stepped s;
+ *     if (!stepping_start(&s, work, context))
+ *         skip();                                    no ptrace here
+ *     while (stepping_step(&s))
+ *         ... look at what is shared, at stepping_at(&s) ...
+ *     assert_int_equal(stepping_finish(&s), 0);
+ *
+ * NB: a registered rseq area would have the kernel restart a sequence at each step, for ever: the
+ * child works with a stand-in (stand_in.h).
+ */
+#ifndef DVSM_TESTS_SUPPORT_STEPPING_H
+#define DVSM_TESTS_SUPPORT_STEPPING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+typedef void (*stepped_work)(void *context);
+
+struct stepped {
+    pid_t child;
+};
+
+/* Forks; the child is stopped just before it calls work(context). False: not to be had here. */
+bool stepping_start(struct stepped *s, stepped_work work, void *context);
+
+/* One instruction more; false: the work is done, nothing was executed. */
+bool stepping_step(struct stepped *s);
+
+/* The address of the instruction that comes next, and a word of the child's memory. */
+uintptr_t stepping_at(const struct stepped *s);
+uintptr_t stepping_stack_pointer(const struct stepped *s);
+uintptr_t stepping_peek(const struct stepped *s, uintptr_t address);
+
+/* Lets it run to its end, or kills it where it is; its status as waitpid gives it. */
+int stepping_finish(struct stepped *s);
+int stepping_kill(struct stepped *s);
+
+#endif

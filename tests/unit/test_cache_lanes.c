@@ -1,0 +1,480 @@
+/* test_cache_lanes.c - size classes, magazine words, and one lane: by sequences through the thread's
+ * rseq area and through a stand-in, and locked.
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cache/cache.h"
+#include "support/child.h"
+#include "support/stand_in.h"
+
+/* ---- classes */
+
+static void test_each_class_serves_its_own_size(void **state)
+{
+    (void)state;
+    for (unsigned class = 2; class < CACHE_CLASSES; class ++) {
+        size_t size = class_size(class);
+
+        assert_int_equal(size % CHUNK_ALIGN, 0);
+        assert_int_equal(class_above(size), class);
+        assert_int_equal(class_below(size), class);
+        assert_true(size > class_size(class - 1));
+    }
+    assert_int_equal(class_size(CLASS_EXACT_LAST), 1 << 10);
+    assert_int_equal(class_size(CACHE_CLASSES - 1), 32 << 10);
+}
+
+static void test_a_request_gets_the_smallest_class_that_has_room(void **state)
+{
+    unsigned class = 2;
+
+    (void)state;
+    for (size_t size = CHUNK_MIN; size <= CLASS_MOST; size++) {
+        if (size > class_size(class))
+            class ++;
+        assert_int_equal(class_above(size), class);
+    }
+    assert_int_equal(class, CACHE_CLASSES - 1);
+    assert_int_equal(class_above(CLASS_MOST + 1), CLASS_NONE);
+    assert_int_equal(class_above(SIZE_MAX / 2), CLASS_NONE);
+}
+
+/* The last class has chunks of one step more, too: a rest too small for a chunk. */
+static void test_a_chunk_is_at_home_in_the_largest_class_it_has_room_for(void **state)
+{
+    unsigned class = 2;
+
+    (void)state;
+    for (size_t size = CHUNK_MIN; size <= CLASS_MOST + CHUNK_ALIGN; size += CHUNK_ALIGN) {
+        while (class + 1 < CACHE_CLASSES && class_size(class + 1) <= size)
+            class ++;
+        assert_int_equal(class_below(size), class);
+    }
+    assert_int_equal(class_below(CLASS_MOST + 2 * CHUNK_ALIGN), CLASS_NONE);
+    assert_int_equal(class_below(SIZE_MAX / 2), CLASS_NONE);
+}
+
+/* What free finds by size / 128. Chunks just above 1 KiB are for the slow path. */
+static void test_the_table_says_what_the_formula_says(void **state)
+{
+    (void)state;
+    for (size_t size = CLASS_COARSE_LEAST; size <= CLASS_MOST + CHUNK_ALIGN; size += CHUNK_ALIGN)
+        assert_int_equal(class_coarse_table[size / 128], class_below(size));
+    for (size_t i = 0; i < CLASS_COARSE_LEAST / 128; i++)
+        assert_int_equal(class_coarse_table[i], 0);
+    assert_int_equal(sizeof class_coarse_table, CLASS_MOST / 128 + 1);
+}
+
+/* Blocks of a class between two classes lose less than an eighth. */
+static void test_classes_waste_less_than_an_eighth(void **state)
+{
+    (void)state;
+    for (size_t size = CLASS_EXACT_MOST; size <= CLASS_MOST; size++) {
+        size_t given = class_size(class_above(size));
+
+        assert_true((given - size) * 8 <= size + 8);
+    }
+}
+
+/* ---- magazine words */
+
+static word pages[2][MAGAZINE_BYTES / WORD] __attribute__((aligned(MAGAZINE_BYTES)));
+
+static struct magazine *page(size_t i)
+{
+    return (struct magazine *)(void *)pages[i];
+}
+
+static const unsigned kinds[] = {2, CLASS_EXACT_LAST, CLASS_EXACT_LAST + 1, CACHE_CLASSES - 1};
+enum { KINDS = sizeof kinds / sizeof kinds[0] };
+
+static void test_a_magazine_and_its_count_are_one_word(void **state)
+{
+    struct magazine *m = page(0);
+
+    (void)state;
+    for (size_t k = 0; k < KINDS; k++) {
+        size_t capacity = magazine_capacity(kinds[k]);
+
+        assert_int_equal(capacity, kinds[k] <= CLASS_EXACT_LAST ? 62 : 14);
+        for (size_t n = 0; n <= capacity; n++) {
+            word w = magazine_word(m, n);
+
+            assert_ptr_equal(magazine_of(kinds[k], w), m);
+            assert_int_equal(magazine_count(kinds[k], w), n);
+            assert_int_equal(magazine_is_empty(kinds[k], w), n == 0);
+            assert_int_equal(magazine_is_full(kinds[k], w), n == capacity);
+            assert_ptr_equal(magazine_next(w), &m->slot[n]);
+            assert_true(n == 0 || magazine_last(w) == &m->slot[n - 1]);
+        }
+    }
+}
+
+static void test_a_lane_never_used_is_empty_and_full(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < KINDS; k++) {
+        assert_true(magazine_is_empty(kinds[k], 0));
+        assert_true(magazine_is_full(kinds[k], 0));
+        assert_int_equal(magazine_count(kinds[k], 0), 0);
+    }
+}
+
+/* ---- one lane, by whatever means */
+
+enum { CPUS = 2 };
+
+static struct lane *lanes;
+static struct lane_view view;
+static bool locked;
+static unsigned lane_in_use;
+
+static void *pop(unsigned class)
+{
+    if (locked)
+        return lane_locked_pop(&lanes[lane_in_use], class);
+    return class <= CLASS_EXACT_LAST ? lane_pop(&view, class, LANE_EMPTY(MAGAZINE_BYTES))
+                                     : lane_pop(&view, class, LANE_EMPTY(MAGAZINE_COARSE_BYTES));
+}
+
+static bool push(unsigned class, void *block)
+{
+    if (locked)
+        return lane_locked_push(&lanes[lane_in_use], class, block);
+    return class <= CLASS_EXACT_LAST
+               ? lane_push(&view, class, LANE_FULL(MAGAZINE_BYTES), block)
+               : lane_push(&view, class, LANE_FULL(MAGAZINE_COARSE_BYTES), block);
+}
+
+static bool exchange(unsigned cpu, unsigned class, word old, word replacement)
+{
+    if (locked)
+        return cpu == lane_in_use && lane_locked_exchange(&lanes[cpu], class, old, replacement);
+    return lane_exchange(&view, cpu, class, old, replacement);
+}
+
+static word loaded(unsigned class)
+{
+    return lanes[lane_in_use].loaded[class];
+}
+
+/* Shared with children. */
+static void make_lanes(void)
+{
+    size_t cpus = (size_t)sysconf(_SC_NPROCESSORS_CONF) + CPUS;
+
+    lanes =
+        mmap(NULL, cpus * sizeof *lanes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(lanes != MAP_FAILED);
+    for (size_t i = 0; i < CPUS; i++)
+        assert_int_equal(lock_init(&lanes[i].lock), 0);
+    view = (struct lane_view){.lanes = lanes, .exact_limit = 1};
+    memset(pages, 0, sizeof pages);
+}
+
+static int use_stand_in(void **state)
+{
+    (void)state;
+    make_lanes();
+    locked = false;
+    lane_in_use = 1;
+    view.rseq = stand_in_offset();
+    stand_in_be_on(1);
+    return 0;
+}
+
+static int use_locks(void **state)
+{
+    (void)state;
+    make_lanes();
+    locked = true;
+    lane_in_use = 0;
+    return 0;
+}
+
+/* The kernel's own: the thread stays on one CPU, so that it is known which lane it uses. */
+static int use_rseq(void **state)
+{
+    cpu_set_t allowed;
+    size_t cpu = (size_t)sched_getcpu();
+
+    (void)state;
+    make_lanes();
+    locked = false;
+    CPU_ZERO(&allowed);
+    CPU_SET(cpu, &allowed);
+    if (sched_setaffinity(0, sizeof allowed, &allowed) != 0)
+        return -1;
+    lane_in_use = (unsigned)cpu;
+    if (!lane_find_rseq(&view.rseq))
+        view.rseq = 0;
+    return 0;
+}
+
+static void skip_without_sequences(void)
+{
+    if (!locked && view.rseq == 0)
+        skip();
+}
+
+static union {
+    word whole[4];
+} block[64];
+
+static void test_a_lane_gives_back_the_last_block_first(void **state)
+{
+    (void)state;
+    skip_without_sequences();
+    for (size_t k = 0; k < KINDS; k++) {
+        unsigned class = kinds[k];
+        size_t capacity = magazine_capacity(class);
+
+        lanes[lane_in_use].loaded[class] = magazine_word(page(0), 0);
+        for (size_t i = 0; i < capacity; i++) {
+            assert_true(push(class, &block[i]));
+            assert_int_equal(loaded(class), magazine_word(page(0), i + 1));
+        }
+        assert_false(push(class, &block[capacity]));
+        for (size_t i = capacity; i-- > 0;) {
+            assert_ptr_equal(pop(class), &block[i]);
+            assert_int_equal(loaded(class), magazine_word(page(0), i));
+        }
+        assert_null(pop(class));
+        lanes[lane_in_use].loaded[class] = 0;
+    }
+}
+
+static void test_a_lane_never_used_takes_and_gives_nothing(void **state)
+{
+    (void)state;
+    skip_without_sequences();
+    for (size_t k = 0; k < KINDS; k++) {
+        assert_null(pop(kinds[k]));
+        assert_false(push(kinds[k], &block[0]));
+        assert_int_equal(loaded(kinds[k]), 0);
+    }
+}
+
+static void test_a_pushed_block_is_marked_with_its_slot(void **state)
+{
+    (void)state;
+    skip_without_sequences();
+    for (size_t k = 0; k < KINDS; k++) {
+        lanes[lane_in_use].loaded[kinds[k]] = magazine_word(page(0), 3);
+        assert_true(push(kinds[k], &block[9]));
+        assert_int_equal(*magazine_mark(&block[9]), magazine_word(page(0), 3));
+        assert_int_equal(page(0)->slot[3], (word)&block[9]);
+        lanes[lane_in_use].loaded[kinds[k]] = 0;
+    }
+}
+
+/* A block that was refused is as it was. */
+static void test_a_refused_block_gets_no_mark(void **state)
+{
+    (void)state;
+    skip_without_sequences();
+    for (size_t k = 0; k < KINDS; k++) {
+        size_t capacity = magazine_capacity(kinds[k]);
+
+        lanes[lane_in_use].loaded[kinds[k]] = magazine_word(page(0), capacity);
+        memset(&block[5], 'x', sizeof block[5]);
+        assert_false(push(kinds[k], &block[5]));
+        for (size_t i = 0; i < sizeof block[5]; i++)
+            assert_int_equal(((char *)&block[5])[i], 'x');
+        lanes[lane_in_use].loaded[kinds[k]] = 0;
+    }
+}
+
+static void test_an_exchange_needs_the_word_unchanged(void **state)
+{
+    word a = magazine_word(page(0), 5), b = magazine_word(page(1), 7);
+
+    (void)state;
+    skip_without_sequences();
+    for (size_t k = 0; k < KINDS; k++) {
+        unsigned class = kinds[k];
+
+        assert_true(exchange(lane_in_use, class, 0, a));
+        assert_int_equal(loaded(class), a);
+        assert_false(exchange(lane_in_use, class, a + WORD, b));
+        assert_false(exchange(lane_in_use, class, 0, b));
+        assert_int_equal(loaded(class), a);
+        assert_true(exchange(lane_in_use, class, a, b));
+        assert_true(exchange(lane_in_use, class, b, 0));
+        assert_int_equal(loaded(class), 0);
+    }
+}
+
+static void test_an_exchange_needs_this_cpu(void **state)
+{
+    unsigned other = lane_in_use == 0 ? 1 : 0;
+
+    (void)state;
+    skip_without_sequences();
+    assert_false(exchange(other, 2, 0, magazine_word(page(0), 5)));
+    assert_int_equal(lanes[other].loaded[2] | lanes[lane_in_use].loaded[2], 0);
+}
+
+/* Nothing but the lane's own word of that class, the magazine and the block is stored to. */
+static void test_other_lanes_and_classes_are_left_alone(void **state)
+{
+    unsigned char before[sizeof(struct lane)];
+
+    (void)state;
+    skip_without_sequences();
+    for (size_t k = 0; k < KINDS; k++) {
+        memcpy(before, &lanes[lane_in_use].loaded, sizeof lanes->loaded);
+        lanes[lane_in_use].loaded[kinds[k]] = magazine_word(page(0), 0);
+        assert_true(push(kinds[k], &block[0]));
+        assert_ptr_equal(pop(kinds[k]), &block[0]);
+        lanes[lane_in_use].loaded[kinds[k]] = 0;
+        assert_memory_equal(before, &lanes[lane_in_use].loaded, sizeof lanes->loaded);
+        for (size_t class = 0; class < CACHE_CLASSES; class ++)
+            assert_int_equal(lanes[1 - lane_in_use % 2].loaded[class], 0);
+    }
+}
+
+/* ---- what only one kind has */
+
+static void test_the_stand_in_decides_which_lane(void **state)
+{
+    (void)state;
+    skip_without_sequences();
+    for (unsigned cpu = 0; cpu < CPUS; cpu++) {
+        stand_in_be_on(cpu);
+        assert_int_equal(lane_cpu(&view), cpu);
+        lanes[cpu].loaded[9] = magazine_word(page(cpu), 0);
+        assert_true(lane_push(&view, 9, LANE_FULL(MAGAZINE_BYTES), &block[cpu]));
+        assert_int_equal(lanes[cpu].loaded[9], magazine_word(page(cpu), 1));
+    }
+    for (unsigned cpu = 0; cpu < CPUS; cpu++) {
+        stand_in_be_on(cpu);
+        assert_ptr_equal(lane_pop(&view, 9, LANE_EMPTY(MAGAZINE_BYTES)), &block[cpu]);
+    }
+}
+
+static int die_in_the_lane(void *context)
+{
+    (void)context;
+    lock_acquire(&lanes[0].lock);
+    kill(getpid(), SIGKILL);
+    return 0;
+}
+
+static void test_a_locked_lane_outlives_its_holder(void **state)
+{
+    (void)state;
+    lanes[0].loaded[4] = magazine_word(page(0), 0);
+    assert_true(WIFSIGNALED(run_in_child(die_in_the_lane, NULL)));
+    assert_true(lane_locked_push(&lanes[0], 4, &block[1]));
+    assert_true(WIFSIGNALED(run_in_child(die_in_the_lane, NULL)));
+    assert_ptr_equal(lane_locked_pop(&lanes[0], 4), &block[1]);
+    assert_true(WIFSIGNALED(run_in_child(die_in_the_lane, NULL)));
+    assert_true(lane_locked_exchange(&lanes[0], 4, magazine_word(page(0), 0), 0));
+}
+
+/* A signal handler that comes while its own thread is in the lane goes elsewhere. */
+static void test_a_locked_lane_does_nothing_for_its_own_holder(void **state)
+{
+    word w = magazine_word(page(0), 1);
+
+    (void)state;
+    lanes[0].loaded[4] = w;
+    assert_int_equal(lock_acquire(&lanes[0].lock), LOCK_ACQUIRED);
+    assert_null(lane_locked_pop(&lanes[0], 4));
+    assert_false(lane_locked_push(&lanes[0], 4, &block[1]));
+    assert_false(lane_locked_exchange(&lanes[0], 4, w, 0));
+    lock_release(&lanes[0].lock);
+    assert_int_equal(lanes[0].loaded[4], w);
+}
+
+/* Timer signals at a high rate, each of which restarts the sequence it interrupts; the handler uses the
+ * same lane and leaves it as it was. */
+static volatile sig_atomic_t signals;
+
+static void pop_and_push(int number)
+{
+    void *b = lane_pop(&view, 8, LANE_EMPTY(MAGAZINE_BYTES));
+
+    (void)number;
+    if (b != NULL && !lane_push(&view, 8, LANE_FULL(MAGAZINE_BYTES), b))
+        abort();
+    signals++;
+}
+
+static void test_a_signal_handler_uses_the_lane_that_it_interrupts(void **state)
+{
+    struct sigaction action = {.sa_handler = pop_and_push}, former;
+    struct itimerspec every = {{0, 40000}, {0, 40000}};
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+    timer_t timer;
+
+    (void)state;
+    skip_without_sequences();
+    for (size_t i = 0; i < 8; i++) {
+        lanes[lane_in_use].loaded[8] = magazine_word(page(0), i);
+        assert_true(push(8, &block[i]));
+    }
+    assert_int_equal(sigaction(SIGALRM, &action, &former), 0);
+    assert_int_equal(timer_create(CLOCK_MONOTONIC, &event, &timer), 0);
+    assert_int_equal(timer_settime(timer, 0, &every, NULL), 0);
+    while (signals < 2000) {
+        void *b = pop(8);
+
+        assert_non_null(b);
+        assert_true(push(8, b));
+    }
+    timer_delete(timer);
+    assert_int_equal(sigaction(SIGALRM, &former, NULL), 0);
+    assert_int_equal(loaded(8), magazine_word(page(0), 8));
+    word seen = 0;
+    for (size_t i = 0; i < 8; i++)
+        seen ^= page(0)->slot[i] ^ (word)&block[i];
+    assert_int_equal(seen, 0);
+}
+
+#define LANE_TESTS(setup)                                                                          \
+    cmocka_unit_test_setup(test_a_lane_gives_back_the_last_block_first, setup),                    \
+        cmocka_unit_test_setup(test_a_lane_never_used_takes_and_gives_nothing, setup),             \
+        cmocka_unit_test_setup(test_a_pushed_block_is_marked_with_its_slot, setup),                \
+        cmocka_unit_test_setup(test_a_refused_block_gets_no_mark, setup),                          \
+        cmocka_unit_test_setup(test_an_exchange_needs_the_word_unchanged, setup),                  \
+        cmocka_unit_test_setup(test_an_exchange_needs_this_cpu, setup),                            \
+        cmocka_unit_test_setup(test_other_lanes_and_classes_are_left_alone, setup)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_each_class_serves_its_own_size),
+        cmocka_unit_test(test_a_request_gets_the_smallest_class_that_has_room),
+        cmocka_unit_test(test_a_chunk_is_at_home_in_the_largest_class_it_has_room_for),
+        cmocka_unit_test(test_the_table_says_what_the_formula_says),
+        cmocka_unit_test(test_classes_waste_less_than_an_eighth),
+        cmocka_unit_test(test_a_magazine_and_its_count_are_one_word),
+        cmocka_unit_test(test_a_lane_never_used_is_empty_and_full),
+        LANE_TESTS(use_stand_in),
+        LANE_TESTS(use_locks),
+        LANE_TESTS(use_rseq),
+        cmocka_unit_test_setup(test_the_stand_in_decides_which_lane, use_stand_in),
+        cmocka_unit_test_setup(test_a_locked_lane_outlives_its_holder, use_locks),
+        cmocka_unit_test_setup(test_a_locked_lane_does_nothing_for_its_own_holder, use_locks),
+        cmocka_unit_test_setup(test_a_signal_handler_uses_the_lane_that_it_interrupts, use_rseq),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
