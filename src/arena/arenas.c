@@ -7,6 +7,9 @@
 /* How far above its share an arena may be before the CPUs that prefer it look for another. */
 enum { UNEVEN_LEAST = 256 << 10 };
 
+/* How large the arenas are, on average, when a CPU that has none of its own gets one. */
+enum { OWN_FROM = 256 << 10 };
+
 int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most)
 {
     table->slots = slots;
@@ -140,42 +143,7 @@ static size_t *preference(struct arena_table *table)
 
 static void prefer(size_t *preferred, size_t index)
 {
-    __atomic_store_n(preferred, index, __ATOMIC_RELAXED);
-}
-
-/* One of the first `count`, from `first` on. */
-static bool enter_any(struct arenas *arenas, struct arena_hold *hold, size_t first, size_t count,
-                      bool wait)
-{
-    for (size_t i = 0; i < count; i++)
-        if (enter_sound(arenas, hold, (first + i) % count, wait))
-            return true;
-    return false;
-}
-
-bool arenas_enter(struct arenas *arenas, struct arena_hold *hold)
-{
-    struct arena_table *table = arenas->table;
-    size_t count = arenas_count(table);
-    size_t *preferred = preference(table);
-    size_t first = __atomic_load_n(preferred, __ATOMIC_RELAXED);
-
-    hold->slot = NULL;
-    if (likely(first < count) && likely(enter_sound(arenas, hold, first, false)))
-        return true;
-    if (first >= count)
-        first = 0;
-    if (count > 0 && enter_any(arenas, hold, first, count, false))
-        return true;
-    if (count < table->wanted && arenas_make(arenas, count)) {
-        prefer(preferred, count);
-        if (enter_sound(arenas, hold, count, true))
-            return true;
-    }
-    if (count > 0 && enter_any(arenas, hold, first, count, true))
-        return true;
-    /* None is left: all are damaged, or held by the very thread that calls. */
-    return arenas_make(arenas, count) && enter_sound(arenas, hold, count, true);
+    __atomic_store_n(preferred, index + 1, __ATOMIC_RELAXED);
 }
 
 static size_t footprint_of(const struct arena_slot *slot)
@@ -200,6 +168,62 @@ static size_t smallest(const struct arena_table *table)
         if (footprint_of(arenas_slot(table, i)) < footprint_of(arenas_slot(table, least)))
             least = i;
     return least;
+}
+
+/* One of the first `count`, from `first` on. */
+static bool enter_any(struct arenas *arenas, struct arena_hold *hold, size_t first, size_t count,
+                      bool wait)
+{
+    for (size_t i = 0; i < count; i++)
+        if (enter_sound(arenas, hold, (first + i) % count, wait))
+            return true;
+    return false;
+}
+
+/* Makes one more arena for this CPU and locks it. */
+static bool enter_new(struct arenas *arenas, struct arena_hold *hold, size_t *preferred,
+                      size_t count)
+{
+    if (!arenas_make(arenas, count))
+        return false;
+    prefer(preferred, count);
+    return enter_sound(arenas, hold, count, true);
+}
+
+/* The first to be tried by a CPU that has no preference yet. */
+static size_t choose_first(struct arena_table *table, size_t *preferred, size_t count)
+{
+    if (count < table->wanted)
+        return 0;
+    size_t index = smallest(table);
+    prefer(preferred, index);
+    return index;
+}
+
+bool arenas_enter(struct arenas *arenas, struct arena_hold *hold)
+{
+    struct arena_table *table = arenas->table;
+    size_t count = arenas_count(table);
+    size_t *preferred = preference(table);
+    size_t first = __atomic_load_n(preferred, __ATOMIC_RELAXED) - 1;
+
+    hold->slot = NULL;
+    if (likely(first < count) && likely(enter_sound(arenas, hold, first, false)))
+        return true;
+    if (first >= count) {
+        if (count < table->wanted && arenas_footprint(table) >= count * OWN_FROM &&
+            enter_new(arenas, hold, preferred, count))
+            return true;
+        first = count > 0 ? choose_first(table, preferred, count) : 0;
+    }
+    if (count > 0 && enter_any(arenas, hold, first, count, false))
+        return true;
+    if (count < table->wanted && enter_new(arenas, hold, preferred, count))
+        return true;
+    if (count > 0 && enter_any(arenas, hold, first, count, true))
+        return true;
+    /* None is left: all are damaged, or held by the very thread that calls. */
+    return enter_new(arenas, hold, preferred, count);
 }
 
 /* An arena grew: if it has more than its share, this CPU goes on with the smallest. */

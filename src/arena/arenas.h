@@ -5,7 +5,9 @@
  * arena.id, is 1 + its index.
  *
  * To allocate, a CPU has a preferred arena and moves on to the others when it finds that one taken
- * (as in ptmalloc2, by Wolfram Gloger). All taken: one more is made, up to `wanted`. So that load
+ * (as in ptmalloc2, by Wolfram Gloger). All taken: one more is made, up to `wanted`. A CPU without a
+ * preference also gets an arena of its own once those that are there have grown to be worth it: blocks
+ * that one CPU's work uses then do not share cache lines with another's. So that load
  * ends up even, a CPU whose arena grew beyond its share prefers the smallest one from then on. A
  * block goes back to the arena it came from: the granule map knows.
  *
@@ -39,7 +41,7 @@ struct arena_table {
     size_t committed;                   /* slots that have memory */
     size_t damaged;                     /* 1: some arena was set aside */
     size_t count;                       /* made so far; grows only, read without the lock */
-    size_t preferred[ARENAS_PREFERRED]; /* by CPU, modulo the length */
+    size_t preferred[ARENAS_PREFERRED]; /* by CPU, modulo the length: 1 + an index; 0: none yet */
 };
 
 /* What a process needs to work on them. Private to the process. */

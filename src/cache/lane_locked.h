@@ -37,7 +37,7 @@ static inline void lane_store(struct lane *lane, size_t class, word w)
 
 static inline void *lane_locked_pop(struct lane *lane, size_t class)
 {
-    void *block = NULL, *former;
+    void *block = NULL, *former = NULL;
 
     if (!brief_acquire(&lane->lock, &former))
         return NULL;
@@ -53,7 +53,7 @@ static inline void *lane_locked_pop(struct lane *lane, size_t class)
 
 static inline bool lane_locked_push(struct lane *lane, size_t class, void *block)
 {
-    void *former;
+    void *former = NULL;
 
     if (!brief_acquire(&lane->lock, &former))
         return false;
@@ -71,7 +71,7 @@ static inline bool lane_locked_push(struct lane *lane, size_t class, void *block
 
 static inline bool lane_locked_exchange(struct lane *lane, size_t class, word old, word replacement)
 {
-    void *former;
+    void *former = NULL;
 
     if (!brief_acquire(&lane->lock, &former))
         return false;

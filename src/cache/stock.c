@@ -10,11 +10,11 @@ enum {
 
 /* ---- filling --------------------------------------------------------------------------------- */
 
-/* A block at the first miss, twice as many at each further one, up to half a magazine. */
+/* A block at the first miss, four times as many at each further one, up to half a magazine. */
 static size_t blocks_wanted(const struct depot *d, unsigned class)
 {
     size_t half = magazine_capacity(class) / 2, most = FILL_BYTES_MOST / class_size(class) + 1;
-    size_t wanted = d->demand < 8 ? (size_t)1 << d->demand : half;
+    size_t wanted = d->demand < 4 ? (size_t)1 << 2 * d->demand : half;
 
     if (wanted > most)
         wanted = most;
@@ -46,7 +46,7 @@ word stock_fill(struct cache *cache, unsigned class, bool may_grow, bool *short_
     arenas_leave(cache->arenas, &hold);
     for (size_t i = 0; i < n; i++)
         *magazine_mark((void *)m->slot[i]) = magazine_word(m, i);
-    if (n > 0 && d->demand < 8)
+    if (n > 0 && d->demand < 4)
         d->demand++;
     return d->transit_new;
 }

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "cache/cache.h"
+#include "cache/lane_locked.h"
 #include "support/child.h"
 #include "support/stand_in.h"
 
@@ -181,8 +182,7 @@ static void make_lanes(void)
     lanes =
         mmap(NULL, cpus * sizeof *lanes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(lanes != MAP_FAILED);
-    for (size_t i = 0; i < CPUS; i++)
-        assert_int_equal(lock_init(&lanes[i].lock), 0);
+    brief_start();
     view = (struct lane_view){.lanes = lanes, .exact_limit = 1};
     memset(pages, 0, sizeof pages);
 }
@@ -370,8 +370,10 @@ static void test_the_stand_in_decides_which_lane(void **state)
 
 static int die_in_the_lane(void *context)
 {
+    void *former = NULL;
+
     (void)context;
-    lock_acquire(&lanes[0].lock);
+    CHILD_CHECK(brief_acquire(&lanes[0].lock, &former));
     kill(getpid(), SIGKILL);
     return 0;
 }
@@ -392,14 +394,15 @@ static void test_a_locked_lane_outlives_its_holder(void **state)
 static void test_a_locked_lane_does_nothing_for_its_own_holder(void **state)
 {
     word w = magazine_word(page(0), 1);
+    void *former = NULL;
 
     (void)state;
     lanes[0].loaded[4] = w;
-    assert_int_equal(lock_acquire(&lanes[0].lock), LOCK_ACQUIRED);
+    assert_true(brief_acquire(&lanes[0].lock, &former));
     assert_null(lane_locked_pop(&lanes[0], 4));
     assert_false(lane_locked_push(&lanes[0], 4, &block[1]));
     assert_false(lane_locked_exchange(&lanes[0], 4, w, 0));
-    lock_release(&lanes[0].lock);
+    brief_release(&lanes[0].lock, former);
     assert_int_equal(lanes[0].loaded[4], w);
 }
 

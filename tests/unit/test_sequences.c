@@ -310,7 +310,7 @@ static void test_nothing_else_is_ever_named(void **state)
     (void)state;
     skip_without_library();
     for (size_t i = 0; i < library.instructions; i++)
-        named += strstr(library.instruction[i].text, "%fs:0x8(") != NULL;
+        named += strstr(library.instruction[i].text, ",%fs:0x8(") != NULL;
     assert_int_equal(named, library.descriptors);
 }
 
