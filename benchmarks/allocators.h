@@ -1,10 +1,11 @@
-/* allocators.h - what the workloads run on: one policy a struct, all of its functions static, so that
- * every call is a direct one through the PLT, the same for each.
+/* allocators.h - what the workloads run on: one policy a struct, all of its functions static, so
+ * that every call is a direct one through the PLT, the same for each.
  *
  *     name            as it stands in the benchmarks' names
  *     shared          a block may be used and freed in any process forked after open()
  *     threads         threads of one process may use it side by side
  *     linear          searches a list: workloads with many live blocks would take hours
+ *     cramped         cannot hold 64 MiB at once
  *     complete        has realloc_in_place or a stand-in, and aligned blocks: can replay traces
  *     open()          makes it ready; before any fork. false: it cannot be had
  *     trim()          gives free memory back to the system
@@ -24,7 +25,8 @@
 /* The default heap, through the shared library. */
 struct Dvsm {
     static constexpr const char *name = "dvsm";
-    static constexpr bool shared = true, threads = true, linear = false, complete = true;
+    static constexpr bool shared = true, threads = true, linear = false, cramped = false,
+                          complete = true;
 
     static bool open()
     {
@@ -157,7 +159,8 @@ template <class A> struct Loops {
 /* The program's malloc: glibc's, or what LD_PRELOAD puts in its place. */
 struct Libc : Loops<Libc> {
     static constexpr const char *name = "libc";
-    static constexpr bool shared = false, threads = true, linear = false, complete = true;
+    static constexpr bool shared = false, threads = true, linear = false, cramped = false,
+                          complete = true;
 
     static bool open()
     {

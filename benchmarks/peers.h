@@ -28,9 +28,10 @@ inline void *shared_mapping(size_t bytes)
 
 /* A managed segment with `Algorithm` behind a process-shared mutex. */
 template <class Self, class Algorithm> struct BoostSegment : Loops<Self> {
-    using Segment = boost::interprocess::basic_managed_external_buffer<
-        char, Algorithm, boost::interprocess::iset_index>;
-    static constexpr bool shared = true, threads = true, complete = false;
+    using Segment =
+        boost::interprocess::basic_managed_external_buffer<char, Algorithm,
+                                                           boost::interprocess::iset_index>;
+    static constexpr bool shared = true, threads = true, cramped = false, complete = false;
     static inline Segment *segment;
 
     static bool open()
@@ -91,7 +92,8 @@ extern "C" {
 /* Its lock is a file's, which keeps processes apart, not threads. */
 struct OsspMm : Loops<OsspMm> {
     static constexpr const char *name = "ossp-mm";
-    static constexpr bool shared = true, threads = false, linear = true, complete = false;
+    static constexpr bool shared = true, threads = false, linear = true, cramped = true,
+                          complete = false;
     static inline MM *pool;
 
     static bool open()
@@ -131,7 +133,8 @@ struct OsspMm : Loops<OsspMm> {
 /* Gives offsets; a user turns them into addresses and back. */
 struct AprRmm : Loops<AprRmm> {
     static constexpr const char *name = "apr-rmm";
-    static constexpr bool shared = true, threads = true, linear = true, complete = false;
+    static constexpr bool shared = true, threads = true, linear = true, cramped = false,
+                          complete = false;
     static inline apr_rmm_t *rmm;
 
     static bool open()

@@ -9,7 +9,7 @@
 /* xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators"). */
 class Random
 {
-public:
+  public:
     explicit Random(uint64_t seed) : state(seed * 0x9e3779b97f4a7c15u + 1)
     {
     }
@@ -30,15 +30,15 @@ public:
         return low + below(high - low + 1);
     }
 
-private:
+  private:
     uint64_t state;
 };
 
-/* Sizes from 16 bytes to 64 KiB of which a share of x^-1.2 is larger than 16 x: as 1,024 quantiles, so
- * that a draw costs one load. */
+/* Sizes from 16 bytes to 64 KiB of which a share of x^-1.2 is larger than 16 x: as 1,024
+ * quantiles, so that a draw costs one load. */
 class PowerLaw
 {
-public:
+  public:
     PowerLaw()
     {
         const double shape = 1.2, low = 16, high = 65536;
@@ -53,7 +53,7 @@ public:
         return quantiles[random.next() % quantiles.size()];
     }
 
-private:
+  private:
     std::array<uint32_t, 1024> quantiles;
 };
 

@@ -1,35 +1,46 @@
 /* workloads.h - what is measured, each as a struct over an allocator's policy:
  *
- *     W(argument)   makes what is live before the clock starts; the argument is a size, an order, or 0
- *     step()        one step: `operations` calls of malloc with the calls of free that belong to them
+ *     W(argument)   makes what is live before the clock starts; a size, an order, or 0
+ *     step()        one step: `operations` calls of malloc with the calls of free that go with them
  *     ~W()          frees what is live
  *
- * Every block is written to, at least one byte of it, so that no compiler may leave a pair out and a
- * block costs the same memory accesses whoever made it.
+ * Every block is written to, at least one byte of it, so that no compiler may leave a pair out
+ * and a block costs the same memory accesses whoever made it.
  */
 #ifndef BENCHMARKS_WORKLOADS_H
 #define BENCHMARKS_WORKLOADS_H
 
 #include <algorithm>
-#include <cstring>
+#include <cstdio>
 #include <random>
+#include <unistd.h>
 #include <vector>
 
 #include <benchmark/benchmark.h>
 
 #include "random.h"
 
+/* A request that fails is faster than one that does not: none may pass for a result. */
+[[noreturn, gnu::cold, gnu::noinline]] inline void out_of_memory()
+{
+    std::fputs("benchmarks: an allocation failed\n", stderr);
+    _exit(1);
+}
+
 inline void *touched(void *block)
 {
-    if (block != nullptr)
-        *static_cast<volatile char *>(block) = 1;
+    if (block == nullptr)
+        out_of_memory();
+    *static_cast<volatile char *>(block) = 1;
     benchmark::DoNotOptimize(block);
     return block;
 }
 
 inline void touch_every(void *block, size_t bytes, size_t stride)
 {
-    for (size_t at = 0; block != nullptr && at < bytes; at += stride)
+    if (block == nullptr)
+        out_of_memory();
+    for (size_t at = 0; at < bytes; at += stride)
         static_cast<volatile char *>(block)[at] = 1;
     benchmark::DoNotOptimize(block);
 }
@@ -142,17 +153,18 @@ template <class A> struct Batch {
     }
 };
 
-/* A block grows by halves from 16 bytes to 1 MiB, its end written at each step. */
+constexpr size_t growth_steps(size_t first, size_t last)
+{
+    size_t steps = 0;
+    for (size_t size = first; size < last; size += size / 2)
+        steps++;
+    return steps;
+}
+
+/* A block grows by halves from 16 bytes to 1 MiB, its end written at each step: an operation. */
 template <class A> struct Growth {
     static constexpr size_t first = 16, last = size_t(1) << 20;
-    static constexpr size_t count()
-    {
-        size_t n = 0;
-        for (size_t size = first; size < last; size += size / 2)
-            n++;
-        return n;
-    }
-    static constexpr size_t operations = count();
+    static constexpr size_t operations = growth_steps(first, last);
 
     explicit Growth(size_t)
     {
@@ -162,7 +174,7 @@ template <class A> struct Growth {
         auto *block = static_cast<char *>(touched(A::malloc(first)));
         for (size_t size = first; size < last;) {
             size += size / 2;
-            block = static_cast<char *>(A::realloc(block, size));
+            block = static_cast<char *>(touched(A::realloc(block, size)));
             touched(block + size - 1);
         }
         A::free(block);

@@ -64,7 +64,8 @@ static void *heap_allocate(struct dvsm_heap *heap, const struct request *r, cons
 {
     struct fault fault = {0};
     void *block;
-    enum outcome outcome = attempt(heap, r, false, &block, function);
+    bool large = r->kind == MALLOC && r->size >= ARENA_LARGE_THRESHOLD; /* granules of its own */
+    enum outcome outcome = attempt(heap, r, large, &block, function);
 
     while (outcome == WOULD_GROW && cache_reduce_before_growth(&heap->cache, &fault))
         outcome = attempt(heap, r, false, &block, function);

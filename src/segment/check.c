@@ -66,6 +66,9 @@ static bool check_layout(const struct segment_map *map, struct check *check)
                map->page, right.levels, right.page);
     check_that(check, memcmp(map->level, right.level, sizeof map->level) == 0,
                "granule map: a level lies elsewhere");
+    check_that(check, !map->counts_overhead || map->overhead >= segment_own_bytes(map),
+               "granule map: %zu bytes of overhead, %zu its own", map->overhead,
+               segment_own_bytes(map));
     check_that(check, map->used <= map->ready && map->ready <= map->granules,
                "granule map: %zu used, %zu ready of %zu granules", map->used, map->ready,
                map->granules);

@@ -145,6 +145,26 @@ void segment_settle(struct segments *s)
         segment_leave(s);
 }
 
+size_t segment_own_bytes(const struct segment_map *map)
+{
+    size_t bytes = segment_map_committed_bytes();
+
+    for (size_t level = 0; level <= map->levels; level++)
+        bytes += level_bytes(level, map->ready, map->page);
+    return bytes;
+}
+
+static void count_ready(struct segment_map *map, size_t ready)
+{
+    size_t before = segment_own_bytes(map);
+
+    journal_store(&map->journal, &map->ready, ready);
+    if (map->counts_overhead)
+        journal_store(&map->journal, &map->overhead,
+                      map->overhead + segment_own_bytes(map) - before);
+    journal_commit(&map->journal);
+}
+
 /* From the top level down: the words, by far the most, are the likeliest to fail. What was
  * committed until then serves the next try. */
 static bool commit_levels(struct segments *s, size_t ready)
@@ -159,8 +179,7 @@ static bool commit_levels(struct segments *s, size_t ready)
         if (to > from && s->backend->commit(s->backend, s->mapping, start, to - from) != 0)
             return false;
     }
-    __atomic_store_n(&map->ready, ready, __ATOMIC_RELAXED);
-    compiler_barrier();
+    count_ready(map, ready);
     return true;
 }
 
@@ -183,20 +202,9 @@ bool segment_make_ready(struct segments *s, size_t end)
     return commit_levels(s, round_ready(s->map, end));
 }
 
-size_t segment_overhead(const struct segment_map *map)
-{
-    size_t bytes = map->charged + segment_map_committed_bytes();
-
-    if (!map->counts_overhead)
-        return 0;
-    for (size_t level = 0; level <= map->levels; level++)
-        bytes += level_bytes(level, map->ready, map->page);
-    return bytes;
-}
-
 void segment_note_footprint(struct segment_map *map)
 {
-    size_t footprint = (map->committed << GRANULE_SHIFT) + segment_overhead(map);
+    size_t footprint = (map->committed << GRANULE_SHIFT) + map->overhead;
 
     if (footprint > map->footprint_most)
         journal_store(&map->journal, &map->footprint_most, footprint);
@@ -204,7 +212,7 @@ void segment_note_footprint(struct segment_map *map)
 
 size_t segment_most(const struct segment_map *map, size_t more)
 {
-    size_t overhead = map->counts_overhead ? granules_for(segment_overhead(map) + more) : 0;
+    size_t overhead = map->counts_overhead ? granules_for(map->overhead + more) : 0;
 
     if (map->limit == SIZE_MAX)
         return SIZE_MAX;
@@ -213,13 +221,13 @@ size_t segment_most(const struct segment_map *map, size_t more)
 
 void segment_count_overhead(struct segments *s, size_t bytes)
 {
-    s->map->charged = bytes;
+    s->map->overhead = bytes + segment_own_bytes(s->map);
     s->map->counts_overhead = 1;
 }
 
-static void count_charged(struct segment_map *map, size_t charged, word *mark, word value)
+static void count_charged(struct segment_map *map, size_t overhead, word *mark, word value)
 {
-    journal_store(&map->journal, &map->charged, charged);
+    journal_store(&map->journal, &map->overhead, overhead);
     journal_store(&map->journal, mark, value);
     segment_note_footprint(map);
     journal_commit(&map->journal);
@@ -240,7 +248,7 @@ bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, w
                 s->backend->commit(s->backend, s->mapping, place, bytes) == 0;
 
     if (done)
-        count_charged(map, map->charged + bytes, mark, value);
+        count_charged(map, map->overhead + bytes, mark, value);
     segment_leave(s);
     return done;
 }
@@ -249,7 +257,7 @@ void segment_uncharge(struct segments *s, size_t bytes, word *mark, word value)
 {
     if (!segment_enter(s, "segment_uncharge"))
         return;
-    count_charged(s->map, s->map->charged - bytes, mark, value);
+    count_charged(s->map, s->map->overhead - bytes, mark, value);
     segment_leave(s);
 }
 
@@ -264,7 +272,7 @@ void segment_usage(struct segments *s, struct segment_usage *usage)
     usage->committed_most = map->committed_most << GRANULE_SHIFT;
     usage->retained = map->retained << GRANULE_SHIFT;
     usage->used = map->used << GRANULE_SHIFT;
-    usage->overhead = segment_overhead(map);
+    usage->overhead = map->overhead;
     usage->footprint = usage->committed + usage->overhead;
     usage->footprint_most = map->footprint_most;
     usage->limit = map->limit == SIZE_MAX ? SIZE_MAX : map->limit << GRANULE_SHIFT;

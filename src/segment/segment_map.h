@@ -57,13 +57,14 @@ struct segment_map {
     size_t used;
     size_t committed; /* all granules of taken runs, and the free ones that have memory */
     size_t committed_most;
-    size_t footprint_most;  /* bytes: granules and overhead together */
-    size_t retained;        /* free granules that have memory */
-    size_t retained_end;    /* a bound: none is retained from here on */
-    size_t retain;          /* how many may be, after giving back */
-    size_t limit;           /* how many may be committed; SIZE_MAX: any number */
-    size_t charged;         /* bytes committed outside the granules for the map's user ... */
-    size_t counts_overhead; /* 1: they and the map's own pages count against the limit */
+    size_t footprint_most; /* bytes: granules and overhead together */
+    size_t retained;       /* free granules that have memory */
+    size_t retained_end;   /* a bound: none is retained from here on */
+    size_t retain;         /* how many may be, after giving back */
+    size_t limit;          /* how many may be committed; SIZE_MAX: any number */
+    size_t overhead; /* bytes committed outside the granules: the map's own pages and what its user
+                        charged; they count against the limit */
+    size_t counts_overhead; /* 0: they do not, and it stays 0 */
 
     /* Notes to a survivor, each valid while its count is not 0. */
     struct granule_run
@@ -131,8 +132,8 @@ void segment_leave(struct segments *s);
 bool segment_make_ready(struct segments *s, size_t end);
 /* Where each level lies, from the lowest on; the end of the last. */
 char *segment_lay_out(struct segment_map *map, void *place, size_t granules);
-/* Bytes committed outside the granules, so far as they count. */
-size_t segment_overhead(const struct segment_map *map);
+/* Bytes of the map's own pages that are committed. */
+size_t segment_own_bytes(const struct segment_map *map);
 /* Notes the highest footprint; journaled. */
 void segment_note_footprint(struct segment_map *map);
 /* How many granules may be committed, with so many bytes more of overhead. */
