@@ -9,8 +9,8 @@
  * few instructions it need not enter the list itself. The list's head is the C library's. A signal
  * handler that comes in between puts back what it found there.
  *
- * What the thread must know of itself (its id, its list) is looked up at its first use and, seen by a
- * page that the kernel wipes in every new process, after each fork.
+ * What the thread must know of itself (its id, its list) is looked up at its first use in each process
+ * (process.h).
  */
 #ifndef DVSM_BASE_BRIEF_H
 #define DVSM_BASE_BRIEF_H
@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "base/compiler.h"
+#include "base/process.h"
 
 #define BRIEF_OWNER_DIED ((uint32_t)0x40000000)
 
@@ -32,23 +33,20 @@ struct brief_list_head {
 /* What a thread knows of itself. */
 struct brief_self {
     uint32_t tid;
-    uint32_t process; /* *brief_process when this was looked up; 0: never */
+    uint32_t process; /* *process_number when this was looked up; 0: never */
     struct brief_list_head *head;
 };
 
 extern __thread struct brief_self brief_self
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
-/* A number of the process, wiped by fork; NULL: not to be had, and no brief lock is ever taken. */
-extern volatile uint32_t *brief_process __attribute__((visibility("hidden")));
 
-/* Makes the process's page; to be called once, before the first lock. */
-void brief_start(void);
+/* False: not to be had here; no brief lock is ever taken then. */
 bool brief_look_up(void);
 
 static inline bool brief_is_known(void)
 {
-    return likely(brief_process != NULL) &&
-           (likely(brief_self.process == *brief_process && brief_self.process != 0) ||
+    return likely(process_number != NULL) &&
+           (likely(brief_self.process == *process_number && brief_self.process != 0) ||
             brief_look_up());
 }
 

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/brief.h"
+
 int lock_init(struct lock *lock)
 {
     pthread_mutexattr_t attributes;
@@ -38,13 +40,22 @@ static enum lock_state state_of(int error)
     }
 }
 
+/* The holder's id is the C library's: in a new process it is looked at once. */
+static void greet(void)
+{
+    if (process_is_new())
+        process_greet(brief_self.process);
+}
+
 enum lock_state lock_acquire(struct lock *lock)
 {
+    greet();
     return state_of(pthread_mutex_lock(&lock->mutex));
 }
 
 enum lock_state lock_try_acquire(struct lock *lock)
 {
+    greet();
     return state_of(pthread_mutex_trylock(&lock->mutex));
 }
 

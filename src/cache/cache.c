@@ -1,6 +1,6 @@
 /* cache.c - making and opening the cache, its doors for what is not fast, emptying it. */
 #define _GNU_SOURCE
-#include "base/brief.h"
+#include "base/process.h"
 #include "cache/depot.h"
 
 #include <sched.h>
@@ -70,7 +70,7 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     struct lane_view *view = &cache->view;
 
     *cache = (struct cache){.table = table, .arenas = arenas, .segments = segments};
-    brief_start();
+    process_start();
     view->base = (uintptr_t)base + CHUNK_HEADER;
     view->magazines = (uintptr_t)table->magazines;
     view->magazine_span = table->area * CACHE_CLASSES;

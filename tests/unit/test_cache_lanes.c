@@ -182,7 +182,7 @@ static void make_lanes(void)
     lanes =
         mmap(NULL, cpus * sizeof *lanes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(lanes != MAP_FAILED);
-    brief_start();
+    process_start();
     view = (struct lane_view){.lanes = lanes, .exact_limit = 1};
     memset(pages, 0, sizeof pages);
 }
