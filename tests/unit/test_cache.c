@@ -1,0 +1,643 @@
+/* test_cache.c - lanes, depots and arenas together: what a lane cannot do, filling, draining, bounds.
+ *
+ * Each case runs with sequences (by a stand-in, so that one CPU's lane is known to be in use), with
+ * locked lanes, and as a process without rseq in a heap with it, which has depots only. The number of
+ * cached blocks is known at each step, and everything is checked.
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/depot.h"
+#include "support/stand_in.h"
+
+enum { KIB = 1 << 10, MIB = 1 << 20, BLOCKS = 1000 };
+
+static struct dvsm_heap *heap;
+static struct cache *cache;
+static enum lanes kind;
+static void *block[BLOCKS];
+
+static void use_heap(const dvsm_options *options)
+{
+    if (heap != NULL)
+        dvsm_heap_destroy(heap);
+    stand_in_be_on(0);
+    heap = stand_in_heap(kind, options);
+    if (heap == NULL)
+        skip();
+    cache = &heap->cache;
+}
+
+static int set_up(void **state)
+{
+    kind = *(const enum lanes *)*state;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    if (heap != NULL && dvsm_heap_destroy(heap) != 0)
+        return -1;
+    heap = NULL;
+    return 0;
+}
+
+/* ---- looking */
+
+static dvsm_stats_t stats(void)
+{
+    dvsm_stats_t s;
+
+    assert_int_equal(dvsm_stats(heap, &s), 0);
+    return s;
+}
+
+/* That so many blocks are cached, so many in use, and everything is sound. */
+static void expect(size_t cached, size_t used)
+{
+    dvsm_stats_t s = stats();
+
+    assert_int_equal(s.cached_blocks, cached);
+    assert_int_equal(s.used_blocks, used);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+}
+
+static size_t in_lane(unsigned cpu, unsigned class)
+{
+    return magazine_count(class, lane_word(cache, cpu, class));
+}
+
+/* The request that a class just serves. */
+static size_t request(unsigned class)
+{
+    return class_size(class) - CHUNK_OVERHEAD;
+}
+
+static void allocate(size_t from, size_t to, size_t size)
+{
+    for (size_t i = from; i < to; i++) {
+        block[i] = dvsm_heap_malloc(heap, size);
+        assert_non_null(block[i]);
+        memset(block[i], 0x5a, size);
+    }
+}
+
+static void release(size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++)
+        dvsm_free(block[i]);
+}
+
+static const unsigned classes[] = {
+    2, 6, 32, CLASS_EXACT_LAST, CLASS_EXACT_LAST + 1, 90, CACHE_CLASSES - 1};
+enum { CLASSES = sizeof classes / sizeof classes[0] };
+
+/* ---- filling */
+
+/* One block at the first miss, two at the next, ... up to half a magazine or 32 KiB beyond the one. */
+static void test_a_fill_brings_twice_as_much_each_time_up_to_half_a_magazine(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < CLASSES; k++) {
+        unsigned class = classes[k];
+        size_t half = magazine_capacity(class) / 2, most = 32 * KIB / class_size(class) + 1;
+        size_t left = 0, wanted = 1;
+
+        use_heap(NULL);
+        dvsm_free(dvsm_heap_malloc(heap, 200 * KIB)); /* room for all that comes */
+        for (size_t i = 0; i < 150; i++) {
+            if (left == 0) {
+                left = wanted < half ? wanted : half;
+                left = left < most ? left : most;
+                wanted *= 2;
+            }
+            left--;
+            if (i * class_size(class) > 100 * KIB)
+                break;
+            allocate(i, i + 1, request(class));
+            if (i < 40 || i % 16 == 0)
+                expect(left, i + 1);
+        }
+    }
+}
+
+static int by_address(const void *a, const void *b)
+{
+    uintptr_t x = *(const uintptr_t *)a, y = *(const uintptr_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Free chunks of just the size that are in the arena's bins go first: no new one is cut. */
+static void test_a_fill_takes_free_chunks_of_the_size_first(void **state)
+{
+    enum { CHUNKS = 62 }; /* as many as the first six fills bring */
+    size_t met = 0;
+
+    (void)state;
+    use_heap(NULL);
+    dvsm_free(dvsm_heap_malloc(heap, 200 * KIB));
+    allocate(0, CHUNKS, 72);
+    expect(0, CHUNKS);
+    qsort(block, CHUNKS, sizeof block[0], by_address);
+    for (size_t i = 0; i < CHUNKS; i += 2) /* the others keep them apart */
+        release(i, i + 1);
+    dvsm_heap_trim(heap, SIZE_MAX / 2);
+    expect(0, CHUNKS / 2);
+    allocate(100, 155, 72); /* fills of 8, 16 and 31 */
+    expect(0, CHUNKS / 2 + 55);
+    for (size_t i = 100; i < 155; i++)
+        for (size_t j = 0; j < CHUNKS; j += 2)
+            met += block[i] == block[j];
+    assert_int_equal(met, CHUNKS / 2);
+    for (size_t i = 1; i < CHUNKS; i += 2)
+        release(i, i + 1);
+    release(100, 155);
+    dvsm_heap_trim(heap, 0);
+    expect(0, 0);
+}
+
+/* ---- trades */
+
+static void test_nothing_is_lost_or_doubled_up_and_down(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < CLASSES; k++) {
+        size_t n = class_size(classes[k]) > 4 * KIB ? 60 : 400;
+
+        use_heap(NULL);
+        allocate(0, n, request(classes[k]));
+        size_t cached = stats().cached_blocks;
+        for (size_t i = 0; i < n; i++) {
+            release(i, i + 1);
+            if (i < 20 || i % 9 == 0)
+                expect(cached + i + 1, n - i - 1);
+        }
+        allocate(0, n, request(classes[k]));
+        expect(cached, n);
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < i && n < 100; j++)
+                assert_ptr_not_equal(block[i], block[j]);
+    }
+}
+
+/* Whatever the order, trades are rare: counted by the magazines that the lane is seen to have. */
+static void test_at_least_thirty_operations_between_trades_at_a_turn(void **state)
+{
+    const unsigned class = 10;
+    size_t n = 0, trades = 0, operations = 0;
+
+    (void)state;
+    use_heap(NULL);
+    if (kind == LANES_NONE)
+        skip();
+    allocate(0, 300, request(class));
+    release(100, 300);
+    n = 100;
+    struct magazine *last = magazine_of(class, lane_word(cache, 0, class));
+    for (unsigned turn = 0; turn < 40; turn++)
+        for (unsigned i = 0; i < 7 + 13 * (turn / 2 % 6); i++, operations++) {
+            if (turn % 2 == 0)
+                allocate(n, n + 1, request(class));
+            else
+                release(n - 1, n);
+            n += turn % 2 == 0 ? 1 : (size_t)-1;
+            trades += magazine_of(class, lane_word(cache, 0, class)) != last;
+            last = magazine_of(class, lane_word(cache, 0, class));
+        }
+    assert_true(trades > 0);
+    assert_true(trades * 30 <= operations + 60);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+}
+
+/* At the edge of a magazine back and forth: the worst that could be. */
+static void test_a_pair_at_any_fill_of_the_lane_trades_rarely(void **state)
+{
+    const unsigned class = 10;
+
+    (void)state;
+    use_heap(NULL);
+    if (kind == LANES_NONE)
+        skip();
+    allocate(0, 300, request(class));
+    for (size_t n = 300; n > 0; n--) {
+        struct magazine *last = magazine_of(class, lane_word(cache, 0, class));
+        size_t trades = 0;
+
+        release(n - 1, n);
+        for (size_t i = 0; i < 40; i++) {
+            dvsm_free(dvsm_heap_malloc(heap, request(class)));
+            trades += magazine_of(class, lane_word(cache, 0, class)) != last;
+            last = magazine_of(class, lane_word(cache, 0, class));
+        }
+        assert_in_range(trades, 0, 3);
+    }
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+}
+
+static void test_what_one_cpu_freed_serves_another(void **state)
+{
+    const unsigned class = 7;
+
+    (void)state;
+    use_heap(NULL);
+    if (cache->table->cpus < 2 || !stand_in_be_on(1))
+        skip();
+    stand_in_be_on(0);
+    allocate(0, 300, request(class));
+    release(0, 300);
+    size_t cached = stats().cached_blocks, mine = in_lane(0, class);
+    size_t footprint = dvsm_heap_footprint(heap);
+    stand_in_be_on(1);
+    allocate(0, cached - mine, request(class));
+    assert_int_equal(in_lane(0, class), mine);
+    expect(mine, cached - mine);
+    assert_int_equal(dvsm_heap_footprint(heap), footprint);
+    allocate(cached - mine, cached - mine + 1, request(class)); /* the other's lane is its own */
+    assert_int_equal(in_lane(0, class), mine);
+    release(0, cached - mine + 1);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+}
+
+static void test_a_process_without_rseq_leaves_the_lanes_alone(void **state)
+{
+    (void)state;
+    use_heap(NULL);
+    for (size_t k = 0; k < CLASSES; k++) {
+        allocate(0, 100, request(classes[k]));
+        release(0, 100);
+        allocate(0, 50, request(classes[k]));
+        for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
+            if (kind == LANES_NONE)
+                assert_int_equal(lane_word(cache, cpu, classes[k]), 0);
+        assert_int_equal(dvsm_check(heap, stderr), 0);
+        release(0, 50);
+    }
+    for (size_t i = 0; i < CLASSES; i++)
+        dvsm_free(dvsm_heap_malloc(heap, request(classes[i])));
+    size_t cached = stats().cached_blocks; /* from now on nothing is fetched any more */
+    for (size_t i = 0; i < 500; i++)
+        dvsm_free(dvsm_heap_malloc(heap, request(classes[i % CLASSES])));
+    expect(cached, 0);
+}
+
+/* ---- chunks between classes */
+
+/* What realloc leaves may be a chunk of any size: it goes to a class that it has room for. */
+static void test_a_block_of_a_size_between_classes_is_cached_in_the_lower_one(void **state)
+{
+    (void)state;
+    use_heap(NULL);
+    for (size_t size = 1040; size < 4 * KIB; size += 16) {
+        void *p = dvsm_heap_memalign(heap, 32, size - CHUNK_OVERHEAD);
+        assert_non_null(p);
+        memset(p, 1, size - CHUNK_OVERHEAD);
+        unsigned class = class_below(dvsm_malloc_usable_size(p) + CHUNK_OVERHEAD);
+        dvsm_free(p);
+        void *again = dvsm_heap_malloc(heap, request(class));
+        assert_ptr_equal(again, p);
+        memset(again, 2, request(class));
+        dvsm_free(again);
+        assert_int_equal(dvsm_check(heap, stderr), 0);
+        dvsm_heap_trim(heap, 0);
+    }
+    expect(0, 0);
+}
+
+/* ---- magazines' memory */
+
+static void test_magazines_memory_is_counted_and_given_back(void **state)
+{
+    const unsigned class = 5;
+    const struct depot *d;
+
+    (void)state;
+    use_heap(NULL);
+    d = depot_of(cache, class);
+    dvsm_free(dvsm_heap_malloc(heap, 100 * KIB)); /* the arena's own page is there for good */
+    size_t metadata = stats().metadata_bytes;
+    allocate(0, 1, request(class));
+    assert_int_equal(stats().metadata_bytes, metadata + d->ready);
+    assert_int_equal(d->made, MAGAZINE_BYTES);
+    allocate(1, BLOCKS, request(class));
+    release(0, BLOCKS);
+    assert_true(d->made >= BLOCKS / 62 * MAGAZINE_BYTES);
+    assert_true(d->ready >= d->made && d->ready < 2 * d->made + 4 * KIB);
+    assert_int_equal(stats().metadata_bytes, metadata + d->ready);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+    dvsm_heap_trim(heap, 0);
+    assert_int_equal(d->made | d->ready | d->demand / 8, 0);
+    assert_int_equal(stats().metadata_bytes, metadata);
+    expect(0, 0);
+    allocate(0, BLOCKS, request(class)); /* and once more */
+    release(0, BLOCKS);
+    dvsm_heap_trim(heap, 0);
+    assert_int_equal(stats().metadata_bytes, metadata);
+    expect(0, 0);
+}
+
+/* A class's address space is used up: what more is freed goes to the arena. */
+static void test_a_class_without_room_for_magazines_does_without(void **state)
+{
+    const unsigned class = 4;
+    enum { MORE = 3000 };
+    static void *many[MORE];
+
+    (void)state;
+    use_heap(&(dvsm_options){.reserve = 32 * MIB});
+    assert_int_equal(cache->table->area, 8 * KIB);
+    for (size_t i = 0; i < MORE; i++)
+        many[i] = dvsm_heap_malloc(heap, request(class));
+    for (size_t i = 0; i < MORE; i++) {
+        dvsm_free(many[i]);
+        if (i % 100 == 0)
+            assert_int_equal(dvsm_check(heap, stderr), 0);
+    }
+    assert_in_range(stats().cached_blocks, 400, 16 * 62);
+    expect(stats().cached_blocks, 0);
+    for (size_t i = 0; i < MORE; i++)
+        many[i] = dvsm_heap_malloc(heap, request(class));
+    expect(stats().cached_blocks, MORE);
+    for (size_t i = 0; i < MORE; i++)
+        dvsm_free(many[i]);
+    dvsm_heap_trim(heap, 0);
+    expect(0, 0);
+}
+
+/* ---- bounds */
+
+static size_t classes_for(size_t bytes)
+{
+    size_t sum = 0;
+
+    for (unsigned class = 2; class < CACHE_CLASSES; class ++) {
+        sum += magazine_capacity(class) * class_size(class);
+        if (sum > bytes)
+            return class > 2 ? class : 0;
+    }
+    return CACHE_CLASSES;
+}
+
+static void test_cache_bytes_decides_which_classes_are_cached(void **state)
+{
+    static const size_t bytes[] = {1,   1983,    1984,     10000,   64 * KIB,
+                                   MIB, 5 * MIB, 10 * MIB, 64 * MIB};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof bytes / sizeof bytes[0]; i++) {
+        use_heap(&(dvsm_options){.cache_bytes = bytes[i]});
+        assert_int_equal(cache->table->classes, classes_for(bytes[i]));
+        assert_int_equal(cache->table->bound, bytes[i] * cache->table->cpus);
+        for (unsigned class = 2; class < CACHE_CLASSES; class ++) {
+            dvsm_free(dvsm_heap_malloc(heap, request(class)));
+            assert_int_equal(stats().cached_blocks > 0, class < cache->table->classes);
+            dvsm_heap_trim(heap, 0);
+        }
+        assert_int_equal(dvsm_check(heap, stderr), 0);
+        dvsm_heap_trim(heap, 0);
+        expect(0, 0);
+    }
+}
+
+static void test_without_a_cache_nothing_is_ever_cached(void **state)
+{
+    (void)state;
+    use_heap(&(dvsm_options){.cache_bytes = SIZE_MAX});
+    for (unsigned class = 2; class < CACHE_CLASSES; class ++)
+        dvsm_free(dvsm_heap_malloc(heap, request(class)));
+    expect(0, 0);
+    dvsm_heap_trim(heap, 0);
+    expect(0, 0);
+}
+
+/* What depots hold stays near the bound: each class may pass it by the few magazines between two looks.
+ */
+static void test_depots_hold_no_more_than_the_bound(void **state)
+{
+    const size_t size = 1000, bytes = 200 * KIB;
+    enum { MORE = 4000, LOOK_AT_BOUND = 16 };
+    static void *many[MORE];
+
+    (void)state;
+    use_heap(&(dvsm_options){.cache_bytes = bytes});
+    const unsigned class = class_above(chunk_size_for(size));
+    if (class >= cache->table->classes)
+        use_heap(&(dvsm_options){.cache_bytes = 3 * MIB});
+    size_t magazine = magazine_capacity(class) * class_size(class);
+    size_t most = cache->table->bound + (LOOK_AT_BOUND + 2) * magazine;
+
+    for (size_t i = 0; i < MORE; i++)
+        many[i] = dvsm_heap_malloc(heap, size);
+    for (size_t round = 0; round < 3; round++) {
+        for (size_t i = 0; i < MORE; i++) {
+            dvsm_free(many[i]);
+            if (i % 100 == 0)
+                assert_in_range(stats().cached_bytes, 0, most);
+        }
+        assert_int_equal(dvsm_check(heap, stderr), 0);
+        for (size_t i = 0; i < MORE; i++)
+            many[i] = dvsm_heap_malloc(heap, size);
+    }
+    expect(stats().cached_blocks, MORE);
+}
+
+/* ---- several arenas */
+
+/* Blocks of each arena, by keeping the ones before it locked, mixed in the same magazines. */
+static void test_a_drain_returns_each_block_to_its_own_arena(void **state)
+{
+    enum { ARENAS = 4 };
+    struct arena_hold hold[ARENAS];
+    size_t n = 0;
+
+    (void)state;
+    use_heap(&(dvsm_options){.arenas = ARENAS});
+    for (size_t k = 0; k < ARENAS; k++) {
+        allocate(n, n + 50, 300);
+        n += 50;
+        assert_true(arenas_enter_index(&heap->arenas, &hold[k], k));
+        /* What is left in the cache is the last arena's: use it up. */
+        while (stats().cached_blocks == 0 && k == 0 && n == 0)
+            n++;
+        for (size_t i = 0; i < 80; i++, n++)
+            allocate(n, n + 1, 300);
+        for (size_t i = 0; i < k + 1; i++)
+            if (k == ARENAS - 1)
+                arenas_leave(&heap->arenas, &hold[i]);
+        if (k == ARENAS - 1)
+            break;
+    }
+    assert_in_range(region_arena_count(heap->region), ARENAS, ARENAS + 1);
+    for (size_t step = 0; step < 7; step++)
+        for (size_t i = step; i < n; i += 7)
+            release(i, i + 1);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+    dvsm_heap_trim(heap, 0);
+    expect(0, 0);
+    for (size_t k = 0; k < region_arena_count(heap->region); k++) {
+        struct arena_usage usage;
+
+        arena_usage(&region_arena(heap->region, k)->arena, &usage);
+        assert_int_equal(usage.used_chunks, 0);
+        assert_true(region_arena(heap->region, k)->arena.footprint_most > 0);
+    }
+}
+
+/* ---- before an arena grows, and when memory is short */
+
+/* Half a heap of blocks of one size is freed, and another size wanted: it is made of the first. */
+static void test_what_is_cached_is_used_before_an_arena_grows(void **state)
+{
+    enum { MANY = 20000, SIZE = 200 };
+    static void *many[MANY];
+
+    (void)state;
+    use_heap(NULL);
+    for (size_t i = 0; i < MANY; i++)
+        many[i] = dvsm_heap_malloc(heap, SIZE);
+    size_t footprint = dvsm_heap_footprint(heap);
+    for (size_t i = 0; i < MANY; i++)
+        dvsm_free(many[i]);
+    for (size_t i = 0; i < MANY / 4; i++)
+        many[i] = dvsm_heap_malloc(heap, 2 * SIZE);
+    assert_in_range(dvsm_heap_footprint(heap), footprint / 2, footprint + footprint / 4);
+    for (size_t i = 0; i < MANY / 4; i++)
+        dvsm_free(many[i]);
+    expect(stats().cached_blocks, 0);
+}
+
+static void test_memory_that_is_short_is_taken_from_the_cache(void **state)
+{
+    static const size_t sizes[] = {100, 3000, 30 * KIB, 100 * KIB, 400 * KIB};
+    enum { MANY = 60000 };
+    static void *many[MANY];
+
+    (void)state;
+    for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+        size_t got = 0;
+
+        use_heap(NULL);
+        for (size_t i = 0; i < 10000; i++)
+            many[i] = dvsm_heap_malloc(heap, 500);
+        for (size_t i = 0; i < 10000; i++)
+            dvsm_free(many[i]);
+        dvsm_heap_set_limit(heap, dvsm_heap_footprint(heap));
+        assert_true(stats().cached_blocks >= 10000);
+        while (got < MANY && (many[got] = dvsm_heap_malloc(heap, sizes[k])) != NULL)
+            got++;
+        assert_true(got * (sizes[k] + 2 * CHUNK_OVERHEAD) > 3 * MIB);
+        assert_int_equal(dvsm_check(heap, stderr), 0);
+        assert_int_equal(stats().used_blocks, got);
+    }
+}
+
+/* ---- realloc, calloc, bulk_free */
+
+static void test_calloc_gives_zeros_from_the_cache(void **state)
+{
+    (void)state;
+    use_heap(NULL);
+    for (size_t k = 0; k < CLASSES; k++) {
+        size_t size = request(classes[k]);
+
+        allocate(0, 20, size);
+        release(0, 20);
+        for (size_t i = 0; i < 20; i++) {
+            unsigned char *zeros = dvsm_heap_calloc(heap, 1, size);
+
+            for (size_t j = 0; j < size; j++)
+                assert_int_equal(zeros[j], 0);
+            block[i] = zeros;
+        }
+        release(0, 20);
+    }
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+}
+
+static void test_a_bulk_free_goes_past_the_cache(void **state)
+{
+    (void)state;
+    use_heap(NULL);
+    allocate(0, 100, 100);
+    size_t cached = stats().cached_blocks;
+    assert_int_equal(dvsm_bulk_free(block, 100), 0);
+    expect(cached, 0);
+    dvsm_heap_trim(heap, 0);
+    expect(0, 0);
+}
+
+static void test_the_walk_tells_cached_blocks_from_those_in_use(void **state)
+{
+    (void)state;
+    use_heap(NULL);
+    allocate(0, 200, 500);
+    release(50, 200);
+    dvsm_stats_t s = stats();
+    assert_int_equal(s.used_blocks, 50);
+    assert_true(s.cached_blocks >= 150);
+    assert_int_equal(s.cached_bytes, s.cached_blocks * 512);
+    struct dvsm_mallinfo info = dvsm_heap_mallinfo(heap);
+    assert_int_equal(info.smblks, s.cached_blocks);
+    assert_int_equal(info.fsmblks, s.cached_bytes);
+    assert_int_equal(info.uordblks + info.fordblks, info.arena + info.hblkhd);
+}
+
+static enum lanes kinds[] = {LANES_STAND_IN, LANES_LOCKED, LANES_NONE};
+static const char *const kind_names[] = {"sequences", "locked", "no rseq"};
+
+#define TEST(function)                                                                             \
+    {                                                                                              \
+#function, function                                                                        \
+    }
+
+static const struct {
+    const char *name;
+    CMUnitTestFunction run;
+} cases[] = {
+    TEST(test_a_fill_brings_twice_as_much_each_time_up_to_half_a_magazine),
+    TEST(test_a_fill_takes_free_chunks_of_the_size_first),
+    TEST(test_nothing_is_lost_or_doubled_up_and_down),
+    TEST(test_at_least_thirty_operations_between_trades_at_a_turn),
+    TEST(test_a_pair_at_any_fill_of_the_lane_trades_rarely),
+    TEST(test_what_one_cpu_freed_serves_another),
+    TEST(test_a_process_without_rseq_leaves_the_lanes_alone),
+    TEST(test_a_block_of_a_size_between_classes_is_cached_in_the_lower_one),
+    TEST(test_magazines_memory_is_counted_and_given_back),
+    TEST(test_a_class_without_room_for_magazines_does_without),
+    TEST(test_cache_bytes_decides_which_classes_are_cached),
+    TEST(test_without_a_cache_nothing_is_ever_cached),
+    TEST(test_depots_hold_no_more_than_the_bound),
+    TEST(test_a_drain_returns_each_block_to_its_own_arena),
+    TEST(test_what_is_cached_is_used_before_an_arena_grows),
+    TEST(test_memory_that_is_short_is_taken_from_the_cache),
+    TEST(test_calloc_gives_zeros_from_the_cache),
+    TEST(test_a_bulk_free_goes_past_the_cache),
+    TEST(test_the_walk_tells_cached_blocks_from_those_in_use),
+};
+
+enum { KINDS = sizeof kinds / sizeof kinds[0], CASES = sizeof cases / sizeof cases[0] };
+
+int main(void)
+{
+    static char name[KINDS * CASES][120];
+    struct CMUnitTest tests[KINDS * CASES];
+
+    for (size_t i = 0; i < KINDS * CASES; i++) {
+        size_t k = i / CASES;
+
+        snprintf(name[i], sizeof name[i], "%s, %s", cases[i % CASES].name, kind_names[k]);
+        tests[i] = (struct CMUnitTest){name[i], cases[i % CASES].run, set_up, tear_down, &kinds[k]};
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
