@@ -6,15 +6,18 @@
  * to commit() and release() are multiples of the system's page size and lie inside the mapping.
  *
  * NB: this holds as long as the program overwrites nothing of what the library keeps beside blocks
- * and in freed ones. It holds further for an overwritten size of a block, which is followed only
- * into committed memory, and for sizes and links of free memory in dvsm_check(). Elsewhere it does
- * not: calls that allocate, resize, trim, or join a freed block with what is free beside it, or is
- * said to be, follow such sizes and links, and calls that look through a whole arena the records at
- * the ends of its segments, to anywhere between the lowest and the highest of these. Before the
- * damage is found, or where it is not, such a call may read a page there that is not committed, and
- * through an overwritten child link in a tree of free memory write to it. With the backends below
- * that is a page of zeros, taken from the system unasked, and SIGBUS where the system has none;
- * with one that protects such pages from access it is SIGSEGV.
+ * and in freed ones. It holds further for sizes and links of free memory in dvsm_check(), and for
+ * an overwritten size of a block, which is followed only into committed memory. Except that
+ * dvsm_free(), for the default heap, looks up to 32 KiB behind a block where its size says so, and
+ * at the first two words of a block that a wrong pointer says begins just behind a segment.
+ *
+ * It does not hold elsewhere: calls that allocate, resize, trim, or join a freed block with what is
+ * free beside it, or said to be, follow such sizes and links, and calls that look through a whole
+ * arena the records at the ends of its segments, to anywhere between the lowest and the highest of
+ * these. Before the damage is found, or where it is not, such a call may read a page there that is
+ * not committed, and through an overwritten child link in a tree of free memory write to it. With
+ * the backends below that is a page of zeros, taken from the system unasked, and SIGBUS where the
+ * system has none; with one that protects such pages from access it is SIGSEGV.
  *
  * Each function returns 0 or an errno value (it need not set errno), may be called by any process
  * and thread of the heap at the same time for different ranges, must not call the library's
