@@ -54,14 +54,15 @@ static inline size_t heap_rotate(size_t x)
     return x >> 4 | x << (SIZE_BITS - 4);
 }
 
-/* Whether the chunk after one whose header and size these are says that this one is in use. */
-static inline bool heap_next_agrees(const size_t *header, size_t size)
+/* Whether the block has no mark, and the chunk after it says that it is in use. */
+static inline bool heap_is_plain(const struct lane_view *view, const size_t *header, size_t size)
 {
-    return likely((*(const size_t *)((const char *)header + size) & PINUSE) != 0);
+    return likely(*magazine_mark(header + 1) - view->magazines >= view->magazine_span) &&
+           likely((*(const size_t *)((const char *)header + size) & PINUSE) != 0);
 }
 
 /* Whether the cache may take the block, and where. Its granule is known to be one of a segment before
- * its header is read, the size to be a class's before the next chunk's is. A block with a mark, right
+ * its header is read, the size to be a class's before its mark and the next chunk's header are. A block with a mark, right
  * or wrong, is for the slow path. */
 static inline __attribute__((always_inline)) bool
 heap_may_cache(const struct lane_view *view, const void *block, size_t *class, size_t *bytes)
@@ -75,18 +76,16 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
     const size_t *header = (const size_t *)block - 1;
     size_t size = (*header ^ CINUSE) & ~PINUSE, step = heap_rotate(size);
 
-    if (unlikely(*magazine_mark(block) - view->magazines < view->magazine_span))
-        return false;
     if (likely(step <= CLASS_EXACT_LAST)) {
         *class = step;
         *bytes = MAGAZINE_BYTES;
-        return heap_next_agrees(header, size);
+        return heap_is_plain(view, header, size);
     }
     if (unlikely(step > CLASS_MOST / CLASS_STEP + 1))
         return false;
     *class = class_coarse_table[step / 8];
     *bytes = MAGAZINE_COARSE_BYTES;
-    return heap_next_agrees(header, size);
+    return heap_is_plain(view, header, size);
 }
 
 /* Whether this CPU's lane took the block. */
