@@ -8,7 +8,7 @@
 enum { UNEVEN_LEAST = 256 << 10 };
 
 /* How large the arenas are, on average, when a CPU that has none of its own gets one. */
-enum { OWN_FROM = 256 << 10 };
+enum { OWN_FROM = 64 << 10 };
 
 int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most)
 {
