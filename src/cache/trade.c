@@ -161,7 +161,8 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
     word w = take_room(cache, class, most);
 
     if (w != 0) {
-        *magazine_next(w) = (word)block;
+        /* Journaled: should a split just made be undone, the slot is one of the upper half's again. */
+        journal_store(&d->journal, magazine_next(w), (word)block);
         *magazine_mark(block) = w;
         bool done = full && cache_trade(cache, class, cpu, old, w + WORD);
         end_trade(d, class, done ? old : w + WORD);

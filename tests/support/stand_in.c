@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "cache/lane_locked.h"
+
 static _Thread_local struct {
     uint32_t cpu_id_start, cpu_id;
     uint64_t rseq_cs;
@@ -29,6 +31,7 @@ bool stand_in_be_on(unsigned cpu)
     cpu_set_t one;
 
     area.cpu_id = area.cpu_id_start = cpu;
+    lane_choice.left = 0; /* locked lanes: it asks again */
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
     return sched_setaffinity(0, sizeof one, &one) == 0;
@@ -44,15 +47,18 @@ struct dvsm_heap *stand_in_heap(enum lanes lanes, const dvsm_options *options)
         perror("dvsm_heap_create");
         abort();
     }
-    struct lane_view *view = &heap->cache.view;
-    size_t most = class_size(CACHE_CLASSES - 1) - CHUNK_OVERHEAD;
-    bool used = lanes == LANES_STAND_IN && heap->region->cache.classes > 0;
+    struct cache *cache = &heap->cache;
+    struct lane_view *view = lanes == LANES_LOCKED ? &cache->locked : &cache->view;
 
+    /* As cache_open() leaves it, whatever the mode the heap was made in. */
     heap->region->cache.mode = lanes == LANES_LOCKED ? CACHE_LOCKED : CACHE_SEQUENCES;
-    view->rseq = stand_in_offset();
-    view->exact_limit = used ? CLASS_EXACT_MOST - CHUNK_OVERHEAD + 1 : 0;
-    view->coarse_limit = used ? most + 1 : 0;
-    view->span = 0;
-    cache_extend_view(&heap->cache);
+    cache->view.exact_limit = cache->view.coarse_limit = cache->view.span = 0;
+    cache->locked.exact_limit = cache->locked.coarse_limit = cache->locked.span = 0;
+    cache->view.rseq = stand_in_offset();
+    if (lanes == LANES_NONE || heap->region->cache.classes == 0)
+        return heap;
+    view->exact_limit = CLASS_EXACT_MOST - CHUNK_OVERHEAD + 1;
+    view->coarse_limit = CLASS_MOST - CHUNK_OVERHEAD + 1;
+    cache_extend_view(cache);
     return heap;
 }

@@ -105,8 +105,8 @@ enum { CLASSES = sizeof classes / sizeof classes[0] };
 
 /* ---- filling */
 
-/* One block at the first miss, two at the next, ... up to half a magazine or 32 KiB beyond the one. */
-static void test_a_fill_brings_twice_as_much_each_time_up_to_half_a_magazine(void **state)
+/* One block at the first miss, four at the next, ... up to half a magazine or 32 KiB beyond the one. */
+static void test_a_fill_brings_four_times_as_much_each_time_up_to_half_a_magazine(void **state)
 {
     (void)state;
     for (size_t k = 0; k < CLASSES; k++) {
@@ -120,7 +120,7 @@ static void test_a_fill_brings_twice_as_much_each_time_up_to_half_a_magazine(voi
             if (left == 0) {
                 left = wanted < half ? wanted : half;
                 left = left < most ? left : most;
-                wanted *= 2;
+                wanted *= 4;
             }
             left--;
             if (i * class_size(class) > 100 * KIB)
@@ -139,31 +139,40 @@ static int by_address(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Allocates at least so many, and on until nothing is left of the last fill; returns where it ended. */
+static size_t allocate_whole_fills(size_t from, size_t least, size_t size)
+{
+    size_t to = from;
+
+    while (to < from + least || stats().cached_blocks != 0) {
+        allocate(to, to + 1, size);
+        to++;
+    }
+    return to;
+}
+
 /* Free chunks of just the size that are in the arena's bins go first: no new one is cut. */
 static void test_a_fill_takes_free_chunks_of_the_size_first(void **state)
 {
-    enum { CHUNKS = 62 }; /* as many as the first six fills bring */
-    size_t met = 0;
+    size_t met = 0, chunks = 0;
 
     (void)state;
     use_heap(NULL);
     dvsm_free(dvsm_heap_malloc(heap, 200 * KIB));
-    allocate(0, CHUNKS, 72);
-    expect(0, CHUNKS);
-    qsort(block, CHUNKS, sizeof block[0], by_address);
-    for (size_t i = 0; i < CHUNKS; i += 2) /* the others keep them apart */
+    size_t end = allocate_whole_fills(0, 60, 72);
+    qsort(block, end, sizeof block[0], by_address);
+    for (size_t i = 0; i < end; i += 2, chunks++) /* the others keep them apart */
         release(i, i + 1);
     dvsm_heap_trim(heap, SIZE_MAX / 2);
-    expect(0, CHUNKS / 2);
-    allocate(100, 155, 72); /* fills of 8, 16 and 31 */
-    expect(0, CHUNKS / 2 + 55);
-    for (size_t i = 100; i < 155; i++)
-        for (size_t j = 0; j < CHUNKS; j += 2)
+    expect(0, end - chunks);
+    size_t more = allocate_whole_fills(end, chunks, 72);
+    for (size_t i = end; i < more; i++)
+        for (size_t j = 0; j < end; j += 2)
             met += block[i] == block[j];
-    assert_int_equal(met, CHUNKS / 2);
-    for (size_t i = 1; i < CHUNKS; i += 2)
+    assert_int_equal(met, chunks);
+    for (size_t i = 1; i < end; i += 2)
         release(i, i + 1);
-    release(100, 155);
+    release(end, more);
     dvsm_heap_trim(heap, 0);
     expect(0, 0);
 }
@@ -605,7 +614,7 @@ static const struct {
     const char *name;
     CMUnitTestFunction run;
 } cases[] = {
-    TEST(test_a_fill_brings_twice_as_much_each_time_up_to_half_a_magazine),
+    TEST(test_a_fill_brings_four_times_as_much_each_time_up_to_half_a_magazine),
     TEST(test_a_fill_takes_free_chunks_of_the_size_first),
     TEST(test_nothing_is_lost_or_doubled_up_and_down),
     TEST(test_at_least_thirty_operations_between_trades_at_a_turn),

@@ -388,10 +388,11 @@ static void test_a_locked_lane_outlives_its_holder(void **state)
     assert_ptr_equal(lane_locked_pop(&lanes[0], 4), &block[1]);
     assert_true(WIFSIGNALED(run_in_child(die_in_the_lane, NULL)));
     assert_true(lane_locked_exchange(&lanes[0], 4, magazine_word(page(0), 0), 0));
+    assert_int_equal(lanes[0].lock, 0);
 }
 
-/* A signal handler that comes while its own thread is in the lane goes elsewhere. */
-static void test_a_locked_lane_does_nothing_for_its_own_holder(void **state)
+/* So does a signal handler that interrupted the holder; and nobody waits. */
+static void test_who_finds_a_locked_lane_taken_goes_elsewhere(void **state)
 {
     word w = magazine_word(page(0), 1);
     void *former = NULL;
@@ -475,7 +476,7 @@ int main(void)
         LANE_TESTS(use_rseq),
         cmocka_unit_test_setup(test_the_stand_in_decides_which_lane, use_stand_in),
         cmocka_unit_test_setup(test_a_locked_lane_outlives_its_holder, use_locks),
-        cmocka_unit_test_setup(test_a_locked_lane_does_nothing_for_its_own_holder, use_locks),
+        cmocka_unit_test_setup(test_who_finds_a_locked_lane_taken_goes_elsewhere, use_locks),
         cmocka_unit_test_setup(test_a_signal_handler_uses_the_lane_that_it_interrupts, use_rseq),
     };
 
