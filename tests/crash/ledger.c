@@ -1,0 +1,203 @@
+/* ledger.c - calls with a word before and after. */
+#define _GNU_SOURCE
+#include "crash/ledger.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "crash/harness.h"
+
+enum { FILLED_MOST = 8192 };
+
+struct ledger *ledger;
+int ledger_me;
+bool ledger_stepped;
+
+void ledger_open(void)
+{
+    if (ledger != NULL)
+        return;
+    ledger = mmap(NULL, sizeof *ledger, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (ledger == MAP_FAILED)
+        give_up("no memory for the ledger");
+}
+
+void ledger_clear(void)
+{
+    memset(ledger, 0, sizeof *ledger);
+}
+
+struct slot *own_slot(size_t number)
+{
+    return &ledger->slot[(size_t)ledger_me * SLOTS_EACH + number % SLOTS_EACH];
+}
+
+/* The tracer sees a worker stop here, and steps it from here on. */
+void call_enter(void)
+{
+    ledger->inside[ledger_me] = 1;
+    if (ledger_stepped)
+        __asm__ volatile("int3" ::: "memory");
+}
+
+void call_leave(void)
+{
+    compiler_barrier();
+    ledger->inside[ledger_me] = 0;
+}
+
+/* ---- contents: the same byte throughout, at both ends of large ones */
+
+static unsigned char byte_of(const struct slot *slot)
+{
+    return (unsigned char)(1 + (size_t)(slot - ledger->slot) % 200);
+}
+
+static void fill(const struct slot *slot)
+{
+    size_t size = slot->size, part = size < FILLED_MOST ? size : FILLED_MOST / 2;
+
+    memset(slot->block, byte_of(slot), part);
+    memset((char *)slot->block + size - part, byte_of(slot), part);
+}
+
+static bool all_bytes(const unsigned char *from, const unsigned char *to, unsigned char byte)
+{
+    return from >= to ||
+           (*from == byte && memcmp(from, from + 1, (size_t)(to - from) - 1) == 0);
+}
+
+bool slot_intact(const struct slot *slot, size_t skip)
+{
+    const unsigned char *block = slot->block;
+    size_t size = slot->size, part = size < FILLED_MOST ? size : FILLED_MOST / 2;
+
+    if (skip < part && !all_bytes(block + skip, block + part, byte_of(slot)))
+        return false;
+    size_t from = size - part < skip ? skip : size - part;
+    return all_bytes(block + from, block + size, byte_of(slot));
+}
+
+/* ---- calls */
+
+static void begin_allocating(struct slot *slot, size_t size, size_t extra, bool whole)
+{
+    if (slot->state != SLOT_EMPTY)
+        give_up("slot %ld is taken", (long)(slot - ledger->slot));
+    slot->size = slot->wanted = size;
+    slot->extra = extra;
+    slot->whole = whole;
+    slot->state = SLOT_ALLOCATING;
+}
+
+static void allocated(struct slot *slot, void *block, size_t size)
+{
+    slot->block = block;
+    slot->size = size;
+    if (block != NULL)
+        fill(slot);
+    slot->state = block != NULL ? SLOT_HELD : SLOT_EMPTY;
+}
+
+static void *allocate(size_t size, enum how how)
+{
+    static const char text[] = "a string of some length, to be copied";
+
+    switch (how) {
+    case BY_HEAP:
+        return dvsm_heap_malloc(the_heap, size);
+    case BY_CALLOC:
+        return dvsm_calloc(1, size);
+    case BY_MEMALIGN:
+        return dvsm_memalign(64, size);
+    case BY_STRDUP:
+        return dvsm_strdup(text);
+    default:
+        return dvsm_malloc(size);
+    }
+}
+
+void call_allocate(struct slot *slot, size_t size, enum how how)
+{
+    if (how == BY_STRDUP)
+        size = 30;
+    begin_allocating(slot, size, 1, true);
+    call_enter();
+    void *block = allocate(size, how);
+    call_leave();
+    allocated(slot, block, size);
+}
+
+void call_aligned(struct slot *slot, size_t alignment, size_t size)
+{
+    begin_allocating(slot, size, 1, true);
+    call_enter();
+    void *block = dvsm_aligned_alloc(alignment, size);
+    call_leave();
+    allocated(slot, block, size);
+}
+
+void call_free(struct slot *slot)
+{
+    if (slot->state != SLOT_HELD)
+        return;
+    slot->state = SLOT_FREEING;
+    call_enter();
+    dvsm_free(slot->block);
+    call_leave();
+    slot->state = SLOT_EMPTY;
+}
+
+void call_resize(struct slot *slot, size_t size, bool in_place)
+{
+    if (slot->state != SLOT_HELD)
+        return;
+    slot->wanted = size;
+    slot->extra = in_place ? 0 : 1;
+    slot->whole = true;
+    slot->state = SLOT_RESIZING;
+    call_enter();
+    void *block =
+        in_place ? dvsm_realloc_in_place(slot->block, size) : dvsm_realloc(slot->block, size);
+    call_leave();
+    if (block != NULL)
+        allocated(slot, block, size);
+    else
+        slot->state = SLOT_HELD;
+}
+
+void call_independent(struct slot *first, size_t count, size_t size)
+{
+    void *blocks[SLOTS_EACH];
+
+    begin_allocating(first, size, count, true);
+    call_enter();
+    void **done = dvsm_independent_calloc(count, size, blocks);
+    call_leave();
+    for (size_t i = 0; i < count; i++)
+        allocated(first + i, done != NULL ? blocks[i] : NULL, size);
+}
+
+void call_bulk_free(struct slot *first, size_t count)
+{
+    void *blocks[SLOTS_EACH];
+
+    for (size_t i = 0; i < count; i++) {
+        blocks[i] = first[i].state == SLOT_HELD ? first[i].block : NULL;
+        if (blocks[i] != NULL)
+            first[i].state = SLOT_FREEING;
+    }
+    call_enter();
+    dvsm_bulk_free(blocks, count);
+    call_leave();
+    for (size_t i = 0; i < count; i++)
+        if (first[i].state == SLOT_FREEING)
+            first[i].state = SLOT_EMPTY;
+}
+
+void call_trim(void)
+{
+    call_enter();
+    dvsm_malloc_trim(0);
+    call_leave();
+}

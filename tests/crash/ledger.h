@@ -1,0 +1,62 @@
+/* ledger.h - the calls that workers make, and what is known of the blocks.
+ *
+ * The ledger is shared, outside the region. A slot names a block; it says before and after each call what
+ * the call is about, so that whoever finds the caller dead knows which blocks must be there and which may
+ * be. Between two calls a worker runs freely; in one it is stepped: it says so in `inside`, and stops.
+ */
+#ifndef DVSM_TESTS_CRASH_LEDGER_H
+#define DVSM_TESTS_CRASH_LEDGER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum { WORKERS_MOST = 4, SLOTS_EACH = 64, SLOTS = WORKERS_MOST * SLOTS_EACH };
+
+enum slot_state {
+    SLOT_EMPTY,
+    SLOT_ALLOCATING, /* there may be `extra` blocks more, or none */
+    SLOT_HELD,
+    SLOT_FREEING,  /* may be there */
+    SLOT_RESIZING, /* the old block is there, or a new one, or both */
+};
+
+struct slot {
+    void *volatile block;
+    volatile size_t size, wanted; /* what it is filled to; RESIZING: what it is to become */
+    volatile enum slot_state state;
+    volatile size_t extra;
+    volatile bool whole; /* all of `extra` or none */
+};
+
+struct ledger {
+    volatile int inside[WORKERS_MOST]; /* in a call, by worker */
+    struct slot slot[SLOTS];
+};
+extern struct ledger *ledger;
+
+/* Who this process is, and whether it is stepped. */
+extern int ledger_me;
+extern bool ledger_stepped;
+
+void ledger_open(void);
+void ledger_clear(void);
+
+/* Slots by number, of this worker's own or any; each call leaves the slot held and filled, or empty. */
+struct slot *own_slot(size_t number);
+
+void call_enter(void);
+void call_leave(void);
+
+enum how { BY_MALLOC, BY_HEAP, BY_CALLOC, BY_MEMALIGN, BY_STRDUP, BY_HOWS };
+void call_allocate(struct slot *slot, size_t size, enum how how);
+void call_aligned(struct slot *slot, size_t alignment, size_t size);
+void call_free(struct slot *slot);
+void call_resize(struct slot *slot, size_t size, bool in_place);
+void call_independent(struct slot *first, size_t count, size_t size);
+void call_bulk_free(struct slot *first, size_t count);
+void call_trim(void);
+
+/* Whether a block still has what its holder wrote, apart from the first `skip` bytes. */
+bool slot_intact(const struct slot *slot, size_t skip);
+
+#endif

@@ -1,0 +1,142 @@
+/* main.c - crash-harness PART [full] [locked] [seed=N] [only=SCENARIO]
+ *
+ * Prints the seed; the same seed gives the same run. `locked`: in a heap without restartable sequences.
+ */
+#define _GNU_SOURCE
+#include <inttypes.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "crash/harness.h"
+#include "crash/ledger.h"
+#include "crash/tracee.h"
+
+struct place place;
+struct dvsm_heap *the_heap;
+
+static void say_where(void)
+{
+    fprintf(stderr,
+            "\n  in %s, scenario %s, seed %" PRIu64 ", step %zu, step %zu of the survivor, variant %u,"
+            " before the instruction at %#zx\n",
+            place.part, place.scenario, place.seed, place.step, place.second, place.variant,
+            (size_t)place.at);
+}
+
+_Noreturn void violation(const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    fprintf(stderr, "VIOLATION: ");
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    say_where();
+    fflush(NULL);
+    _exit(1);
+}
+
+_Noreturn void give_up(const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    fprintf(stderr, "the harness failed: ");
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    say_where();
+    fflush(NULL);
+    _exit(2);
+}
+
+static void on_signal(int number)
+{
+    violation("the survivor got signal %d%s", number, number == SIGALRM ? ": it hangs" : "");
+}
+
+static void on_fault(const dvsm_fault *fault)
+{
+    violation("fault: %s: %s at %p", fault->function, fault->what, fault->address);
+}
+
+static void watch_signals(void)
+{
+    static const int numbers[] = {SIGSEGV, SIGBUS, SIGABRT, SIGALRM, SIGILL, SIGFPE};
+    struct sigaction action = {.sa_handler = on_signal};
+
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        sigaction(numbers[i], &action, NULL);
+    dvsm_set_fault_handler(on_fault);
+}
+
+/* Tracer and tracee on one CPU: a step is cheaper so, and lanes are that CPU's. */
+static void stay_on_one_cpu(void)
+{
+    cpu_set_t set;
+    size_t cpu = (size_t)sched_getcpu();
+
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    sched_setaffinity(0, sizeof set, &set);
+    standin.cpu_id_start = standin.cpu_id = (uint32_t)cpu;
+}
+
+/* The C library registers no rseq area then. */
+static void run_again_locked(char **argv)
+{
+    static const char tunable[] = "glibc.pthread.rseq=0";
+    const char *now = getenv("GLIBC_TUNABLES");
+
+    if (now != NULL && strcmp(now, tunable) == 0)
+        return;
+    setenv("GLIBC_TUNABLES", tunable, 1);
+    execv("/proc/self/exe", argv);
+    give_up("exec");
+}
+
+static const struct part {
+    const char *name;
+    int (*run)(const struct budget *budget);
+    bool one_cpu;
+} parts[] = {
+    {"boundaries", run_boundaries, true}, {"real", run_real, true},
+    {"recovery", run_recovery, true},
+};
+
+int main(int argc, char **argv)
+{
+    struct budget budget = {.seed = (uint64_t)time(NULL)};
+    const struct part *part = NULL;
+
+    for (size_t i = 0; argc > 1 && i < sizeof parts / sizeof *parts; i++)
+        if (strcmp(parts[i].name, argv[1]) == 0)
+            part = &parts[i];
+    for (int i = 2; i < argc; i++) {
+        budget.full |= strcmp(argv[i], "full") == 0;
+        if (strcmp(argv[i], "locked") == 0)
+            run_again_locked(argv);
+        if (strncmp(argv[i], "seed=", 5) == 0)
+            budget.seed = strtoull(argv[i] + 5, NULL, 0);
+        if (strncmp(argv[i], "only=", 5) == 0)
+            budget.only = argv[i] + 5;
+    }
+    if (part == NULL) {
+        fprintf(stderr, "usage: crash-harness PART [full] [locked] [seed=N] [only=SCENARIO]\n");
+        return 2;
+    }
+    printf("%s, seed %" PRIu64 "\n", part->name, budget.seed);
+    fflush(stdout);
+    ledger_open();
+    if (part->one_cpu)
+        stay_on_one_cpu();
+    watch_signals();
+    int status = part->run(&budget);
+    visited_write();
+    return status;
+}

@@ -1,0 +1,376 @@
+/* scenarios.c - what workers do: each way through the allocator at least once, and at random. */
+#define _GNU_SOURCE
+#include <string.h>
+
+#include "crash/harness.h"
+#include "crash/ledger.h"
+#include "crash/survive.h"
+
+
+struct random_source dice;
+
+enum { LARGE = 140000, FEW = 12, MANY = 36 };
+
+/* ---- preparing */
+
+static void nothing(void)
+{
+}
+
+static void hold(size_t first, size_t count, size_t size)
+{
+    for (size_t i = first; i < first + count; i++)
+        call_allocate(own_slot(i), size, BY_MALLOC);
+}
+
+static void drop(size_t first, size_t count, size_t step)
+{
+    for (size_t i = first; i < first + count; i += step)
+        call_free(own_slot(i));
+}
+
+/* Free chunks of all kinds between blocks in use: small ones, some in trees, a victim. */
+static void prepare_holes(void)
+{
+    static const size_t sizes[] = {24, 40, 72, 250, 300, 800, 1500, 5000};
+
+    for (size_t i = 0; i < 32; i++)
+        call_allocate(own_slot(i), sizes[i / 4], BY_MALLOC);
+    drop(0, 32, 2);
+    call_trim();
+    call_free(own_slot(1));
+}
+
+static void prepare_lane_full(void)
+{
+    void *blocks[62];
+
+    for (int i = 0; i < 62; i++)
+        blocks[i] = dvsm_malloc(40);
+    hold(0, FEW, 40);
+    for (int i = 0; i < 62; i++)
+        dvsm_free(blocks[i]);
+}
+
+/* A lane without blocks, a depot with magazines in stock. */
+static void prepare_stock(void)
+{
+    void *blocks[200];
+
+    for (int i = 0; i < 200; i++)
+        blocks[i] = dvsm_malloc(40);
+    for (int i = 0; i < 200; i++)
+        dvsm_free(blocks[i]);
+    hold(0, MANY, 40);
+}
+
+static void prepare_coarse(void)
+{
+    hold(0, 20, 1500);
+    drop(0, 6, 1);
+}
+
+static void prepare_many(void)
+{
+    hold(0, MANY, 400);
+}
+
+static void prepare_large(void)
+{
+    hold(0, 3, LARGE);
+    call_free(own_slot(1));
+    hold(3, 4, 100);
+}
+
+static void prepare_limit(void)
+{
+    hold(0, 8, 1000);
+    hold(8, 4, 30000);
+    drop(8, 2, 1);
+    dvsm_malloc_set_footprint_limit(dvsm_malloc_footprint());
+}
+
+static void prepare_segments(void)
+{
+    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, -1);
+    hold(0, 10, 30000);
+    drop(1, 8, 1);
+}
+
+static void prepare_no_retaining(void)
+{
+    prepare_segments();
+    segment_set_retain(&the_heap->segments, 0);
+}
+
+/* ---- acting */
+
+static void act_small(void)
+{
+    for (size_t i = 40; i < 46; i++)
+        call_allocate(own_slot(i), 20 + i * 8, i % 2 == 0 ? BY_MALLOC : BY_HEAP);
+    drop(40, 6, 1);
+}
+
+static void act_through_holes(void)
+{
+    call_allocate(own_slot(40), 40, BY_MALLOC);
+    call_allocate(own_slot(41), 64, BY_MALLOC);
+    call_allocate(own_slot(42), 280, BY_CALLOC);
+    call_allocate(own_slot(43), 1200, BY_HEAP);
+    call_allocate(own_slot(44), 4000, BY_MALLOC);
+    drop(3, 8, 4);
+    drop(40, 5, 1);
+    drop(1, 30, 2);
+}
+
+static void act_pop_and_push(void)
+{
+    hold(40, 4, 40);
+    drop(40, 4, 1);
+}
+
+/* One more than a lane holds: a trade, a split. */
+static void act_spill(void)
+{
+    drop(0, FEW, 1);
+    hold(0, 3, 40);
+}
+
+static void act_refill(void)
+{
+    hold(48, 8, 40);
+}
+
+static void act_fill_from_arena(void)
+{
+    for (size_t i = 40; i < 48; i++)
+        call_allocate(own_slot(i), 300, BY_MALLOC);
+    hold(48, 2, 2000);
+}
+
+static void act_trim(void)
+{
+    call_trim();
+    hold(60, 1, 40);
+}
+
+static void act_free_and_trim(void)
+{
+    drop(0, 4, 1);
+    call_trim();
+}
+
+static void act_grow(void)
+{
+    hold(40, 4, 30000);
+    drop(40, 4, 1);
+    call_trim();
+}
+
+/* Somebody else's granules between two segments: a segment of its own, later joined from below. */
+static void act_segments(void)
+{
+    struct run pending = {0};
+
+    hold(20, 3, 40000);
+    (void)pending;
+    drop(20, 3, 1);
+    drop(0, 10, 1);
+    call_trim();
+}
+
+static void act_large(void)
+{
+    hold(40, 1, LARGE);
+    call_resize(own_slot(40), LARGE / 2, false);
+    call_resize(own_slot(40), LARGE, false);
+    call_resize(own_slot(40), 3 * LARGE, false);
+    call_resize(own_slot(40), 1000, false);
+    call_aligned(own_slot(41), 1 << 17, LARGE);
+    call_free(own_slot(0));
+    call_free(own_slot(41));
+    call_free(own_slot(40));
+}
+
+static void act_resize(void)
+{
+    call_resize(own_slot(31), 9000, false);
+    call_resize(own_slot(31), 12000, false);
+    call_resize(own_slot(3), 20, false);
+    call_resize(own_slot(7), 90, false);
+    call_resize(own_slot(11), 500, false);
+    call_resize(own_slot(15), 100, true);
+    call_resize(own_slot(19), 900, true);
+    call_resize(own_slot(23), 3000, false);
+    call_resize(own_slot(27), 1600, true);
+    call_resize(own_slot(29), 100, true);
+}
+
+static void act_aligned(void)
+{
+    call_aligned(own_slot(40), 256, 100);
+    call_aligned(own_slot(41), 4096, 3000);
+    call_allocate(own_slot(42), 70, BY_MEMALIGN);
+    call_allocate(own_slot(43), 30, BY_STRDUP);
+    drop(40, 4, 1);
+}
+
+static void act_batch(void)
+{
+    call_independent(own_slot(40), 6, 48);
+    call_independent(own_slot(48), 3, 700);
+    call_bulk_free(own_slot(40), 6);
+    call_bulk_free(own_slot(0), 16);
+    call_bulk_free(own_slot(16), 16);
+}
+
+static void act_to_the_limit(void)
+{
+    hold(40, 3, 60000);
+    hold(44, 2, LARGE);
+    hold(48, 4, 500);
+    drop(0, 8, 1);
+}
+
+static void act_look(void)
+{
+    call_enter();
+    dvsm_malloc_footprint();
+    dvsm_heap_limit(the_heap);
+    dvsm_mallinfo();
+    dvsm_malloc_usable_size(own_slot(3)->block);
+    dvsm_mallopt(DVSM_M_TRIM_THRESHOLD, 1 << 16);
+    dvsm_malloc_set_footprint_limit((size_t)1 << 30);
+    call_leave();
+}
+
+static void act_check(void)
+{
+    call_enter();
+    dvsm_check(the_heap, NULL);
+    call_leave();
+}
+
+/* Any call on any slot. */
+static void at_random(size_t calls)
+{
+    static const size_t sizes[] = {24, 40, 100, 250, 700, 1500, 6000, 40000, 90000};
+
+    for (size_t i = 0; i < calls; i++) {
+        struct slot *slot = own_slot(random_below(&dice, 48));
+        size_t size = 1 + random_below(&dice, sizes[random_below(&dice, 9)]);
+
+        if (slot->state == SLOT_EMPTY && random_once_in(&dice, 10))
+            call_aligned(slot, (size_t)32 << random_below(&dice, 8), size);
+        else if (slot->state == SLOT_EMPTY)
+            call_allocate(slot, size, random_once_in(&dice, 8) ? BY_HEAP : BY_MALLOC);
+        else if (random_once_in(&dice, 4))
+            call_resize(slot, size, random_once_in(&dice, 3));
+        else if (random_once_in(&dice, 12))
+            call_bulk_free(own_slot(random_below(&dice, 40)), 8);
+        else if (random_once_in(&dice, 20))
+            call_trim();
+        else
+            call_free(slot);
+    }
+}
+
+static void prepare_at_random(void)
+{
+    at_random(150);
+}
+
+static void act_at_random(void)
+{
+    at_random(25);
+}
+
+void act_as_survivor(void)
+{
+    touch_first(place.variant);
+    call_enter();
+    touch_first(place.variant == FREE_FIRST ? CHECK_FIRST : place.variant);
+    call_leave();
+}
+
+#define UNCACHED .options = {.cache_bytes = SIZE_MAX}
+
+const struct scenario scenarios[] = {
+    {"small", UNCACHED, nothing, act_small},
+    {"holes", UNCACHED, prepare_holes, act_through_holes},
+    {"pop-push", .prepare = prepare_stock, .act = act_pop_and_push},
+    {"spill", .prepare = prepare_lane_full, .act = act_spill},
+    {"refill", .prepare = prepare_stock, .act = act_refill},
+    {"fill", .prepare = prepare_holes, .act = act_fill_from_arena},
+    {"coarse", .prepare = prepare_coarse, .act = act_fill_from_arena},
+    {"drain", .prepare = prepare_stock, .act = act_trim},
+    {"free-drain", .prepare = prepare_many, .act = act_free_and_trim},
+    {"first", .prepare = nothing, .act = act_small},
+    {"grow", UNCACHED, prepare_many, act_grow},
+    {"segments", UNCACHED, prepare_segments, act_segments},
+    {"release", UNCACHED, prepare_no_retaining, act_segments},
+    {"large", UNCACHED, prepare_large, act_large},
+    {"large-cached", .prepare = prepare_large, .act = act_large},
+    {"resize", UNCACHED, prepare_holes, act_resize},
+    {"resize-cached", .prepare = prepare_holes, .act = act_resize},
+    {"aligned", UNCACHED, prepare_holes, act_aligned},
+    {"batch", UNCACHED, prepare_holes, act_batch},
+    {"batch-cached", .prepare = prepare_holes, .act = act_batch},
+    {"limit", .prepare = prepare_limit, .act = act_to_the_limit},
+    {"look", .prepare = prepare_holes, .act = act_look},
+    {"check", .prepare = nothing, .act = act_check},
+    {"second-arena", .prepare = prepare_holes, .act = act_grow, .held = true},
+    {"second-arena-cached", .prepare = prepare_stock, .act = act_fill_from_arena, .held = true},
+    {"random", .prepare = prepare_at_random, .act = act_at_random},
+    {"random-uncached", UNCACHED, prepare_at_random, act_at_random},
+};
+const size_t scenario_count = sizeof scenarios / sizeof *scenarios;
+
+/* ---- the heap */
+
+static struct dvsm_heap *first_default;
+
+_Thread_local struct standin standin;
+
+void use_standin(struct dvsm_heap *which)
+{
+    if (which->region->cache.mode != CACHE_SEQUENCES)
+        return;
+    which->cache.view.rseq =
+        (intptr_t)((char *)&standin - (char *)__builtin_thread_pointer());
+    heap_default_view = which->cache.view;
+}
+
+void scenario_begin(const struct scenario *scenario, uint64_t seed)
+{
+    dvsm_options options = scenario->options;
+
+    place.scenario = scenario->name;
+    place.seed = seed;
+    place.step = place.second = 0;
+    dice.state = seed;
+    options.size = sizeof options;
+    options.reserve = (size_t)64 << 20;
+    the_heap = dvsm_heap_create(&options);
+    if (the_heap == NULL)
+        give_up("no heap");
+    if (first_default == NULL)
+        first_default = atomic_load(&heap_the_default);
+    atomic_store(&heap_the_default, the_heap);
+    heap_default_view = the_heap->cache.view;
+    use_standin(the_heap);
+    ledger_clear();
+    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 128 << 10);
+    scenario->prepare();
+}
+
+void scenario_end(void)
+{
+    struct dvsm_heap *old = the_heap;
+
+    the_heap = NULL;
+    heap_default_view = (struct lane_view){0};
+    atomic_store(&heap_the_default, first_default);
+    heap_unmake(old);
+}

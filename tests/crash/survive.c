@@ -1,0 +1,274 @@
+/* survive.c - the survivor's work and the account of every byte.
+ *
+ * dvsm_check() says that each byte of each segment is in one chunk, that chunks and map agree, and that
+ * each cached block is in one place; the walk tells chunks in use from free and cached ones. What is left is
+ * to hold the blocks in use against the ledger.
+ */
+#define _GNU_SOURCE
+#include "crash/survive.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "crash/harness.h"
+#include "crash/ledger.h"
+
+enum {
+    BLOCKS_MOST = 8192,
+    PATIENCE = 20,   /* seconds: longer is a hang */
+    HEADER_LINKS = 64 /* a block being freed may have links, a mark in its first bytes */
+};
+
+struct found {
+    char *block;
+    size_t usable;
+    bool known;
+};
+
+static struct found found[BLOCKS_MOST];
+static size_t found_count;
+static struct ledger before;
+
+/* ---- the account */
+
+static void note_block(const dvsm_chunk *chunk, void *context)
+{
+    (void)context;
+    if (chunk->state != DVSM_CHUNK_USED && chunk->state != DVSM_CHUNK_LARGE)
+        return;
+    if (found_count < BLOCKS_MOST)
+        found[found_count++] = (struct found){chunk->block, chunk->usable, false};
+}
+
+static void find_blocks(void)
+{
+    found_count = 0;
+    dvsm_walk(the_heap, note_block, NULL);
+    if (found_count == BLOCKS_MOST)
+        give_up("too many blocks");
+}
+
+static struct found *find(const void *block)
+{
+    for (size_t i = 0; i < found_count; i++)
+        if (found[i].block == block && !found[i].known)
+            return &found[i];
+    return NULL;
+}
+
+static void check_sound(void)
+{
+    int violations = dvsm_check(the_heap, stderr);
+
+    if (violations != 0)
+        violation("dvsm_check: %d violations", violations);
+}
+
+static void expect_held(const struct slot *slot)
+{
+    struct found *there = find(slot->block);
+    long number = (long)(slot - ledger->slot);
+
+    if (there == NULL)
+        violation("the block of slot %ld, %zu bytes at %p, is lost", number, slot->size,
+                  slot->block);
+    there->known = true;
+    if (there->usable < slot->size)
+        violation("the block of slot %ld has %zu bytes, not %zu", number, there->usable,
+                  slot->size);
+    if (!slot_intact(slot, 0))
+        violation("the block of slot %ld, %zu bytes at %p, was overwritten", number, slot->size,
+                  slot->block);
+}
+
+/* A block being freed is as it was as long as it is there, but for links in its first bytes. */
+static bool still_there(const struct slot *slot)
+{
+    struct found *there = find(slot->block);
+    struct slot part = *slot;
+
+    if (there == NULL)
+        return false;
+    there->known = true;
+    part.size = slot->state == SLOT_RESIZING && slot->wanted < slot->size ? slot->wanted : slot->size;
+    (void)part;
+    if (there->usable >= slot->size && slot->state == SLOT_FREEING &&
+        !slot_intact(slot, HEADER_LINKS))
+        violation("the block at %p, not freed after all, was overwritten", slot->block);
+    return true;
+}
+
+/* What the dead may have besides: how many blocks at most, and whether that many or none. */
+struct allowance {
+    size_t most, least;
+    size_t calls;
+    bool whole;
+};
+
+static void look_up(const struct slot *slot, struct allowance *allowed)
+{
+    switch (slot->state) {
+    case SLOT_HELD:
+        expect_held(slot);
+        break;
+    case SLOT_ALLOCATING:
+        allowed->most += slot->extra;
+        allowed->calls++;
+        allowed->whole = slot->whole;
+        break;
+    case SLOT_FREEING:
+        still_there(slot);
+        break;
+    case SLOT_RESIZING:
+        allowed->most += slot->extra;
+        allowed->calls++;
+        if (!still_there(slot))
+            allowed->least++;
+        break;
+    default:
+        break;
+    }
+}
+
+void account(void)
+{
+    struct allowance allowed = {0};
+    size_t unknown = 0;
+
+    check_sound();
+    find_blocks();
+    for (size_t i = 0; i < SLOTS; i++)
+        look_up(&ledger->slot[i], &allowed);
+    for (size_t i = 0; i < found_count; i++)
+        unknown += !found[i].known;
+    if (unknown > allowed.most)
+        violation("%zu blocks that nobody has, where the dead can have had %zu", unknown,
+                  allowed.most);
+    if (unknown < allowed.least)
+        violation("a block that was being resized is gone");
+    if (allowed.calls == 1 && allowed.whole && unknown != 0 && unknown != allowed.most)
+        violation("%zu blocks of a call that was to make %zu", unknown, allowed.most);
+}
+
+/* ---- the survivor's work */
+
+static void *get(size_t size)
+{
+    void *block = dvsm_malloc(size);
+
+    if (block != NULL)
+        memset(block, 0xee, size < 1024 ? size : 1024);
+    return block;
+}
+
+/* Enough to make a lane trade, in both directions. */
+static void trade(size_t size)
+{
+    enum { MANY = 70 };
+    void *blocks[MANY];
+
+    for (int i = 0; i < MANY; i++)
+        blocks[i] = get(size);
+    for (int i = 0; i < MANY; i++)
+        dvsm_free(blocks[i]);
+}
+
+static void work_a_little(void)
+{
+    static const size_t sizes[] = {24, 40, 120, 700, 3000, 40000, 100000, 300};
+    enum { KINDS = sizeof sizes / sizeof *sizes };
+    void *blocks[KINDS];
+
+    for (size_t i = 0; i < KINDS; i++)
+        blocks[i] = get(sizes[i]);
+    for (size_t i = 0; i < KINDS; i += 2)
+        dvsm_free(blocks[i]);
+    for (size_t i = 1; i < KINDS; i += 2)
+        blocks[i] = dvsm_realloc(blocks[i], sizes[i] * 2);
+    for (size_t i = 1; i < KINDS; i += 2)
+        dvsm_free(blocks[i]);
+    trade(40);
+    trade(1500);
+}
+
+/* The size of what the dead were at. */
+static size_t size_at_work(void)
+{
+    for (size_t i = 0; i < SLOTS; i++)
+        if (ledger->slot[i].state > SLOT_EMPTY && ledger->slot[i].state != SLOT_HELD)
+            return ledger->slot[i].size;
+    return 40;
+}
+
+static void free_one(void)
+{
+    size_t wanted = size_at_work();
+    struct slot *last = NULL;
+
+    for (size_t i = 0; i < SLOTS; i++) {
+        struct slot *slot = &ledger->slot[i];
+
+        if (slot->state == SLOT_HELD && (last == NULL || slot->size == wanted))
+            last = slot;
+    }
+    if (last != NULL)
+        call_free(last);
+}
+
+void touch_first(enum variant variant)
+{
+    switch (variant) {
+    case MALLOC_FIRST:
+        dvsm_free(get(size_at_work()));
+        break;
+    case FREE_FIRST:
+        free_one();
+        break;
+    case TRIM_FIRST:
+        dvsm_malloc_trim(0);
+        break;
+    case LARGE_FIRST:
+        dvsm_free(get(200000));
+        break;
+    case WALK_FIRST:
+        dvsm_mallinfo();
+        break;
+    default:
+        break;
+    }
+}
+
+/* What is left when all that was held is given back: the heap's own. */
+static void free_all(void)
+{
+    dvsm_stats_t stats;
+
+    find_blocks();
+    for (size_t i = 0; i < found_count; i++)
+        dvsm_free(found[i].block);
+    dvsm_malloc_trim(0);
+    check_sound();
+    dvsm_stats(the_heap, &stats);
+    if (stats.used_blocks != 0)
+        violation("%zu blocks in use after all were freed", stats.used_blocks);
+    if (stats.retained_bytes != 0)
+        violation("%zu bytes retained after a trim", stats.retained_bytes);
+    if (stats.cached_blocks != 0 && the_heap->region->cache.mode == CACHE_LOCKED)
+        violation("%zu blocks cached after a trim", stats.cached_blocks);
+}
+
+void survive(enum variant variant)
+{
+    memcpy(&before, ledger, sizeof before);
+    place.variant = variant;
+    alarm(PATIENCE);
+    touch_first(variant);
+    account();
+    work_a_little();
+    account();
+    free_all();
+    alarm(0);
+    memcpy(ledger, &before, sizeof before);
+}
