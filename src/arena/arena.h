@@ -51,9 +51,10 @@ struct arena_source {
     /* Reserves the lowest run of `bytes`, not yet usable, as arena->pending. */
     bool (*take)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                  size_t bytes);
-    /* Reserves just the `bytes` that begin at `end`, the end of a large block, as
-     * arena->pending. */
-    bool (*extend)(const struct arena_source *source, struct arena *arena, void *end, size_t bytes);
+    /* Reserves just the `bytes` that begin at `end`, the end of a large block (RUN_LARGE_TAIL) or of a
+     * segment, as arena->pending. */
+    bool (*extend)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
+                   void *end, size_t bytes);
     /* Makes the pending run usable; false where memory is short (the run is still pending). */
     bool (*commit)(const struct arena_source *source, struct arena *arena, enum run_kind kind);
     /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: all. Does
@@ -146,6 +147,10 @@ void *arena_realloc(struct arena_call *call, void *block, size_t bytes);
 
 /* Resizes without moving: the block, or NULL and nothing changed. */
 void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes);
+
+/* The same after the arena grew behind the block, where that is the last one before top and the source
+ * has what follows. The reference moves such a block: for who must place as it does, not to be used. */
+void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes);
 
 /* Any alignment: rounded up to a power of two. */
 void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes);

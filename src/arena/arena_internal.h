@@ -78,6 +78,9 @@ void arena_set_top(struct arena_call *call, struct chunk *c, size_t size);
 /* grow.c: takes memory from the source; then as arena_allocate(). */
 struct chunk *arena_grow(struct arena_call *call, size_t need);
 
+/* Makes top larger than `need`, where it is, a change of its own; false: it cannot be. */
+bool arena_grow_top(struct arena_call *call, size_t need);
+
 /* large.c */
 struct chunk *arena_large_allocate(struct arena_call *call, size_t need);
 void arena_large_free(struct arena_call *call, struct chunk *c);

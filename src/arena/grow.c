@@ -209,3 +209,29 @@ NOINLINE struct chunk *arena_grow(struct arena_call *call, size_t need)
         return NULL;
     return absorb(call, a->pending, need);
 }
+
+NOINLINE bool arena_grow_top(struct arena_call *call, size_t need)
+{
+    struct arena *a = call->arena;
+    const struct arena_source *source = call->source;
+    char *end = a->segment.base + a->segment.size;
+
+    if (source == NULL || a->segment.foreign || need <= a->top_size)
+        return false;
+
+    size_t unit = a->granularity > source->unit ? a->granularity : source->unit;
+    size_t bytes = bits_round_up(need - a->top_size + CHUNK_ALIGN, unit);
+    if (bytes < need - a->top_size || arena_over_limit(a, bytes) ||
+        !source->extend(source, a, RUN_SEGMENT, end, bytes))
+        return false;
+    if (!source->commit(source, a, RUN_SEGMENT)) {
+        source->give(source, a, (struct run){0});
+        return false;
+    }
+    struct run fresh = a->pending;
+    journal_store(arena_journal(call), &a->pending.bytes, 0);
+    arena_count_footprint(call, fresh.bytes);
+    bins_extend_range(&a->bins, arena_journal(call), fresh.start, fresh.bytes);
+    append(call, fresh);
+    return arena_finish(call);
+}

@@ -94,7 +94,8 @@ static struct chunk *grow_in_place(struct arena_call *call, struct chunk *c, siz
     struct arena *a = call->arena;
     const struct arena_source *source = call->source;
 
-    if (arena_over_limit(a, more) || !source->extend(source, a, chunk_next(c), more))
+    if (arena_over_limit(a, more) ||
+        !source->extend(source, a, RUN_LARGE_TAIL, chunk_next(c), more))
         return NULL;
     if (!source->commit(source, a, RUN_LARGE_TAIL)) {
         source->give(source, a, (struct run){0});

@@ -17,10 +17,10 @@ static bool take(const struct arena_source *source, struct arena *arena, enum ru
     return segment_take(segments_of(source), owner_of(arena), kind, bytes, &arena->pending);
 }
 
-static bool extend(const struct arena_source *source, struct arena *arena, void *end, size_t bytes)
+static bool extend(const struct arena_source *source, struct arena *arena, enum run_kind kind,
+                   void *end, size_t bytes)
 {
-    return segment_take_at(segments_of(source), owner_of(arena), RUN_LARGE_TAIL, end, bytes,
-                           &arena->pending);
+    return segment_take_at(segments_of(source), owner_of(arena), kind, end, bytes, &arena->pending);
 }
 
 static bool commit(const struct arena_source *source, struct arena *arena, enum run_kind kind)

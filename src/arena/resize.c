@@ -102,6 +102,21 @@ void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes)
     return arena_finish(call) && c != NULL ? block : NULL;
 }
 
+void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes)
+{
+    if (bytes >= REQUEST_LIMIT || call->arena->damaged)
+        return NULL;
+
+    struct chunk *c = arena_block_chunk(call, block);
+    size_t need = chunk_size_for(bytes);
+    if (!arena_finish(call) || c == NULL || chunk_is_large(c) ||
+        chunk_next(c) != call->arena->top || need <= chunk_size(c))
+        return NULL;
+    if (!arena_grow_top(call, need - chunk_size(c)))
+        return NULL;
+    return arena_resize_in_place(call, block, bytes);
+}
+
 static void *move(struct arena_call *call, void *block, size_t bytes)
 {
     void *copy = arena_malloc(call, bytes);

@@ -11,29 +11,23 @@ struct resized {
     size_t usable;          /* then: bytes to be copied at most */
 };
 
-/* A block in the cache, which its arena would take for one in use: reported. */
-static bool was_freed(void *block, const char *function)
+/* Whether a look at the block, without its arena, is enough: it is in the cache, which is reported, or
+ * it has room for just that. */
+static bool is_settled(struct dvsm_heap *heap, bool stays, void *block, size_t size,
+                       struct resized *result, const char *function)
 {
-    struct dvsm_heap *heap = dvsm_heap_of(block);
-
-    if (heap == NULL || heap_look(heap, block) != BLOCK_FREED)
+    switch (heap != NULL ? heap_look(heap, block) : BLOCK_OTHER) {
+    case BLOCK_FREED:
+        heap_report_freed(heap, block, function);
+        return true;
+    case BLOCK_PLAIN:
+        break;
+    default:
         return false;
-    heap_report_freed(heap, block, function);
-    return true;
-}
-
-/* Whether the block has room for just that: no arena need be asked. */
-static bool fits_already(const struct dvsm_heap *wanted, void *block, size_t size,
-                         struct resized *result)
-{
-    struct dvsm_heap *heap = dvsm_heap_of(block);
-
-    if (heap == NULL || (wanted != NULL && wanted != heap) || size >= REQUEST_LIMIT ||
-        heap_look(heap, block) != BLOCK_PLAIN)
-        return false;
-
+    }
     size_t have = chunk_size(chunk_of_payload(block)), need = chunk_size_for(size);
-    if (have < need || have - need >= CHUNK_MIN)
+
+    if (!stays || size >= REQUEST_LIMIT || have < need || have - need >= CHUNK_MIN)
         return false;
     *result = (struct resized){.home = heap, .block = block};
     return true;
@@ -44,18 +38,24 @@ static bool fits_already(const struct dvsm_heap *wanted, void *block, size_t siz
 static struct resized resize_in_place(const struct dvsm_heap *wanted, void *block, size_t size,
                                       bool may_move, const char *function)
 {
+    struct dvsm_heap *heap = dvsm_heap_of(block);
+    bool stays = wanted == NULL || wanted == heap;
     struct resized result = {0};
     struct heap_call call;
 
-    if (was_freed(block, function) || fits_already(wanted, block, size, &result))
+    if (is_settled(heap, stays, block, size, &result, function))
         return result;
     if (heap_enter_owner(&call, block, function)) {
-        result.home = call.heap;
-        call.hold.call.may_move = may_move;
-        if (wanted == NULL || wanted == call.heap)
-            result.block = arena_resize_in_place(&call.hold.call, block, size);
-        if (result.block == NULL && call.hold.call.fault.kind == FAULT_NONE)
-            result.usable = arena_usable(&call.hold.call, block);
+        struct arena_call *arena = &call.hold.call;
+
+        result.home = heap;
+        arena->may_move = may_move;
+        if (stays)
+            result.block = arena_resize_in_place(arena, block, size);
+        if (result.block == NULL && stays && may_move && arena->fault.kind == FAULT_NONE)
+            result.block = arena_resize_at_top(arena, block, size);
+        if (result.block == NULL && arena->fault.kind == FAULT_NONE)
+            result.usable = arena_usable(arena, block);
     }
     if (!heap_leave(&call))
         result = (struct resized){0};

@@ -29,9 +29,9 @@
 struct place {
     const char *part, *scenario;
     uint64_t seed;
-    size_t step;     /* of the worker that dies */
-    size_t second;   /* of the survivor that dies, too */
-    uintptr_t at;    /* the worker's next instruction */
+    size_t step;      /* of the worker that dies */
+    size_t second;    /* of the survivor that dies, too */
+    uintptr_t at;     /* the worker's next instruction */
     unsigned variant; /* what the survivor does first */
 };
 extern struct place place;
@@ -49,7 +49,7 @@ struct scenario {
     dvsm_options options;
     void (*prepare)(void); /* by the survivor, not stepped */
     void (*act)(void);     /* by the worker */
-    bool held;             /* another process holds the first arena's lock meanwhile, and dies, too */
+    bool held; /* another process holds the first arena's lock meanwhile, and dies, too */
 };
 extern const struct scenario scenarios[];
 extern const size_t scenario_count;

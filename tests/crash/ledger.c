@@ -63,8 +63,7 @@ static void fill(const struct slot *slot)
 
 static bool all_bytes(const unsigned char *from, const unsigned char *to, unsigned char byte)
 {
-    return from >= to ||
-           (*from == byte && memcmp(from, from + 1, (size_t)(to - from) - 1) == 0);
+    return from >= to || (*from == byte && memcmp(from, from + 1, (size_t)(to - from) - 1) == 0);
 }
 
 bool slot_intact(const struct slot *slot, size_t skip)

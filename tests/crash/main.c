@@ -23,7 +23,8 @@ struct dvsm_heap *the_heap;
 static void say_where(void)
 {
     fprintf(stderr,
-            "\n  in %s, scenario %s, seed %" PRIu64 ", step %zu, step %zu of the survivor, variant %u,"
+            "\n  in %s, scenario %s, seed %" PRIu64
+            ", step %zu, step %zu of the survivor, variant %u,"
             " before the instruction at %#zx\n",
             place.part, place.scenario, place.seed, place.step, place.second, place.variant,
             (size_t)place.at);
@@ -105,7 +106,8 @@ static const struct part {
     int (*run)(const struct budget *budget);
     bool one_cpu;
 } parts[] = {
-    {"boundaries", run_boundaries, true}, {"real", run_real, true},
+    {"boundaries", run_boundaries, true},
+    {"real", run_real, true},
     {"recovery", run_recovery, true},
 };
 

@@ -6,7 +6,6 @@
 #include "crash/ledger.h"
 #include "crash/survive.h"
 
-
 struct random_source dice;
 
 enum { LARGE = 140000, FEW = 12, MANY = 36 };
@@ -337,8 +336,7 @@ void use_standin(struct dvsm_heap *which)
 {
     if (which->region->cache.mode != CACHE_SEQUENCES)
         return;
-    which->cache.view.rseq =
-        (intptr_t)((char *)&standin - (char *)__builtin_thread_pointer());
+    which->cache.view.rseq = (intptr_t)((char *)&standin - (char *)__builtin_thread_pointer());
     heap_default_view = which->cache.view;
 }
 

@@ -17,7 +17,7 @@
 
 enum {
     BLOCKS_MOST = 8192,
-    PATIENCE = 20,   /* seconds: longer is a hang */
+    PATIENCE = 20,    /* seconds: longer is a hang */
     HEADER_LINKS = 64 /* a block being freed may have links, a mark in its first bytes */
 };
 
@@ -92,7 +92,8 @@ static bool still_there(const struct slot *slot)
     if (there == NULL)
         return false;
     there->known = true;
-    part.size = slot->state == SLOT_RESIZING && slot->wanted < slot->size ? slot->wanted : slot->size;
+    part.size =
+        slot->state == SLOT_RESIZING && slot->wanted < slot->size ? slot->wanted : slot->size;
     (void)part;
     if (there->usable >= slot->size && slot->state == SLOT_FREEING &&
         !slot_intact(slot, HEADER_LINKS))

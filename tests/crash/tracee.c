@@ -59,7 +59,8 @@ static bool may_write(const unsigned char *code)
     const unsigned char *modrm = code + 1;
 
     if (op == 0x0f)
-        return code[1] == 0x05 || (!only_reads_0f(code[1]) && operand_is_shared(code + 2, extended));
+        return code[1] == 0x05 ||
+               (!only_reads_0f(code[1]) && operand_is_shared(code + 2, extended));
     if ((op >= 0x50 && op <= 0x5f) || (op >= 0x70 && op <= 0x7f) || (op >= 0xb0 && op <= 0xbf) ||
         (op >= 0x90 && op <= 0x99) || op == 0xe8 || op == 0xe9 || op == 0xeb || op == 0xc3 ||
         op == 0xa8 || op == 0xa9 || op == 0x84 || op == 0x85 || op == 0x8a || op == 0x8b ||
@@ -332,7 +333,8 @@ static void mark_dead(uintptr_t entry, uintptr_t offset, pid_t owner)
  * shared memory, the list's head in the worker's own. */
 void tracee_die(const struct tracee *t)
 {
-    uintptr_t named[3]; /* the first entry, the offset of the futex from an entry, the pending one */
+    uintptr_t
+        named[3]; /* the first entry, the offset of the futex from an entry, the pending one */
     size_t count = 0;
 
     read_list(t, named);

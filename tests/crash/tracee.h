@@ -16,18 +16,22 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum step { STEP_DONE, STEP_CALL, STEP_ENDED }; /* an instruction; a call begins; the worker ended */
+enum step {
+    STEP_DONE,
+    STEP_CALL,
+    STEP_ENDED
+}; /* an instruction; a call begins; the worker ended */
 
 struct tracee {
     pid_t pid; /* 0: none */
     int who;
-    uintptr_t at;     /* the next instruction */
-    uintptr_t robust; /* its list of robust locks, in its own memory */
+    uintptr_t at;       /* the next instruction */
+    uintptr_t robust;   /* its list of robust locks, in its own memory */
     uintptr_t named[3]; /* what stood there last */
     size_t steps;
-    bool wrote;   /* the last step may have stored to memory that is not its stack */
+    bool wrote;         /* the last step may have stored to memory that is not its stack */
     bool called_system; /* ... or was a system call */
-    bool waits;   /* it found a lock taken */
+    bool waits;         /* it found a lock taken */
 };
 
 void tracee_start(struct tracee *t, int who, void (*act)(void));

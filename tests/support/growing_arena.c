@@ -27,11 +27,13 @@ static bool take(const struct arena_source *source, struct arena *a, enum run_ki
     return !fails(g, SOURCE_TAKE) && g->region.source.take(&g->region.source, a, kind, bytes);
 }
 
-static bool extend(const struct arena_source *source, struct arena *a, void *end, size_t bytes)
+static bool extend(const struct arena_source *source, struct arena *a, enum run_kind kind,
+                   void *end, size_t bytes)
 {
     struct growing_arena *g = whole(source);
 
-    return !fails(g, SOURCE_EXTEND) && g->region.source.extend(&g->region.source, a, end, bytes);
+    return !fails(g, SOURCE_EXTEND) &&
+           g->region.source.extend(&g->region.source, a, kind, end, bytes);
 }
 
 static bool commit(const struct arena_source *source, struct arena *a, enum run_kind kind)
