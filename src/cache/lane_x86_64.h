@@ -4,14 +4,17 @@
  * of label 4, whenever the thread does not run through it undisturbed. The last instruction before 2
  * is the commit: nothing shared is changed earlier that anybody reads before it.
  *
- *     5:  lea  3b(%rip), lane      the descriptor's address ...
- *         mov  lane, %fs:8(rseq)   ... into the thread's rseq area, field rseq_cs
- *     1:  mov  %fs:4(rseq), lane   the CPU's number, field cpu_id
- *         shl  $10, lane           ... as the distance of its lane from that of CPU 0
- *         add  lanes, lane         ... and its address
+ *     5:  lea  3b(%rip), %r8       the descriptor's address ...
+ *         mov  %r8, %fs:8(rseq)    ... into the thread's rseq area, field rseq_cs
+ *     1:  mov  %fs:4(rseq), %r8d   the CPU's number, field cpu_id
+ *         shl  $10, %r8            ... as the distance of its lane from that of CPU 0
+ *         add  lanes, %r8          ... and its address
  *         ...
- *         mov  word, (lane,class,8)   the commit
+ *         mov  %r9, (%r8,class,8)     the commit
  *     2:
+ *
+ * NB: no asm goto with outputs: gcc 12 loses what a jump out of one returns (its bug 113921). So a pop
+ * falls through with no block, and the others name their scratch registers.
  *
  * The descriptor: version and flags 0, start, length, where to go on restart. The kernel demands a
  * signature, which glibc registered, in the four bytes before that place: here they are the operand of
@@ -28,12 +31,12 @@
     ".quad 1f, 2f - 1f, 4f\n\t"                                                                    \
     ".popsection\n"                                                                                \
     "5:\n\t"                                                                                       \
-    "leaq 3b(%%rip), %[lane]\n\t"                                                                  \
-    "movq %[lane], %%fs:8(%[rseq])\n"                                                              \
+    "leaq 3b(%%rip), %%r8\n\t"                                                                     \
+    "movq %%r8, %%fs:8(%[rseq])\n"                                                                 \
     "1:\n\t"                                                                                       \
-    "movl %%fs:4(%[rseq]), %k[lane]\n\t"                                                           \
-    "shlq $10, %[lane]\n\t"                                                                        \
-    "addq %[lanes], %[lane]\n\t"
+    "movl %%fs:4(%[rseq]), %%r8d\n\t"                                                              \
+    "shlq $10, %%r8\n\t"                                                                           \
+    "addq %[lanes], %%r8\n\t"
 
 #define LANE_END                                                                                   \
     "2:\n\t"                                                                                       \
@@ -44,49 +47,44 @@
     "jmp 5b\n\t"                                                                                   \
     ".popsection\n\t"
 
+/* What each is given. */
+#define LANE_INPUTS [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [class] "r"(class)
+
 static inline __attribute__((always_inline)) void *lane_pop(const struct lane_view *view,
                                                             size_t class, size_t empty_mask)
 {
     void *block;
-    word lane, w;
 
-    __asm__ goto volatile(LANE_BEGIN "movq (%[lane],%[class],8), %[word]\n\t" /* the word */
-                                     "testl %[mask], %k[word]\n\t" /* no block in the magazine? */
-                                     "jz %l[empty]\n\t"
-                                     "movq -9(%[word]), %[block]\n\t" /* the last slot's block */
-                                     "subq $8, %[word]\n\t"
-                                     "movq %[word], (%[lane],%[class],8)\n" /* one fewer */
-                          LANE_END
-                          : [block] "=&r"(block), [lane] "=&r"(lane), [word] "=&r"(w)
-                          : [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [class] "r"(class),
-                            [mask] "ri"((unsigned)empty_mask)
-                          : "memory", "cc"
-                          : empty);
+    __asm__ volatile(LANE_BEGIN "movq (%%r8,%[class],8), %%r9\n\t" /* the word */
+                                "xorl %k[block], %k[block]\n\t"
+                                "testl %[mask], %%r9d\n\t" /* no block in the magazine? */
+                                "jz 6f\n\t"
+                                "movq -9(%%r9), %[block]\n\t" /* the last slot's block */
+                                "subq $8, %%r9\n\t"
+                                "movq %%r9, (%%r8,%[class],8)\n" /* one fewer */
+                     LANE_END "6:"
+                     : [block] "=&r"(block)
+                     : LANE_INPUTS, [mask] "ri"((unsigned)empty_mask)
+                     : "r8", "r9", "memory", "cc");
     return block;
-empty:
-    return NULL;
 }
 
 /* The mark is stored first: it may be there in a block that is not in the cache. */
 static inline __attribute__((always_inline)) bool
 lane_push(const struct lane_view *view, size_t class, size_t full_mask, void *block)
 {
-    word lane, w, slot;
-
-    __asm__ goto volatile(LANE_BEGIN
-                          "movq (%[lane],%[class],8), %[word]\n\t" /* the word */
-                          "leaq 7(%[word]), %[slot]\n\t"
-                          "testl %[mask], %k[slot]\n\t" /* no slot left in the magazine? */
-                          "jz %l[full]\n\t"
-                          "movq %[block], -1(%[word])\n\t" /* into the next slot */
-                          "movq %[word], 8(%[block])\n\t"  /* the mark */
-                          "addq $8, %[word]\n\t"
-                          "movq %[word], (%[lane],%[class],8)\n" /* one more */
+    __asm__ goto volatile(LANE_BEGIN "movq (%%r8,%[class],8), %%r9\n\t" /* the word */
+                                     "leaq 7(%%r9), %%r10\n\t"
+                                     "testl %[mask], %%r10d\n\t" /* no slot left in the magazine? */
+                                     "jz %l[full]\n\t"
+                                     "movq %[block], -1(%%r9)\n\t" /* into the next slot */
+                                     "movq %%r9, 8(%[block])\n\t"  /* the mark */
+                                     "addq $8, %%r9\n\t"
+                                     "movq %%r9, (%%r8,%[class],8)\n" /* one more */
                           LANE_END
-                          : [lane] "=&r"(lane), [word] "=&r"(w), [slot] "=&r"(slot)
-                          : [block] "r"(block), [rseq] "r"(view->rseq), [lanes] "m"(view->lanes),
-                            [class] "r"(class), [mask] "ri"((unsigned)full_mask)
-                          : "memory", "cc"
+                          :
+                          : LANE_INPUTS, [block] "r"(block), [mask] "ri"((unsigned)full_mask)
+                          : "r8", "r9", "r10", "memory", "cc"
                           : full);
     return true;
 full:
@@ -96,20 +94,17 @@ full:
 static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, size_t class, word old,
                                  word replacement)
 {
-    word lane;
-
-    __asm__ goto volatile(LANE_BEGIN
-                          "cmpl %[cpu], %%fs:4(%[rseq])\n\t" /* another CPU? */
-                          "jne %l[lost]\n\t"
-                          "cmpq %[old], (%[lane],%[class],8)\n\t" /* used meanwhile? */
-                          "jne %l[lost]\n\t"
-                          "movq %[replacement], (%[lane],%[class],8)\n" /* the other magazine */
-                          LANE_END
-                          : [lane] "=&r"(lane)
-                          : [cpu] "r"(cpu), [old] "r"(old), [replacement] "r"(replacement),
-                            [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [class] "r"(class)
-                          : "memory", "cc"
-                          : lost);
+    __asm__ goto volatile(
+        LANE_BEGIN "cmpl %[cpu], %%fs:4(%[rseq])\n\t" /* another CPU? */
+                   "jne %l[lost]\n\t"
+                   "cmpq %[old], (%%r8,%[class],8)\n\t" /* used meanwhile? */
+                   "jne %l[lost]\n\t"
+                   "movq %[replacement], (%%r8,%[class],8)\n" /* the other magazine */
+        LANE_END
+        :
+        : LANE_INPUTS, [cpu] "r"(cpu), [old] "r"(old), [replacement] "r"(replacement)
+        : "r8", "memory", "cc"
+        : lost);
     return true;
 lost:
     return false;

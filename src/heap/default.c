@@ -77,10 +77,9 @@ static void show_view(struct lane_view *view, const struct lane_view *of_heap)
 
     next.exact_limit = next.coarse_limit = next.span = 0;
     *view = next;
-    atomic_thread_fence(memory_order_release);
-    view->span = of_heap->span;
-    view->coarse_limit = of_heap->coarse_limit;
-    view->exact_limit = of_heap->exact_limit;
+    __atomic_store_n(&view->span, of_heap->span, __ATOMIC_RELEASE);
+    __atomic_store_n(&view->coarse_limit, of_heap->coarse_limit, __ATOMIC_RELEASE);
+    __atomic_store_n(&view->exact_limit, of_heap->exact_limit, __ATOMIC_RELEASE);
 }
 
 /* Lets the fast path use the heap. */

@@ -302,7 +302,7 @@ static int pairs(void *context)
 static void test_children_however_made_share_the_cache(void **state)
 {
     (void)state;
-    for (int round = 0; round < 20; round++) {
+    for (volatile int round = 0; round < 20; round++) {
         pid_t forked = start_child(pairs, NULL);
         pid_t bare = _Fork(); /* no handlers of fork are run */
 
