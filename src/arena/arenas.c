@@ -200,7 +200,7 @@ static size_t choose_first(struct arena_table *table, size_t *preferred, size_t 
     return index;
 }
 
-bool arenas_enter(struct arenas *arenas, struct arena_hold *hold)
+static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
 {
     struct arena_table *table = arenas->table;
     size_t count = arenas_count(table);
@@ -224,6 +224,33 @@ bool arenas_enter(struct arenas *arenas, struct arena_hold *hold)
         return true;
     /* None is left: all are damaged, or held by the very thread that calls. */
     return enter_new(arenas, hold, preferred, count);
+}
+
+static size_t index_of(const struct arena_hold *hold)
+{
+    return hold->slot->arena.id - 1;
+}
+
+bool arenas_enter(struct arenas *arenas, struct arena_hold *hold)
+{
+    if (!enter_one(arenas, hold))
+        return false;
+    hold->first = index_of(hold);
+    return true;
+}
+
+bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold)
+{
+    size_t count = arenas_count(arenas->table), first = hold->first;
+    size_t next = (index_of(hold) + 1) % count;
+
+    arenas_leave(arenas, hold);
+    for (; next != first; next = (next + 1) % count)
+        if (enter_sound(arenas, hold, next, false)) {
+            hold->first = first;
+            return true;
+        }
+    return false;
 }
 
 /* An arena grew: if it has more than its share, this CPU goes on with the smallest. */

@@ -76,6 +76,7 @@ static inline struct arena_slot *arenas_slot(const struct arena_table *table, si
 struct arena_hold {
     struct arena_slot *slot; /* locked; NULL: none */
     size_t footprint;        /* when it was locked */
+    size_t first;            /* index of the arena with which a series of arenas_move_on() began */
     struct arena_call call;
 };
 
@@ -85,6 +86,10 @@ struct arena_hold {
 bool arenas_enter(struct arenas *arenas, struct arena_hold *hold);
 bool arenas_enter_index(struct arenas *arenas, struct arena_hold *hold, size_t index);
 void arenas_leave(struct arenas *arenas, struct arena_hold *hold);
+
+/* Goes on from an arena got by arenas_enter() that would have to grow to another that is not taken:
+ * before one grows, what is free in all of them is used. False: none is left, and none is locked. */
+bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold);
 
 /* Sees to it that no change of a dead process to that arena is half done: for whoever looks at words
  * of its own that the arena's changes may have stored. */

@@ -21,11 +21,34 @@ static size_t blocks_wanted(const struct depot *d, unsigned class)
     return wanted < half ? wanted : half;
 }
 
+/* The magazine is empty and in transit. From the CPU's arena or, rather than have it grow, from any. */
+static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine *m, bool may_grow,
+                            bool *short_of_memory, struct fault *fault)
+{
+    struct depot *d = depot_of(cache, class);
+    struct arena_hold hold;
+    size_t n = 0;
+
+    if (!arenas_enter(cache->arenas, &hold))
+        return 0;
+    do {
+        d->arena = hold.slot->arena.id;
+        compiler_barrier();
+        hold.call.no_growth = !may_grow;
+        n = arena_fill(&hold.call, class_size(class) - CHUNK_OVERHEAD, blocks_wanted(d, class),
+                       (void **)m->slot, &d->transit_new);
+        if (hold.call.fault.kind != FAULT_NONE)
+            *fault = hold.call.fault;
+        *short_of_memory |= n == 0 && hold.call.short_of_memory;
+    } while (n == 0 && !may_grow && arenas_move_on(cache->arenas, &hold));
+    arenas_leave(cache->arenas, &hold);
+    return n;
+}
+
 word stock_fill(struct cache *cache, unsigned class, bool may_grow, bool *short_of_memory,
                 struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
-    struct arena_hold hold;
 
     if (!depot_provide_empty(cache, class))
         return 0;
@@ -33,17 +56,8 @@ word stock_fill(struct cache *cache, unsigned class, bool may_grow, bool *short_
     struct magazine *m = magazine_of(class, d->empty);
     depot_set_transit(d, depot_unlist(d, class, &d->empty), 0);
     journal_commit(&d->journal);
-    if (!arenas_enter(cache->arenas, &hold))
-        return d->transit_new;
-    d->arena = hold.slot->arena.id;
-    compiler_barrier();
-    hold.call.no_growth = !may_grow;
-    size_t n = arena_fill(&hold.call, class_size(class) - CHUNK_OVERHEAD, blocks_wanted(d, class),
-                          (void **)m->slot, &d->transit_new);
-    *short_of_memory = n == 0 && hold.call.short_of_memory;
-    if (hold.call.fault.kind != FAULT_NONE)
-        *fault = hold.call.fault;
-    arenas_leave(cache->arenas, &hold);
+    *short_of_memory = false;
+    size_t n = fill_magazine(cache, class, m, may_grow, short_of_memory, fault);
     for (size_t i = 0; i < n; i++)
         *magazine_mark((void *)m->slot[i]) = magazine_word(m, i);
     if (n > 0 && d->demand < 4)

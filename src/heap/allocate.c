@@ -47,9 +47,12 @@ static enum outcome attempt(struct dvsm_heap *heap, const struct request *r, boo
 
     *block = NULL;
     if (heap_enter(&call, heap, function)) {
-        call.hold.call.no_growth = !may_grow;
-        *block = serve(&call.hold.call, r);
-        would_grow = call.hold.call.short_of_memory;
+        do {
+            call.hold.call.no_growth = !may_grow;
+            *block = serve(&call.hold.call, r);
+            would_grow |= call.hold.call.short_of_memory;
+        } while (*block == NULL && !may_grow && call.hold.call.fault.kind == FAULT_NONE &&
+                 arenas_move_on(&heap->arenas, &call.hold));
     }
     if (unlikely(!heap_leave(&call)))
         return FAULTED;
