@@ -175,7 +175,7 @@ static void test_a_block_goes_back_to_the_arena_it_came_from(void **state)
     use_arenas(4);
     for (size_t i = 0; i < 4; i++) {
         for (size_t k = 0; k < 10; k++) {
-            block[10 * i + k] = dvsm_heap_malloc(heap, k == 9 ? 500 * KIB : 100 << k);
+            block[10 * i + k] = dvsm_heap_malloc(heap, k == 9 ? 500 * KIB : (size_t)100 << k);
             assert_int_equal(arena_of((char *)block[10 * i + k] - CHUNK_HEADER), i);
         }
         assert_true(arenas_enter_index(&heap->arenas, &hold[i], i));
