@@ -78,8 +78,17 @@ static bool is_new_state(struct tracee *t, struct image *image)
 
 typedef void (*at_death)(struct tracee *t, struct image *image, size_t state);
 
-/* Calls `visit` at each state; the region is afterwards as before. */
-static void at_every_state(struct tracee *t, struct image *image, at_death visit)
+/* Of the states of a run, the one that matters; ALL: each. */
+static size_t victim_state;
+enum { ALL = -1, NONE = -2 };
+
+static bool matters(size_t state)
+{
+    return victim_state == (size_t)ALL || victim_state == state;
+}
+
+/* Calls `visit` at each state that matters; the region is afterwards as before. How many there were. */
+static size_t at_every_state(struct tracee *t, struct image *image, at_death visit)
 {
     size_t states = 0;
 
@@ -90,13 +99,16 @@ static void at_every_state(struct tracee *t, struct image *image, at_death visit
         if (step == STEP_DONE && !is_new_state(t, image))
             continue;
         image_save(image);
+        if (!matters(states++))
+            continue;
         count_state(image->hash);
         die(t);
-        visit(t, image, states++);
+        visit(t, image, states - 1);
         if (t->pid == 0)
-            return;
+            break;
         image_restore(image);
     }
+    return states;
 }
 
 static bool every_variant;
@@ -122,7 +134,7 @@ static void survive_here(struct tracee *t, struct image *image, size_t state)
     free(dead);
 }
 
-static void run_scenario(const struct scenario *scenario, uint64_t seed, at_death visit)
+static size_t run_scenario(const struct scenario *scenario, uint64_t seed, at_death visit)
 {
     static struct image image;
     struct tracee t;
@@ -132,11 +144,12 @@ static void run_scenario(const struct scenario *scenario, uint64_t seed, at_deat
     if (scenario->held)
         holder_start();
     tracee_start(&t, 0, scenario->act);
-    at_every_state(&t, &image, visit);
+    size_t states = at_every_state(&t, &image, visit);
     tracee_kill(&t);
     tracee_kill(&holder);
     image_close(&image);
     scenario_end();
+    return states;
 }
 
 static bool wanted(const struct budget *budget, const struct scenario *scenario)
@@ -149,6 +162,7 @@ int run_boundaries(const struct budget *budget)
     size_t rounds = budget->full ? 20 : 2;
 
     place.part = "boundaries";
+    victim_state = (size_t)ALL;
     every_variant = budget->full;
     for (size_t i = 0; i < scenario_count; i++) {
         bool random = strncmp(scenarios[i].name, "random", 6) == 0;
@@ -169,13 +183,120 @@ int run_boundaries(const struct budget *budget)
     return 0;
 }
 
+/* ---- really killed */
+
+/* The region as the simulation has left it is held against what the kernel makes of it. */
+static void kill_here(struct tracee *t, struct image *image, size_t state)
+{
+    struct image simulated = {0};
+
+    image_open(&simulated, image->mapping);
+    image_save(&simulated);
+    image_restore(image);
+    tracee_kill(t);
+    tracee_kill(&holder);
+    image_refresh(&simulated);
+    if (image_differs(&simulated))
+        violation("really killed, the worker leaves something else than the simulation says");
+    image_close(&simulated);
+    survive((enum variant)(state % VARIANTS));
+}
+
+static const struct scenario *random_scenario(const struct budget *budget,
+                                              struct random_source *random)
+{
+    const struct scenario *scenario;
+
+    do
+        scenario = &scenarios[random_below(random, scenario_count)];
+    while (budget->only != NULL ? !wanted(budget, scenario) : scenario->looks);
+    return scenario;
+}
+
+/* Has the worker die in one of the scenario's states. */
+static void run_to_a_state(const struct scenario *scenario, uint64_t seed,
+                           struct random_source *random, at_death visit)
+{
+    static size_t states[100];
+    size_t number = (size_t)(scenario - scenarios);
+
+    if (states[number] == 0) {
+        victim_state = (size_t)NONE;
+        states[number] = run_scenario(scenario, seed, visit);
+    }
+    victim_state = random_below(random, states[number]);
+    run_scenario(scenario, seed, visit);
+}
+
 int run_real(const struct budget *budget)
 {
-    (void)budget;
+    struct random_source random = {budget->seed};
+    size_t kills = budget->full ? 2200 : 60;
+
+    place.part = "real";
+    for (size_t i = 0; i < kills; i++)
+        run_to_a_state(random_scenario(budget, &random), budget->seed, &random, kill_here);
+    printf("real: %zu kills, all as simulated\n", kills);
     return 0;
 }
+
+/* ---- the survivor dies, too */
+
+/* What the survivor does once it has recovered is what workers do. */
+enum { RECOVERY_STEPS = 4000 };
+
+static size_t recovery_boundaries, recovery_states;
+
+/* At every state of the survivor's work; the first dead stays dead. */
+static void die_in_recovery(struct tracee *t, struct image *image, size_t state)
+{
+    static struct ledger saved;
+    struct image second = {0};
+    struct tracee survivor;
+    size_t visited = boundaries_visited, first_step = t->steps;
+
+    (void)state;
+    place.variant = (unsigned)(victim_state % VARIANTS);
+    saved = *ledger;
+    image_open(&second, image->mapping);
+    image_save(&second);
+    tracee_start(&survivor, 1, act_as_survivor);
+    for (enum step step = tracee_step(&survivor);
+         step != STEP_ENDED && survivor.steps < RECOVERY_STEPS; step = tracee_step(&survivor)) {
+        place.step = first_step;
+        place.second = survivor.steps;
+        place.at = survivor.at;
+        if (step == STEP_DONE && !is_new_state(&survivor, &second))
+            continue;
+        image_save(&second);
+        count_state(second.hash);
+        recovery_states++;
+        tracee_die(&survivor);
+        enum variant variant = (enum variant)(recovery_states % VARIANTS);
+        unsigned first = place.variant;
+        survive(variant);
+        place.variant = first;
+        image_restore(&second);
+    }
+    if (survivor.pid == 0)
+        survive(CHECK_FIRST);
+    tracee_kill(&survivor);
+    place.second = 0;
+    recovery_boundaries += boundaries_visited - visited;
+    image_close(&second);
+    *ledger = saved;
+    tracee_kill(t);
+}
+
 int run_recovery(const struct budget *budget)
 {
-    (void)budget;
+    struct random_source random = {budget->seed};
+    size_t wanted_boundaries = budget->full ? 400000 : 30000, deaths = 0;
+
+    place.part = "recovery";
+    for (; recovery_boundaries < wanted_boundaries; deaths++)
+        run_to_a_state(random_scenario(budget, &random), budget->seed, &random, die_in_recovery);
+    printf("recovery: after %zu deaths the survivor died at %zu boundaries, in %zu states\n",
+           deaths, recovery_boundaries, recovery_states);
     return 0;
 }

@@ -167,6 +167,14 @@ static void act_grow(void)
     call_trim();
 }
 
+/* Where the first arena is taken: in another one, made for it. */
+static void act_elsewhere(void)
+{
+    hold(40, 4, 30000);
+    hold(44, 4, 100);
+    drop(40, 8, 1);
+}
+
 /* Somebody else's granules between two segments: a segment of its own, later joined from below. */
 static void act_segments(void)
 {
@@ -252,7 +260,7 @@ static void act_check(void)
 }
 
 /* Any call on any slot. */
-static void at_random(size_t calls)
+void act_some(size_t calls)
 {
     static const size_t sizes[] = {24, 40, 100, 250, 700, 1500, 6000, 40000, 90000};
 
@@ -277,20 +285,32 @@ static void at_random(size_t calls)
 
 static void prepare_at_random(void)
 {
-    at_random(150);
+    act_some(150);
 }
 
 static void act_at_random(void)
 {
-    at_random(25);
+    act_some(25);
 }
 
+/* All calls of the survivor's are one to the ledger: a block that it has meanwhile may be left. */
 void act_as_survivor(void)
 {
-    touch_first(place.variant);
+    struct slot *mine = own_slot(0);
+
+    if (place.variant == FREE_FIRST) {
+        touch_first(FREE_FIRST);
+        return;
+    }
+    mine->size = 0;
+    mine->extra = 1;
+    mine->state = SLOT_ALLOCATING;
     call_enter();
-    touch_first(place.variant == FREE_FIRST ? CHECK_FIRST : place.variant);
+    touch_first(place.variant);
+    if (place.variant == CHECK_FIRST)
+        dvsm_check(the_heap, NULL);
     call_leave();
+    mine->state = SLOT_EMPTY;
 }
 
 #define UNCACHED .options = {.cache_bytes = SIZE_MAX}
@@ -317,9 +337,9 @@ const struct scenario scenarios[] = {
     {"batch", UNCACHED, prepare_holes, act_batch},
     {"batch-cached", .prepare = prepare_holes, .act = act_batch},
     {"limit", .prepare = prepare_limit, .act = act_to_the_limit},
-    {"look", .prepare = prepare_holes, .act = act_look},
-    {"check", .prepare = nothing, .act = act_check},
-    {"second-arena", .prepare = prepare_holes, .act = act_grow, .held = true},
+    {"look", .prepare = prepare_holes, .act = act_look, .looks = true},
+    {"check", .prepare = nothing, .act = act_check, .looks = true},
+    {"second-arena", UNCACHED, prepare_holes, act_elsewhere, .held = true},
     {"second-arena-cached", .prepare = prepare_stock, .act = act_fill_from_arena, .held = true},
     {"random", .prepare = prepare_at_random, .act = act_at_random},
     {"random-uncached", UNCACHED, prepare_at_random, act_at_random},
