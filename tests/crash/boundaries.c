@@ -157,6 +157,76 @@ static bool wanted(const struct budget *budget, const struct scenario *scenario)
     return budget->only == NULL || strcmp(budget->only, scenario->name) == 0;
 }
 
+/* ---- a heap's creator */
+
+static const char made_name[] = "/dvsm-crash-made";
+
+static void act_make(void)
+{
+    const dvsm_options options = {
+        .size = sizeof options,
+        .backend = &dvsm_backend_shm_open,
+        .name = made_name,
+        .reserve = (size_t)16 << 20,
+    };
+
+    call_enter();
+    dvsm_heap_create(&options);
+    call_leave();
+}
+
+/* The name may be left, and can be removed; a heap of that name can be made then, and works. */
+static void make_again(void)
+{
+    struct dvsm_heap *there = the_heap;
+
+    dvsm_heap_unlink(made_name);
+    the_heap = dvsm_heap_create(&(dvsm_options){
+        .size = sizeof(dvsm_options), .backend = &dvsm_backend_shm_open, .name = made_name});
+    if (the_heap == NULL)
+        violation("no heap can be made where another maker died");
+    dvsm_free(dvsm_heap_malloc(the_heap, 1000));
+    if (dvsm_check(the_heap, stderr) != 0)
+        violation("a heap made after another maker died is not sound");
+    dvsm_heap_destroy(the_heap);
+    the_heap = there;
+    survive(CHECK_FIRST);
+}
+
+/* Kills the maker at its step `last`, or at its end. */
+static void make_and_die(size_t last, bool *ended)
+{
+    struct tracee t;
+
+    dvsm_heap_unlink(made_name);
+    tracee_start(&t, 0, act_make);
+    while (t.steps < last && tracee_step(&t) != STEP_ENDED) {
+        place.step = t.steps;
+        place.at = t.at;
+    }
+    *ended = t.pid == 0;
+    tracee_kill(&t);
+}
+
+/* At some of its instructions, from the first to the last. */
+static void run_creation(uint64_t seed)
+{
+    struct random_source random = {seed};
+    size_t tried = 0;
+    bool ended = false;
+
+    scenario_begin(&scenarios[0], seed);
+    place.scenario = "creation";
+    for (size_t last = 1; !ended; last += 1 + random_below(&random, 200)) {
+        make_and_die(last, &ended);
+        make_again();
+        tried++;
+    }
+    dvsm_heap_unlink(made_name);
+    scenario_end();
+    printf("  %-20s %7zu makers killed\n", "creation", tried);
+}
+
 int run_boundaries(const struct budget *budget)
 {
     size_t rounds = budget->full ? 20 : 2;
@@ -178,6 +248,8 @@ int run_boundaries(const struct budget *budget)
             fflush(stdout);
         }
     }
+    if (budget->only == NULL || strcmp(budget->only, "creation") == 0)
+        run_creation(budget->seed);
     printf("boundaries: %zu visited, %zu shared states checked, %zu distinct\n", boundaries_visited,
            states_checked, states_distinct);
     return 0;

@@ -108,7 +108,7 @@ static const struct part {
 } parts[] = {
     {"boundaries", run_boundaries, true}, {"real", run_real, true},
     {"recovery", run_recovery, true},     {"interleave", run_interleave, true},
-    {"storm", run_storm, false},
+    {"storm", run_storm, false},          {"plants", run_plants, true},
 };
 
 int main(int argc, char **argv)

@@ -63,6 +63,22 @@ static void prepare_stock(void)
     hold(0, MANY, 40);
 }
 
+/* Full magazines in stock, and the last trade went the other way than the next: magazines are split. */
+static void prepare_split(void)
+{
+    void *blocks[300];
+
+    for (int i = 0; i < 300; i++)
+        blocks[i] = dvsm_malloc(40);
+    for (int i = 0; i < 300; i++)
+        dvsm_free(blocks[i]);
+    hold(0, MANY, 40);
+    for (int i = 0; i < 60; i++)
+        blocks[i] = dvsm_malloc(40);
+    for (int i = 0; i < 60; i++)
+        dvsm_free(blocks[i]);
+}
+
 static void prepare_coarse(void)
 {
     hold(0, 20, 1500);
@@ -134,6 +150,13 @@ static void act_spill(void)
 {
     drop(0, FEW, 1);
     hold(0, 3, 40);
+}
+
+static void act_split(void)
+{
+    drop(0, MANY, 1);
+    hold(0, MANY, 40);
+    drop(0, MANY, 1);
 }
 
 static void act_refill(void)
@@ -320,6 +343,7 @@ const struct scenario scenarios[] = {
     {"holes", UNCACHED, prepare_holes, act_through_holes},
     {"pop-push", .prepare = prepare_stock, .act = act_pop_and_push},
     {"spill", .prepare = prepare_lane_full, .act = act_spill},
+    {"split", .prepare = prepare_split, .act = act_split},
     {"refill", .prepare = prepare_stock, .act = act_refill},
     {"fill", .prepare = prepare_holes, .act = act_fill_from_arena},
     {"coarse", .prepare = prepare_coarse, .act = act_fill_from_arena},
@@ -377,6 +401,7 @@ void scenario_begin(const struct scenario *scenario, uint64_t seed)
         first_default = atomic_load(&heap_the_default);
     atomic_store(&heap_the_default, the_heap);
     heap_default_view = the_heap->cache.view;
+    heap_default_locked = the_heap->cache.locked;
     use_standin(the_heap);
     ledger_clear();
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 128 << 10);
@@ -388,7 +413,7 @@ void scenario_end(void)
     struct dvsm_heap *old = the_heap;
 
     the_heap = NULL;
-    heap_default_view = (struct lane_view){0};
+    heap_default_view = heap_default_locked = (struct lane_view){0};
     atomic_store(&heap_the_default, first_default);
     heap_unmake(old);
 }
