@@ -45,7 +45,7 @@ void arena_recover(struct arena *a, const struct arena_source *source)
 {
     journal_roll_back(&a->journal);
     /* Even where nothing seems pending: the source may have a change of the dead to undo. */
-    if (source != NULL)
+    if (source != NULL && !PLANTED(10))
         source->give(source, a, (struct run){0});
 }
 

@@ -7,7 +7,10 @@
 
 static void count_blocks(struct arena_call *call, word *count, size_t blocks)
 {
-    journal_store(arena_journal(call), count, *count + blocks * WORD);
+    if (PLANTED(8))
+        *count += blocks * WORD;
+    else
+        journal_store(arena_journal(call), count, *count + blocks * WORD);
 }
 
 /* Splits c into `n` chunks of `size`, the last of which takes the slack. */

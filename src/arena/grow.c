@@ -146,7 +146,8 @@ static struct chunk *absorb(struct arena_call *call, struct run fresh, size_t ne
 {
     struct arena *a = call->arena;
 
-    journal_store(arena_journal(call), &a->pending.bytes, 0);
+    if (!PLANTED(5))
+        journal_store(arena_journal(call), &a->pending.bytes, 0);
     arena_count_footprint(call, fresh.bytes);
     bins_extend_range(&a->bins, arena_journal(call), fresh.start, fresh.bytes);
     if (a->segment.size != 0 && !a->segment.foreign &&

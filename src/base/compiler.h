@@ -28,4 +28,13 @@ static inline void compiler_barrier(void)
     __asm__ volatile("" ::: "memory");
 }
 
+/* Faults for the crash harness to find (tests/crash/plants.c says which is which): one of them at a
+ * time, in a build of the harness's own; elsewhere the constant 0. */
+#ifdef DVSM_PLANT
+extern int dvsm_planted;
+#define PLANTED(fault) (dvsm_planted == (fault))
+#else
+#define PLANTED(fault) 0
+#endif
+
 #endif

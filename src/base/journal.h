@@ -58,10 +58,13 @@ static inline void journal_store_word(struct journal *j, word *field, word value
     j->entry[n].address = field;
     j->entry[n].old = *field;
     compiler_barrier();
-    j->count = n + 1;
+    if (!PLANTED(1))
+        j->count = n + 1;
     compiler_barrier();
     __atomic_store_n(field, value, __ATOMIC_RELAXED); /* some words are read without the lock */
     compiler_barrier();
+    if (PLANTED(1))
+        j->count = n + 1;
 #ifndef NDEBUG
     if (n + 1 > journal_most_entries)
         journal_most_entries = n + 1;

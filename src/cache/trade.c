@@ -29,7 +29,8 @@ bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word
 static void end_trade(struct depot *d, unsigned class, word outside)
 {
     depot_put_away(d, class, outside);
-    depot_set_transit(d, 0, 0);
+    if (!PLANTED(6))
+        depot_set_transit(d, 0, 0);
     journal_commit(&d->journal);
 }
 
@@ -61,6 +62,8 @@ static word split(struct cache *cache, unsigned class, word w)
     struct magazine *from = magazine_of(class, w), *to = magazine_of(class, d->empty);
     size_t count = magazine_count(class, w), lower = count / 2;
 
+    if (PLANTED(7))
+        journal_commit(&d->journal);
     for (size_t i = lower; i < count; i++) {
         to->slot[i - lower] = from->slot[i];
         *magazine_mark((void *)to->slot[i - lower]) = magazine_word(to, i - lower);

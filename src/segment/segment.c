@@ -105,6 +105,8 @@ static bool take_run(struct segments *s, struct granule_run run, segment_owner_i
         journal_store(j, &map->used, run_end(run));
     }
     count_taken(map, run, had_memory);
+    if (PLANTED(4))
+        journal_commit(j);
     set_pending(j, pending, run_address(map, run), run_bytes(run));
     journal_store(j, &map->rewriting.count, 0);
     journal_commit(j);

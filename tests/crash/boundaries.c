@@ -78,8 +78,17 @@ static bool is_new_state(struct tracee *t, struct image *image)
 
 typedef void (*at_death)(struct tracee *t, struct image *image, size_t state);
 
-/* Calls `visit` at each state; the region is afterwards as before. */
-static void at_every_state(struct tracee *t, struct image *image, at_death visit)
+/* Of the states of a run, the one that matters; ALL: each. */
+static size_t victim_state;
+enum { ALL = -1, NONE = -2 };
+
+static bool matters(size_t state)
+{
+    return victim_state == (size_t)ALL || victim_state == state;
+}
+
+/* Calls `visit` at each state that matters; the region is afterwards as before. How many there were. */
+static size_t at_every_state(struct tracee *t, struct image *image, at_death visit)
 {
     size_t states = 0;
 
@@ -90,13 +99,16 @@ static void at_every_state(struct tracee *t, struct image *image, at_death visit
         if (step == STEP_DONE && !is_new_state(t, image))
             continue;
         image_save(image);
+        if (!matters(states++))
+            continue;
         count_state(image->hash);
         die(t);
-        visit(t, image, states++);
+        visit(t, image, states - 1);
         if (t->pid == 0)
-            return;
+            break;
         image_restore(image);
     }
+    return states;
 }
 
 static bool every_variant;
@@ -122,7 +134,7 @@ static void survive_here(struct tracee *t, struct image *image, size_t state)
     free(dead);
 }
 
-static void run_scenario(const struct scenario *scenario, uint64_t seed, at_death visit)
+static size_t run_scenario(const struct scenario *scenario, uint64_t seed, at_death visit)
 {
     static struct image image;
     struct tracee t;
@@ -132,11 +144,12 @@ static void run_scenario(const struct scenario *scenario, uint64_t seed, at_deat
     if (scenario->held)
         holder_start();
     tracee_start(&t, 0, scenario->act);
-    at_every_state(&t, &image, visit);
+    size_t states = at_every_state(&t, &image, visit);
     tracee_kill(&t);
     tracee_kill(&holder);
     image_close(&image);
     scenario_end();
+    return states;
 }
 
 static bool wanted(const struct budget *budget, const struct scenario *scenario)
@@ -144,11 +157,82 @@ static bool wanted(const struct budget *budget, const struct scenario *scenario)
     return budget->only == NULL || strcmp(budget->only, scenario->name) == 0;
 }
 
+/* ---- a heap's creator */
+
+static const char made_name[] = "/dvsm-crash-made";
+
+static void act_make(void)
+{
+    const dvsm_options options = {
+        .size = sizeof options,
+        .backend = &dvsm_backend_shm_open,
+        .name = made_name,
+        .reserve = (size_t)16 << 20,
+    };
+
+    call_enter();
+    dvsm_heap_create(&options);
+    call_leave();
+}
+
+/* The name may be left, and can be removed; a heap of that name can be made then, and works. */
+static void make_again(void)
+{
+    struct dvsm_heap *there = the_heap;
+
+    dvsm_heap_unlink(made_name);
+    the_heap = dvsm_heap_create(&(dvsm_options){
+        .size = sizeof(dvsm_options), .backend = &dvsm_backend_shm_open, .name = made_name});
+    if (the_heap == NULL)
+        violation("no heap can be made where another maker died");
+    dvsm_free(dvsm_heap_malloc(the_heap, 1000));
+    if (dvsm_check(the_heap, stderr) != 0)
+        violation("a heap made after another maker died is not sound");
+    dvsm_heap_destroy(the_heap);
+    the_heap = there;
+    survive(CHECK_FIRST);
+}
+
+/* Kills the maker at its step `last`, or at its end. */
+static void make_and_die(size_t last, bool *ended)
+{
+    struct tracee t;
+
+    dvsm_heap_unlink(made_name);
+    tracee_start(&t, 0, act_make);
+    while (t.steps < last && tracee_step(&t) != STEP_ENDED) {
+        place.step = t.steps;
+        place.at = t.at;
+    }
+    *ended = t.pid == 0;
+    tracee_kill(&t);
+}
+
+/* At some of its instructions, from the first to the last. */
+static void run_creation(uint64_t seed)
+{
+    struct random_source random = {seed};
+    size_t tried = 0;
+    bool ended = false;
+
+    scenario_begin(&scenarios[0], seed);
+    place.scenario = "creation";
+    for (size_t last = 1; !ended; last += 1 + random_below(&random, 200)) {
+        make_and_die(last, &ended);
+        make_again();
+        tried++;
+    }
+    dvsm_heap_unlink(made_name);
+    scenario_end();
+    printf("  %-20s %7zu makers killed\n", "creation", tried);
+}
+
 int run_boundaries(const struct budget *budget)
 {
     size_t rounds = budget->full ? 20 : 2;
 
     place.part = "boundaries";
+    victim_state = (size_t)ALL;
     every_variant = budget->full;
     for (size_t i = 0; i < scenario_count; i++) {
         bool random = strncmp(scenarios[i].name, "random", 6) == 0;
@@ -164,18 +248,127 @@ int run_boundaries(const struct budget *budget)
             fflush(stdout);
         }
     }
+    if (budget->only == NULL || strcmp(budget->only, "creation") == 0)
+        run_creation(budget->seed);
     printf("boundaries: %zu visited, %zu shared states checked, %zu distinct\n", boundaries_visited,
            states_checked, states_distinct);
     return 0;
 }
 
+/* ---- really killed */
+
+/* The region as the simulation has left it is held against what the kernel makes of it. */
+static void kill_here(struct tracee *t, struct image *image, size_t state)
+{
+    struct image simulated = {0};
+
+    image_open(&simulated, image->mapping);
+    image_save(&simulated);
+    image_restore(image);
+    tracee_kill(t);
+    tracee_kill(&holder);
+    image_refresh(&simulated);
+    if (image_differs(&simulated))
+        violation("really killed, the worker leaves something else than the simulation says");
+    image_close(&simulated);
+    survive((enum variant)(state % VARIANTS));
+}
+
+static const struct scenario *random_scenario(const struct budget *budget,
+                                              struct random_source *random)
+{
+    const struct scenario *scenario;
+
+    do
+        scenario = &scenarios[random_below(random, scenario_count)];
+    while (budget->only != NULL ? !wanted(budget, scenario) : scenario->looks);
+    return scenario;
+}
+
+/* Has the worker die in one of the scenario's states. */
+static void run_to_a_state(const struct scenario *scenario, uint64_t seed,
+                           struct random_source *random, at_death visit)
+{
+    static size_t states[100];
+    size_t number = (size_t)(scenario - scenarios);
+
+    if (states[number] == 0) {
+        victim_state = (size_t)NONE;
+        states[number] = run_scenario(scenario, seed, visit);
+    }
+    victim_state = random_below(random, states[number]);
+    run_scenario(scenario, seed, visit);
+}
+
 int run_real(const struct budget *budget)
 {
-    (void)budget;
+    struct random_source random = {budget->seed};
+    size_t kills = budget->full ? 2200 : 60;
+
+    place.part = "real";
+    for (size_t i = 0; i < kills; i++)
+        run_to_a_state(random_scenario(budget, &random), budget->seed, &random, kill_here);
+    printf("real: %zu kills, all as simulated\n", kills);
     return 0;
 }
+
+/* ---- the survivor dies, too */
+
+/* What the survivor does once it has recovered is what workers do. */
+enum { RECOVERY_STEPS = 4000 };
+
+static size_t recovery_boundaries, recovery_states;
+
+/* At every state of the survivor's work; the first dead stays dead. */
+static void die_in_recovery(struct tracee *t, struct image *image, size_t state)
+{
+    static struct ledger saved;
+    struct image second = {0};
+    struct tracee survivor;
+    size_t visited = boundaries_visited, first_step = t->steps;
+
+    (void)state;
+    place.variant = (unsigned)(victim_state % VARIANTS);
+    saved = *ledger;
+    image_open(&second, image->mapping);
+    image_save(&second);
+    tracee_start(&survivor, 1, act_as_survivor);
+    for (enum step step = tracee_step(&survivor);
+         step != STEP_ENDED && survivor.steps < RECOVERY_STEPS; step = tracee_step(&survivor)) {
+        place.step = first_step;
+        place.second = survivor.steps;
+        place.at = survivor.at;
+        if (step == STEP_DONE && !is_new_state(&survivor, &second))
+            continue;
+        image_save(&second);
+        count_state(second.hash);
+        recovery_states++;
+        tracee_die(&survivor);
+        enum variant variant = (enum variant)(recovery_states % VARIANTS);
+        unsigned first = place.variant;
+        survive(variant);
+        place.variant = first;
+        image_restore(&second);
+    }
+    if (survivor.pid == 0)
+        survive(CHECK_FIRST);
+    tracee_kill(&survivor);
+    place.second = 0;
+    recovery_boundaries += boundaries_visited - visited;
+    image_close(&second);
+    *ledger = saved;
+    tracee_kill(t);
+}
+
 int run_recovery(const struct budget *budget)
 {
-    (void)budget;
+    struct random_source random = {budget->seed};
+    size_t wanted_boundaries = budget->full ? 400000 : 30000, deaths = 0;
+
+    place.part = "recovery";
+    for (; recovery_boundaries < wanted_boundaries; deaths++)
+        run_to_a_state(random_scenario(budget, &random), budget->seed, &random, die_in_recovery);
+    printf("recovery: after %zu deaths the survivor died at %zu boundaries, in %zu states\n",
+           deaths, recovery_boundaries, recovery_states);
     return 0;
 }

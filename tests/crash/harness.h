@@ -49,12 +49,16 @@ struct scenario {
     dvsm_options options;
     void (*prepare)(void); /* by the survivor, not stepped */
     void (*act)(void);     /* by the worker */
+    bool looks;            /* many steps that change nothing: not for samples */
     bool held; /* another process holds the first arena's lock meanwhile, and dies, too */
 };
 extern const struct scenario scenarios[];
 extern const size_t scenario_count;
 
-/* scenarios.c: what a survivor does whose own death is tried, by variant. */
+/* scenarios.c: so many random calls on the worker's own slots. */
+void act_some(size_t calls);
+
+/* What a survivor does whose own death is tried, by variant. */
 void act_as_survivor(void);
 
 /* Makes the scenario's heap and prepares it; its end. */

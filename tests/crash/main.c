@@ -106,9 +106,9 @@ static const struct part {
     int (*run)(const struct budget *budget);
     bool one_cpu;
 } parts[] = {
-    {"boundaries", run_boundaries, true},
-    {"real", run_real, true},
-    {"recovery", run_recovery, true},
+    {"boundaries", run_boundaries, true}, {"real", run_real, true},
+    {"recovery", run_recovery, true},     {"interleave", run_interleave, true},
+    {"storm", run_storm, false},          {"plants", run_plants, true},
 };
 
 int main(int argc, char **argv)

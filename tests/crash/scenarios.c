@@ -63,6 +63,22 @@ static void prepare_stock(void)
     hold(0, MANY, 40);
 }
 
+/* Full magazines in stock, and the last trade went the other way than the next: magazines are split. */
+static void prepare_split(void)
+{
+    void *blocks[300];
+
+    for (int i = 0; i < 300; i++)
+        blocks[i] = dvsm_malloc(40);
+    for (int i = 0; i < 300; i++)
+        dvsm_free(blocks[i]);
+    hold(0, MANY, 40);
+    for (int i = 0; i < 60; i++)
+        blocks[i] = dvsm_malloc(40);
+    for (int i = 0; i < 60; i++)
+        dvsm_free(blocks[i]);
+}
+
 static void prepare_coarse(void)
 {
     hold(0, 20, 1500);
@@ -136,6 +152,13 @@ static void act_spill(void)
     hold(0, 3, 40);
 }
 
+static void act_split(void)
+{
+    drop(0, MANY, 1);
+    hold(0, MANY, 40);
+    drop(0, MANY, 1);
+}
+
 static void act_refill(void)
 {
     hold(48, 8, 40);
@@ -165,6 +188,14 @@ static void act_grow(void)
     hold(40, 4, 30000);
     drop(40, 4, 1);
     call_trim();
+}
+
+/* Where the first arena is taken: in another one, made for it. */
+static void act_elsewhere(void)
+{
+    hold(40, 4, 30000);
+    hold(44, 4, 100);
+    drop(40, 8, 1);
 }
 
 /* Somebody else's granules between two segments: a segment of its own, later joined from below. */
@@ -252,7 +283,7 @@ static void act_check(void)
 }
 
 /* Any call on any slot. */
-static void at_random(size_t calls)
+void act_some(size_t calls)
 {
     static const size_t sizes[] = {24, 40, 100, 250, 700, 1500, 6000, 40000, 90000};
 
@@ -277,20 +308,32 @@ static void at_random(size_t calls)
 
 static void prepare_at_random(void)
 {
-    at_random(150);
+    act_some(150);
 }
 
 static void act_at_random(void)
 {
-    at_random(25);
+    act_some(25);
 }
 
+/* All calls of the survivor's are one to the ledger: a block that it has meanwhile may be left. */
 void act_as_survivor(void)
 {
-    touch_first(place.variant);
+    struct slot *mine = own_slot(0);
+
+    if (place.variant == FREE_FIRST) {
+        touch_first(FREE_FIRST);
+        return;
+    }
+    mine->size = 0;
+    mine->extra = 1;
+    mine->state = SLOT_ALLOCATING;
     call_enter();
-    touch_first(place.variant == FREE_FIRST ? CHECK_FIRST : place.variant);
+    touch_first(place.variant);
+    if (place.variant == CHECK_FIRST)
+        dvsm_check(the_heap, NULL);
     call_leave();
+    mine->state = SLOT_EMPTY;
 }
 
 #define UNCACHED .options = {.cache_bytes = SIZE_MAX}
@@ -300,6 +343,7 @@ const struct scenario scenarios[] = {
     {"holes", UNCACHED, prepare_holes, act_through_holes},
     {"pop-push", .prepare = prepare_stock, .act = act_pop_and_push},
     {"spill", .prepare = prepare_lane_full, .act = act_spill},
+    {"split", .prepare = prepare_split, .act = act_split},
     {"refill", .prepare = prepare_stock, .act = act_refill},
     {"fill", .prepare = prepare_holes, .act = act_fill_from_arena},
     {"coarse", .prepare = prepare_coarse, .act = act_fill_from_arena},
@@ -317,9 +361,9 @@ const struct scenario scenarios[] = {
     {"batch", UNCACHED, prepare_holes, act_batch},
     {"batch-cached", .prepare = prepare_holes, .act = act_batch},
     {"limit", .prepare = prepare_limit, .act = act_to_the_limit},
-    {"look", .prepare = prepare_holes, .act = act_look},
-    {"check", .prepare = nothing, .act = act_check},
-    {"second-arena", .prepare = prepare_holes, .act = act_grow, .held = true},
+    {"look", .prepare = prepare_holes, .act = act_look, .looks = true},
+    {"check", .prepare = nothing, .act = act_check, .looks = true},
+    {"second-arena", UNCACHED, prepare_holes, act_elsewhere, .held = true},
     {"second-arena-cached", .prepare = prepare_stock, .act = act_fill_from_arena, .held = true},
     {"random", .prepare = prepare_at_random, .act = act_at_random},
     {"random-uncached", UNCACHED, prepare_at_random, act_at_random},
@@ -357,6 +401,7 @@ void scenario_begin(const struct scenario *scenario, uint64_t seed)
         first_default = atomic_load(&heap_the_default);
     atomic_store(&heap_the_default, the_heap);
     heap_default_view = the_heap->cache.view;
+    heap_default_locked = the_heap->cache.locked;
     use_standin(the_heap);
     ledger_clear();
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 128 << 10);
@@ -368,7 +413,7 @@ void scenario_end(void)
     struct dvsm_heap *old = the_heap;
 
     the_heap = NULL;
-    heap_default_view = (struct lane_view){0};
+    heap_default_view = heap_default_locked = (struct lane_view){0};
     atomic_store(&heap_the_default, first_default);
     heap_unmake(old);
 }

@@ -133,6 +133,18 @@ static void look_up(const struct slot *slot, struct allowance *allowed)
     }
 }
 
+static void list_unknown(void)
+{
+    for (size_t i = 0; i < found_count; i++)
+        if (!found[i].known)
+            fprintf(stderr, "  unknown: %zu bytes at %p\n", found[i].usable,
+                    (void *)found[i].block);
+    for (size_t i = 0; i < SLOTS; i++)
+        if (ledger->slot[i].state > SLOT_EMPTY && ledger->slot[i].state != SLOT_HELD)
+            fprintf(stderr, "  slot %zu: state %d, %zu bytes at %p\n", i,
+                    (int)ledger->slot[i].state, ledger->slot[i].size, ledger->slot[i].block);
+}
+
 void account(void)
 {
     struct allowance allowed = {0};
@@ -144,6 +156,8 @@ void account(void)
         look_up(&ledger->slot[i], &allowed);
     for (size_t i = 0; i < found_count; i++)
         unknown += !found[i].known;
+    if (unknown > allowed.most || unknown < allowed.least)
+        list_unknown();
     if (unknown > allowed.most)
         violation("%zu blocks that nobody has, where the dead can have had %zu", unknown,
                   allowed.most);
@@ -186,8 +200,11 @@ static void work_a_little(void)
         blocks[i] = get(sizes[i]);
     for (size_t i = 0; i < KINDS; i += 2)
         dvsm_free(blocks[i]);
-    for (size_t i = 1; i < KINDS; i += 2)
-        blocks[i] = dvsm_realloc(blocks[i], sizes[i] * 2);
+    for (size_t i = 1; i < KINDS; i += 2) {
+        void *larger = dvsm_realloc(blocks[i], sizes[i] * 2);
+
+        blocks[i] = larger != NULL ? larger : blocks[i];
+    }
     for (size_t i = 1; i < KINDS; i += 2)
         dvsm_free(blocks[i]);
     trade(40);

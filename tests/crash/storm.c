@@ -1,0 +1,298 @@
+/* storm.c - eight processes of two threads each at work on one heap, killed at random, for minutes.
+ *
+ * Nothing is stepped, and lanes are the kernel's own. Blocks are named in a table that all share: who
+ * allocates stores the block there when it has it, who frees takes it out first. A process that dies in
+ * between loses its hold of a block, one a thread at most: as long as the storm lasts such blocks must stay
+ * few, and in the end the walk finds them.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "crash/harness.h"
+
+enum {
+    PROCESSES = 8,
+    THREADS = 2,
+    PLACES = 2000,
+    PAUSE_US = 10000, /* at most, between two kills */
+    LARGE_ONE_IN = 200,
+};
+
+struct place_in_table {
+    _Atomic(void *) block; /* NULL: none */
+};
+
+struct storm {
+    struct place_in_table table[PLACES];
+    atomic_ulong operations;
+    atomic_ulong lost; /* operations cut off, at most */
+};
+
+static struct storm *storm;
+
+/* The block's size stands in its first word, the word's complement in the last. */
+static void seal(size_t *block, size_t size)
+{
+    block[0] = size;
+    block[size / sizeof *block - 1] = ~size;
+}
+
+static void check_seal(const size_t *block)
+{
+    size_t size = block[0];
+
+    if (size > 1 << 20 || block[size / sizeof *block - 1] != ~size)
+        violation("a block at %p was overwritten", (const void *)block);
+}
+
+static void *new_block(struct random_source *random)
+{
+    size_t size =
+        random_once_in(random, LARGE_ONE_IN) ? (size_t)300000 : 16 + random_size(random, 4000);
+    size_t *block = dvsm_malloc(size &= ~(size_t)7);
+
+    if (block != NULL)
+        seal(block, size);
+    return block;
+}
+
+static void exchange_one(struct random_source *random)
+{
+    struct place_in_table *in = &storm->table[random_below(random, PLACES)];
+    size_t *old = atomic_exchange(&in->block, NULL);
+
+    if (old == NULL) {
+        old = atomic_exchange(&in->block, new_block(random));
+    } else if (random_once_in(random, 8)) {
+        check_seal(old);
+        size_t size = (16 + random_size(random, 4000)) & ~(size_t)7;
+        size_t *moved = dvsm_realloc(old, size);
+
+        if (moved != NULL) {
+            seal(moved, size);
+            old = atomic_exchange(&in->block, moved);
+        }
+    }
+    if (old != NULL) {
+        check_seal(old);
+        dvsm_free(old);
+    }
+}
+
+static void *work(void *context)
+{
+    struct random_source random = {(uint64_t)(uintptr_t)context};
+
+    for (;;) {
+        exchange_one(&random);
+        if (random_once_in(&random, 4000))
+            dvsm_malloc_trim(1 << 20);
+        if (random_once_in(&random, 64))
+            atomic_fetch_add(&storm->operations, 64);
+    }
+    return NULL;
+}
+
+static pid_t start(uint64_t seed)
+{
+    pid_t child = fork();
+    pthread_t thread;
+
+    if (child != 0)
+        return child;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int i = 1; i < THREADS; i++)
+        if (pthread_create(&thread, NULL, work, (void *)(uintptr_t)(seed * 2 + 1)) != 0)
+            _exit(4);
+    work((void *)(uintptr_t)(seed * 2));
+    _exit(0);
+}
+
+static double now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static void kill_one(pid_t *child, struct random_source *random)
+{
+    int status;
+    pid_t *victim = &child[random_below(random, PROCESSES)];
+
+    kill(*victim, SIGKILL);
+    if (waitpid(*victim, &status, 0) != *victim || !WIFSIGNALED(status) ||
+        WTERMSIG(status) != SIGKILL)
+        violation("a worker of the storm ended with status %#x", (unsigned)status);
+    *victim = start(random_next(random));
+}
+
+/* ---- blocks that nobody has any more: found, freed */
+
+struct set {
+    void **block;
+    size_t count, most;
+};
+
+static int by_address(const void *a, const void *b)
+{
+    uintptr_t x = (uintptr_t) * (void *const *)a, y = (uintptr_t) * (void *const *)b;
+
+    return (x > y) - (x < y);
+}
+
+static void add_used(const dvsm_chunk *chunk, void *context)
+{
+    struct set *set = context;
+
+    if (chunk->state != DVSM_CHUNK_USED && chunk->state != DVSM_CHUNK_LARGE)
+        return;
+    if (set->count == set->most)
+        violation("more blocks than the dead can have lost");
+    set->block[set->count++] = chunk->block;
+}
+
+static struct set used_blocks(size_t most)
+{
+    struct set set = {.most = most + PLACES, .block = calloc(most + PLACES, sizeof(void *))};
+
+    dvsm_walk(the_heap, add_used, &set);
+    qsort(set.block, set.count, sizeof *set.block, by_address);
+    return set;
+}
+
+/* The storm rests: all processes are dead. Frees what nobody has; how many blocks that were. */
+static size_t sweep(size_t kills)
+{
+    struct set set = used_blocks(THREADS * kills + PROCESSES * THREADS);
+    size_t freed = set.count;
+
+    for (size_t i = 0; i < PLACES; i++) {
+        void *block = atomic_load(&storm->table[i].block);
+
+        if (block == NULL)
+            continue;
+        void **found = bsearch(&block, set.block, set.count, sizeof *set.block, by_address);
+        if (found == NULL)
+            violation("a block of the table is lost");
+        check_seal(block);
+        freed--;
+        *found = (void *)((uintptr_t)*found | 1); /* known */
+    }
+    for (size_t i = 0; i < set.count; i++)
+        if (((uintptr_t)set.block[i] & 1) == 0)
+            dvsm_free(set.block[i]);
+    free(set.block);
+    return freed;
+}
+
+static void check_all(void)
+{
+    int violations = dvsm_check(the_heap, stderr);
+
+    if (violations != 0)
+        violation("dvsm_check: %d violations", violations);
+}
+
+/* Everything back: nothing is left but what the heap itself needs. */
+static void end_storm(size_t kills)
+{
+    dvsm_stats_t stats;
+
+    sweep(kills);
+    for (size_t i = 0; i < PLACES; i++)
+        dvsm_free(atomic_exchange(&storm->table[i].block, NULL));
+    dvsm_malloc_trim(0);
+    check_all();
+    dvsm_stats(the_heap, &stats);
+    printf("storm: at the end %zu bytes committed, %zu of them metadata, %zu free in %zu arenas\n",
+           stats.committed_bytes, stats.metadata_bytes, stats.free_bytes, stats.arenas);
+    if (stats.used_blocks != 0 || stats.cached_blocks != 0)
+        violation("%zu blocks in use and %zu cached after all were freed", stats.used_blocks,
+                  stats.cached_blocks);
+}
+
+static void stop_all(pid_t *child, bool count_as_kill)
+{
+    (void)count_as_kill;
+    for (size_t i = 0; i < PROCESSES; i++)
+        kill(child[i], SIGKILL);
+    for (size_t i = 0; i < PROCESSES; i++)
+        waitpid(child[i], NULL, 0);
+}
+
+/* A quarter of a minute, or less: then a look at everything, with all dead. The footprint afterwards. */
+static size_t blow(double seconds, struct random_source *random, size_t *kills, size_t *freed)
+{
+    pid_t child[PROCESSES];
+    double end = now() + seconds;
+    size_t before = *kills;
+
+    for (size_t i = 0; i < PROCESSES; i++)
+        child[i] = start(random_next(random));
+    while (now() < end) {
+        usleep((useconds_t)random_below(random, PAUSE_US));
+        kill_one(child, random);
+        ++*kills;
+        /* Hangs show in no operations made; a look at a heap in use must not give false alarm. */
+        if (*kills % 500 == 0) {
+            alarm(30);
+            check_all();
+            alarm(0);
+        }
+    }
+    stop_all(child, true);
+    *kills += PROCESSES;
+    alarm(60);
+    check_all();
+    size_t footprint = dvsm_heap_footprint(the_heap);
+    *freed += sweep(*kills - before);
+    alarm(0);
+    return footprint;
+}
+
+int run_storm(const struct budget *budget)
+{
+    double length = budget->full ? 330 : 10, piece = budget->full ? 10 : 2, begun = now();
+    struct random_source random = {budget->seed};
+    size_t kills = 0, freed = 0, second_minute = 0, last = 0;
+
+    place.part = "storm";
+    place.seed = budget->seed;
+    storm = mmap(NULL, sizeof *storm, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    the_heap = dvsm_heap_default();
+    while (now() - begun < length) {
+        unsigned long before = atomic_load(&storm->operations);
+        size_t footprint = blow(piece, &random, &kills, &freed);
+        double at = now() - begun;
+
+        if (atomic_load(&storm->operations) == before)
+            violation("the storm stands still");
+        if (at > 60 && at <= 120 && footprint > second_minute)
+            second_minute = footprint;
+        if (at > 240)
+            last = footprint > last ? footprint : last;
+        if (budget->full) {
+            printf("  %4.0f s: %zu kills, %zu bytes\n", at, kills, footprint);
+            fflush(stdout);
+        }
+    }
+    end_storm(kills);
+    printf("storm: %zu kills, %lu operations, %zu blocks of the dead found\n", kills,
+           atomic_load(&storm->operations), freed);
+    if (budget->full && last > second_minute + second_minute / 10)
+        violation("the footprint grew from %zu bytes in the 2nd minute to %zu in the 5th",
+                  second_minute, last);
+    return 0;
+}
