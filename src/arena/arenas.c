@@ -5,7 +5,7 @@
 #include <sched.h>
 
 /* How far above its share an arena may be before the CPUs that prefer it look for another. */
-enum { UNEVEN_LEAST = 256 << 10 };
+enum { UNEVEN_LEAST = 64 << 10 };
 
 /* How large the arenas are, on average, when a CPU that has none of its own gets one. */
 enum { OWN_FROM = 64 << 10 };
@@ -258,7 +258,7 @@ static NOINLINE void even_out(struct arena_table *table, const struct arena_slot
 {
     size_t mean = arenas_footprint(table) / arenas_count(table);
 
-    if (footprint_of(slot) > mean + mean / 4 + UNEVEN_LEAST)
+    if (footprint_of(slot) > mean + mean / 8 + UNEVEN_LEAST)
         prefer(preference(table), smallest(table));
 }
 

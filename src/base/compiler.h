@@ -21,6 +21,17 @@ typedef uintptr_t MAY_ALIAS word;
 
 #define WORD sizeof(word)
 
+/* A word that others may be storing: they store it whole. The processor's plain load is right, and may
+ * be part of another instruction; ThreadSanitizer wants to be told. */
+static inline word word_peek(const void *address)
+{
+#ifdef __SANITIZE_THREAD__
+    return __atomic_load_n((const word *)address, __ATOMIC_RELAXED);
+#else
+    return *(const word *)address;
+#endif
+}
+
 /* Keeps the compiler from moving a store to shared memory across this line. The processor needs
  * nothing: a killed thread has executed all stores before some instruction and none after it. */
 static inline void compiler_barrier(void)

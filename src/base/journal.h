@@ -66,8 +66,8 @@ static inline void journal_store_word(struct journal *j, word *field, word value
     if (PLANTED(1))
         j->count = n + 1;
 #ifndef NDEBUG
-    if (n + 1 > journal_most_entries)
-        journal_most_entries = n + 1;
+    if (n + 1 > __atomic_load_n(&journal_most_entries, __ATOMIC_RELAXED))
+        __atomic_store_n(&journal_most_entries, n + 1, __ATOMIC_RELAXED);
 #endif
 }
 

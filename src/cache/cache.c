@@ -117,7 +117,9 @@ bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *
     if (!cache_spill(cache, class, block))
         return false;
     d = depot_of(cache, class);
-    if (d->stock_magazines % LOOK_AT_BOUND == 0 && stock_bytes(cache) > cache->table->bound)
+    bool look = word_peek(&d->stock_magazines) % LOOK_AT_BOUND == 0 ||
+                depot_bytes(d, class) > cache->table->bound;
+    if (look && stock_bytes(cache) > cache->table->bound)
         stock_reduce(cache, LOOK_AT_BOUND * magazine_capacity(class) * class_size(class), fault);
     return true;
 }
@@ -158,7 +160,8 @@ bool cache_holds(struct cache *cache, const void *block)
 
     struct depot *d = depot_of(cache, class);
     bool made = mark - (word)(uintptr_t)d->magazines < d->made;
-    bool held = made && *magazine_next(mark) == (word)block && is_counted(cache, class, mark);
+    bool held =
+        made && is_counted(cache, class, mark) && word_peek(magazine_next(mark)) == (word)block;
 
     depot_leave(d);
     return held;

@@ -47,6 +47,7 @@ struct depot {
     struct journal journal;
     word stock;             /* list of magazines that hold blocks */
     size_t stock_magazines; /* its length */
+    size_t stock_blocks;    /* in all of them */
     word empty;             /* list of magazines that hold none */
     word transit_new;       /* on its way into a lane, or being filled or drained; 0: none */
     word transit_old;       /* the word of a lane that transit_new (0: nothing) is to replace */

@@ -200,6 +200,12 @@ static void check_depot(struct cache *cache, unsigned class, struct check *check
     check_that(check, stock == d->stock_magazines,
                "cache: class %u: %zu magazines in stock, not %zu", class, stock,
                d->stock_magazines);
+    size_t blocks = 0;
+    word w = d->stock;
+    for (size_t i = 0; i < stock; i++, w = magazine_of(class, w)->link)
+        blocks += magazine_count(class, w);
+    check_that(check, blocks == d->stock_blocks, "cache: class %u: %zu blocks in stock, not %zu",
+               class, blocks, d->stock_blocks);
     check_list(&walk, d->empty, true);
     check_that(check, walk.magazines == d->made / magazine_bytes(class),
                "cache: class %u: %zu magazines of %zu found", class, walk.magazines,

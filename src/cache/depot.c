@@ -31,14 +31,17 @@ void depot_put_away(struct depot *d, unsigned class, word w)
     }
     depot_list(d, class, &d->stock, w);
     journal_store(&d->journal, &d->stock_magazines, d->stock_magazines + 1);
+    journal_store(&d->journal, &d->stock_blocks, d->stock_blocks + magazine_count(class, w));
 }
 
 word depot_take_stock(struct depot *d, unsigned class)
 {
     word w = depot_unlist(d, class, &d->stock);
 
-    if (w != 0)
+    if (w != 0) {
         journal_store(&d->journal, &d->stock_magazines, d->stock_magazines - 1);
+        journal_store(&d->journal, &d->stock_blocks, d->stock_blocks - magazine_count(class, w));
+    }
     return w;
 }
 
@@ -160,7 +163,7 @@ void depot_shrink(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
 
-    if (d->ready == 0 || !depot_enter(cache, class))
+    if (word_peek(&d->ready) == 0 || !depot_enter(cache, class))
         return;
     if (d->ready > 0 && !is_used(cache, d, class)) {
         size_t bytes = d->ready;

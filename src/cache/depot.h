@@ -11,8 +11,7 @@ static inline struct depot *depot_of(const struct cache *cache, unsigned class)
 
 static inline size_t depot_bytes(const struct depot *d, unsigned class)
 {
-    return __atomic_load_n(&d->stock_magazines, __ATOMIC_RELAXED) * (magazine_capacity(class) / 2) *
-           class_size(class);
+    return word_peek(&d->stock_blocks) * class_size(class);
 }
 
 /* Locks and, if the holder died, recovers. False: the calling thread holds it, interrupted by a

@@ -114,7 +114,7 @@ size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct
     struct depot *d = depot_of(cache, class);
     size_t drained = 0;
 
-    if (d->stock == 0 || !depot_enter(cache, class))
+    if (word_peek(&d->stock) == 0 || !depot_enter(cache, class))
         return 0;
     for (; drained < magazines && d->stock != 0; drained++) {
         depot_set_transit(d, depot_take_stock(d, class), 0);

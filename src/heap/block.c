@@ -9,7 +9,12 @@
 
 static size_t head_of(const struct chunk *c)
 {
-    return __atomic_load_n(&c->head, __ATOMIC_RELAXED);
+    return word_peek(&c->head);
+}
+
+size_t heap_chunk_size(const void *block)
+{
+    return head_of(chunk_of_payload(block)) & ~HEAD_FLAGS;
 }
 
 static bool in_segment(const struct dvsm_heap *heap, const void *address)

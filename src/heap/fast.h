@@ -58,7 +58,7 @@ static inline size_t heap_rotate(size_t x)
 static inline bool heap_is_plain(const struct lane_view *view, const size_t *header, size_t size)
 {
     return likely(*magazine_mark(header + 1) - view->magazines >= view->magazine_span) &&
-           likely((*(const size_t *)((const char *)header + size) & PINUSE) != 0);
+           likely((word_peek((const char *)header + size) & PINUSE) != 0);
 }
 
 /* Whether the cache may take the block, and where. Its granule is known to be one of a segment before
@@ -70,11 +70,11 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
     size_t unit = heap_rotate((uintptr_t)block - view->base);
 
     if (unlikely(unit >= view->span) ||
-        unlikely((view->words[unit >> (GRANULE_SHIFT - 4)] & SEGMENT_CHUNKS) == 0))
+        unlikely((word_peek(&view->words[unit >> (GRANULE_SHIFT - 4)]) & SEGMENT_CHUNKS) == 0))
         return false;
 
     const size_t *header = (const size_t *)block - 1;
-    size_t size = (*header ^ CINUSE) & ~PINUSE, step = heap_rotate(size);
+    size_t size = (word_peek(header) ^ CINUSE) & ~PINUSE, step = heap_rotate(size);
 
     if (likely(step <= CLASS_EXACT_LAST)) {
         *class = step;

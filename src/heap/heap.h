@@ -154,6 +154,8 @@ enum block_state {
     BLOCK_OTHER, /* a large block, or wrong: its arena tells */
     BLOCK_FREED  /* in the cache: free already */
 };
+/* Of a BLOCK_PLAIN: bytes of its chunk. */
+size_t heap_chunk_size(const void *block);
 enum block_state heap_look(struct dvsm_heap *heap, const void *block);
 
 /* ---- allocate.c, release.c, resize.c */

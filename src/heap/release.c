@@ -20,9 +20,9 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
     default:
         return false;
     }
-    bool taken =
-        heap_free_fast(&heap->cache.view, block) || heap_free_locked(&heap->cache.locked, block) ||
-        cache_free(&heap->cache, class_below(chunk_size(chunk_of_payload(block))), block, &fault);
+    bool taken = heap_free_fast(&heap->cache.view, block) ||
+                 heap_free_locked(&heap->cache.locked, block) ||
+                 cache_free(&heap->cache, class_below(heap_chunk_size(block)), block, &fault);
     heap_report(heap, &fault, function);
     return taken;
 }
@@ -140,7 +140,7 @@ size_t dvsm_malloc_usable_size(void *block)
         return 0;
     switch (heap != NULL ? heap_look(heap, block) : BLOCK_OTHER) {
     case BLOCK_PLAIN:
-        return chunk_usable(chunk_of_payload(block));
+        return heap_chunk_size(block) - CHUNK_OVERHEAD;
     case BLOCK_FREED:
         heap_report_freed(heap, block, "dvsm_malloc_usable_size");
         return 0;

@@ -25,7 +25,7 @@ static bool is_settled(struct dvsm_heap *heap, bool stays, void *block, size_t s
     default:
         return false;
     }
-    size_t have = chunk_size(chunk_of_payload(block)), need = chunk_size_for(size);
+    size_t have = heap_chunk_size(block), need = chunk_size_for(size);
 
     if (!stays || size >= REQUEST_LIMIT || have < need || have - need >= CHUNK_MIN)
         return false;
