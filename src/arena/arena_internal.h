@@ -86,10 +86,14 @@ struct chunk *arena_large_allocate(struct arena_call *call, size_t need);
 void arena_large_free(struct arena_call *call, struct chunk *c);
 struct chunk *arena_large_resize(struct arena_call *call, struct chunk *c, size_t need);
 
+/* The reference's first request of an arena is never large; where there are several arenas, which one
+ * serves whom is nobody's business. */
 static inline bool arena_wants_large(const struct arena_call *call, size_t need)
 {
-    return need >= call->arena->large_threshold && call->source != NULL && !call->no_large &&
-           call->arena->top_size != 0;
+    const struct arena *a = call->arena;
+
+    return need >= a->large_threshold && call->source != NULL && !call->no_large &&
+           (a->top_size != 0 || a->growth_most != 0);
 }
 
 /* Whether `bytes` more would wrap or pass the limit. */
