@@ -12,7 +12,7 @@ NOINLINE bool brief_look_up(void)
     size_t length;
 
     if (process_is_new())
-        process_greet(brief_self.process);
+        process_greet();
     brief_self.process = 0;
     if (syscall(SYS_get_robust_list, 0, &brief_self.head, &length) != 0 ||
         brief_self.head == NULL || length < sizeof *brief_self.head)

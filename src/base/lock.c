@@ -44,7 +44,7 @@ static enum lock_state state_of(int error)
 static void greet(void)
 {
     if (process_is_new())
-        process_greet(brief_self.process);
+        process_greet();
 }
 
 enum lock_state lock_acquire(struct lock *lock)

@@ -3,6 +3,7 @@
 #include "base/process.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -14,6 +15,9 @@
 #endif
 
 volatile uint32_t *process_number;
+
+/* The last number that was given, here or before the fork. */
+static _Atomic(uint32_t) last_number = 1;
 
 void process_start(void)
 {
@@ -28,7 +32,7 @@ void process_start(void)
         munmap(page, bytes);
         return;
     }
-    *(volatile uint32_t *)page = 1;
+    *(volatile uint32_t *)page = last_number;
     process_number = page;
 }
 
@@ -48,7 +52,7 @@ static bool is_known_to_libc(void)
 #endif
 }
 
-NOINLINE void process_greet(uint32_t former)
+NOINLINE void process_greet(void)
 {
     static const char text[] =
         "dvsm: this process was made by a raw clone(): its thread's id is not "
@@ -59,5 +63,9 @@ NOINLINE void process_greet(uint32_t former)
         (void)ignored;
         abort();
     }
-    *process_number = former + 1 == 0 ? 1 : former + 1;
+    uint32_t expected = 0, number = atomic_fetch_add(&last_number, 1) + 1;
+    if (number == 0)
+        number = atomic_fetch_add(&last_number, 1) + 1;
+    __atomic_compare_exchange_n(process_number, &expected, number, false, __ATOMIC_RELAXED,
+                                __ATOMIC_RELAXED); /* another thread may have been first */
 }

@@ -20,8 +20,9 @@ extern volatile uint32_t *process_number __attribute__((visibility("hidden")));
 /* Makes the page, unless it is there. */
 void process_start(void);
 
-/* A new process: checks it, and gives it a number other than `former`. */
-void process_greet(uint32_t former);
+/* A new process: checks it, and gives it a number that none of its ancestors had: the thread that was
+ * copied still has one of theirs, and must not be taken for known because another thread came first. */
+void process_greet(void);
 
 static inline bool process_is_new(void)
 {

@@ -209,21 +209,22 @@ static void make_and_die(size_t last, bool *ended)
 }
 
 /* At some of its instructions, from the first to the last. */
-static void run_creation(uint64_t seed)
+static void run_creation(uint64_t seed, size_t stride)
 {
     struct random_source random = {seed};
-    size_t tried = 0;
+    size_t tried = 0, visited = boundaries_visited;
     bool ended = false;
 
     scenario_begin(&scenarios[0], seed);
     place.scenario = "creation";
-    for (size_t last = 1; !ended; last += 1 + random_below(&random, 200)) {
+    for (size_t last = 1; !ended; last += 1 + random_below(&random, stride)) {
         make_and_die(last, &ended);
         make_again();
         tried++;
     }
     dvsm_heap_unlink(made_name);
     scenario_end();
+    boundaries_visited = visited; /* not all of them were died at */
     printf("  %-20s %7zu makers killed\n", "creation", tried);
 }
 
@@ -249,7 +250,7 @@ int run_boundaries(const struct budget *budget)
         }
     }
     if (budget->only == NULL || strcmp(budget->only, "creation") == 0)
-        run_creation(budget->seed);
+        run_creation(budget->seed, budget->full ? 100 : 1000);
     printf("boundaries: %zu visited, %zu shared states checked, %zu distinct\n", boundaries_visited,
            states_checked, states_distinct);
     return 0;

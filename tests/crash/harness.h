@@ -49,6 +49,7 @@ struct scenario {
     dvsm_options options;
     void (*prepare)(void); /* by the survivor, not stepped */
     void (*act)(void);     /* by the worker */
+    bool failing;          /* the backend fails when the worker begins */
     bool looks;            /* many steps that change nothing: not for samples */
     bool held; /* another process holds the first arena's lock meanwhile, and dies, too */
 };

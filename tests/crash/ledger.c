@@ -177,6 +177,18 @@ void call_independent(struct slot *first, size_t count, size_t size)
         allocated(first + i, done != NULL ? blocks[i] : NULL, size);
 }
 
+/* Blocks of several sizes, and the array itself in one more slot. */
+void call_comalloc(struct slot *first, size_t count, const size_t *sizes)
+{
+    begin_allocating(first, sizes[0], count + 1, true);
+    call_enter();
+    void **blocks = dvsm_independent_comalloc(count, sizes, NULL);
+    call_leave();
+    for (size_t i = 0; i < count; i++)
+        allocated(first + i, blocks != NULL ? blocks[i] : NULL, sizes[i]);
+    allocated(first + count, blocks, count * sizeof *blocks);
+}
+
 void call_bulk_free(struct slot *first, size_t count)
 {
     void *blocks[SLOTS_EACH];

@@ -53,6 +53,7 @@ void call_aligned(struct slot *slot, size_t alignment, size_t size);
 void call_free(struct slot *slot);
 void call_resize(struct slot *slot, size_t size, bool in_place);
 void call_independent(struct slot *first, size_t count, size_t size);
+void call_comalloc(struct slot *first, size_t count, const size_t *sizes);
 void call_bulk_free(struct slot *first, size_t count);
 void call_trim(void);
 

@@ -2,11 +2,17 @@
 #define _GNU_SOURCE
 #include <string.h>
 
+#include <errno.h>
+
 #include "crash/harness.h"
 #include "crash/ledger.h"
 #include "crash/survive.h"
+#include "support/failing_backend.h"
 
 struct random_source dice;
+
+/* Where a scenario has one. What it counts is not put back with the region. */
+static struct failing_backend *failing;
 
 enum { LARGE = 140000, FEW = 12, MANY = 36 };
 
@@ -118,6 +124,71 @@ static void prepare_no_retaining(void)
     segment_set_retain(&the_heap->segments, 0);
 }
 
+/* Two segments with a hole of one granule between them. What the second begins with is told by `first`: a
+ * block in use (0), a free chunk (1), the victim (2), the top (3). */
+static void prepare_gap(int first)
+{
+    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 40000);
+    hold(0, 2, 25000);
+    hold(2, 1, 50000); /* a large block: the hole to be */
+    hold(3, 2, 25000);
+    hold(5, 1, 2000);
+    if (first == 2) {
+        call_free(own_slot(4));
+        hold(6, 1, 40);
+        call_free(own_slot(6));
+    }
+    if (first != 0)
+        call_free(own_slot(3));
+    if (first == 3)
+        drop(4, 2, 1);
+    call_free(own_slot(2));
+}
+
+static void prepare_gap_used(void)
+{
+    prepare_gap(0);
+}
+
+static void prepare_gap_free(void)
+{
+    prepare_gap(1);
+}
+
+static void prepare_gap_victim(void)
+{
+    prepare_gap(2);
+}
+
+static void prepare_gap_top(void)
+{
+    prepare_gap(3);
+}
+
+/* The victim behind a block. */
+static void prepare_victim(void)
+{
+    hold(0, 8, 600);
+    call_free(own_slot(3));
+    call_free(own_slot(6));
+    hold(10, 1, 300);
+}
+
+static void prepare_trim_in_vain(void)
+{
+    hold(0, 4, 600);
+    dvsm_mallopt(DVSM_M_TRIM_THRESHOLD, 0);
+}
+
+static void prepare_short_of_memory(void)
+{
+    hold(0, 8, 3000);
+    hold(8, 3, LARGE);
+    drop(8, 2, 1);
+    failing_backend_fail(failing, FAILING_COMMIT, 1, ENOMEM, true);
+    failing_backend_fail(failing, FAILING_RELEASE, 1, ENOMEM, true);
+}
+
 /* ---- acting */
 
 static void act_small(void)
@@ -195,7 +266,8 @@ static void act_elsewhere(void)
 {
     hold(40, 4, 30000);
     hold(44, 4, 100);
-    drop(40, 8, 1);
+    hold(48, 6, 90000);
+    drop(40, 14, 1);
 }
 
 /* Somebody else's granules between two segments: a segment of its own, later joined from below. */
@@ -246,8 +318,70 @@ static void act_aligned(void)
     drop(40, 4, 1);
 }
 
+static void act_close_segment(void)
+{
+    hold(0, 2, 25000);
+    hold(2, 1, 50000);
+    hold(3, 2, 25000);
+    call_free(own_slot(2));
+    drop(3, 2, 1);
+    drop(0, 2, 1);
+}
+
+/* Fills the gap just so. */
+static void act_prepend(void)
+{
+    hold(40, 2, 39000);
+    hold(42, 3, 30000);
+    drop(0, 6, 1);
+    drop(40, 5, 1);
+    call_trim();
+}
+
+static void prepare_threshold(void)
+{
+    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 40000);
+}
+
+static void act_large_in_place(void)
+{
+    hold(40, 1, LARGE);
+    call_resize(own_slot(40), 4 * LARGE, true);
+    call_resize(own_slot(40), LARGE, true);
+    call_free(own_slot(40));
+}
+
+static void act_into_victim(void)
+{
+    call_resize(own_slot(10), 500, true);
+    call_resize(own_slot(2), 1000, true);
+    call_resize(own_slot(10), 560, true);
+    call_resize(own_slot(5), 1200, true);
+    call_resize(own_slot(7), 100000, false);
+}
+
+static void act_trim_in_vain(void)
+{
+    drop(3, 1, 1);
+    drop(0, 3, 1);
+}
+
+static void act_short_of_memory(void)
+{
+    hold(40, 2, 60000);
+    hold(42, 1, LARGE);
+    call_resize(own_slot(10), 3 * LARGE, false);
+    drop(0, 8, 1);
+    call_free(own_slot(10));
+    call_trim();
+}
+
 static void act_batch(void)
 {
+    static const size_t sizes[] = {30, 500, 70};
+
+    call_comalloc(own_slot(56), 3, sizes);
+    call_bulk_free(own_slot(56), 4);
     call_independent(own_slot(40), 6, 48);
     call_independent(own_slot(48), 3, 700);
     call_bulk_free(own_slot(40), 6);
@@ -271,6 +405,8 @@ static void act_look(void)
     dvsm_mallinfo();
     dvsm_malloc_usable_size(own_slot(3)->block);
     dvsm_mallopt(DVSM_M_TRIM_THRESHOLD, 1 << 16);
+    dvsm_mallopt(DVSM_M_GRANULARITY, 1 << 17);
+    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 1 << 18);
     dvsm_malloc_set_footprint_limit((size_t)1 << 30);
     call_leave();
 }
@@ -360,6 +496,17 @@ const struct scenario scenarios[] = {
     {"aligned", UNCACHED, prepare_holes, act_aligned},
     {"batch", UNCACHED, prepare_holes, act_batch},
     {"batch-cached", .prepare = prepare_holes, .act = act_batch},
+    {"new-segment", UNCACHED, prepare_threshold, act_close_segment},
+    {"prepend-used", UNCACHED, prepare_gap_used, act_prepend},
+    {"prepend-free", UNCACHED, prepare_gap_free, act_prepend},
+    {"prepend-victim", UNCACHED, prepare_gap_victim, act_prepend},
+    {"prepend-top", UNCACHED, prepare_gap_top, act_prepend},
+    {"large-in-place", UNCACHED, prepare_large, act_large_in_place},
+    {"into-victim", UNCACHED, prepare_victim, act_into_victim},
+    {"trim-in-vain", UNCACHED, prepare_trim_in_vain, act_trim_in_vain},
+    {"no-memory", UNCACHED, prepare_short_of_memory, act_short_of_memory, .failing = true},
+    {"one-arena", .options = {.cache_bytes = SIZE_MAX, .arenas = 1}, .prepare = nothing,
+     .act = act_small},
     {"limit", .prepare = prepare_limit, .act = act_to_the_limit},
     {"look", .prepare = prepare_holes, .act = act_look, .looks = true},
     {"check", .prepare = nothing, .act = act_check, .looks = true},
@@ -394,6 +541,10 @@ void scenario_begin(const struct scenario *scenario, uint64_t seed)
     dice.state = seed;
     options.size = sizeof options;
     options.reserve = (size_t)64 << 20;
+    if (scenario->failing) {
+        failing = failing_backend_new(&dvsm_backend_memfd);
+        options.backend = &failing->backend;
+    }
     the_heap = dvsm_heap_create(&options);
     if (the_heap == NULL)
         give_up("no heap");
@@ -416,4 +567,7 @@ void scenario_end(void)
     heap_default_view = heap_default_locked = (struct lane_view){0};
     atomic_store(&heap_the_default, first_default);
     heap_unmake(old);
+    if (failing != NULL)
+        failing_backend_delete(failing);
+    failing = NULL;
 }

@@ -218,6 +218,10 @@ static void end_storm(size_t kills)
     dvsm_stats(the_heap, &stats);
     printf("storm: at the end %zu bytes committed, %zu of them metadata, %zu free in %zu arenas\n",
            stats.committed_bytes, stats.metadata_bytes, stats.free_bytes, stats.arenas);
+    for (size_t cpu = 0; cpu < the_heap->region->cache.cpus; cpu++)
+        if (the_heap->region->cache.lanes[cpu].lock != 0)
+            violation("the lock of lane %zu holds %#x, we are %d", cpu,
+                      the_heap->region->cache.lanes[cpu].lock, getpid());
     if (stats.used_blocks != 0 || stats.cached_blocks != 0)
         violation("%zu blocks in use and %zu cached after all were freed", stats.used_blocks,
                   stats.cached_blocks);

@@ -89,14 +89,18 @@ static void note_visit(uintptr_t at)
         visited[offset] = 1;
 }
 
-/* One address a line, as the linker knows them, appended for scripts/crash-full to sum up. */
+/* One address a line, as the linker knows them, in a file of its own for tests/crash/lines. */
 void visited_write(void)
 {
-    const char *path = getenv("DVSM_CRASH_VISITED");
-    FILE *file = path != NULL ? fopen(path, "a") : NULL;
+    const char *folder = getenv("DVSM_CRASH_VISITED");
+    char path[4096];
 
-    if (file == NULL)
+    if (folder == NULL)
         return;
+    snprintf(path, sizeof path, "%s/%s-%ld", folder, place.part, (long)getpid());
+    FILE *file = fopen(path, "w");
+    if (file == NULL)
+        give_up("%s: %s", path, strerror(errno));
     for (size_t i = 0; i < TEXT_MOST; i++)
         if (visited[i])
             fprintf(file, "%zx\n", i);
