@@ -5,7 +5,7 @@
 #include <sched.h>
 
 /* How far above its share an arena may be before the CPUs that prefer it look for another. */
-enum { UNEVEN_LEAST = 64 << 10 };
+enum { UNEVEN_LEAST = 64 << 10, LOOK_AFTER_USES = 64 };
 
 /* How large the arenas are, on average, when a CPU that has none of its own gets one. */
 enum { OWN_FROM = 64 << 10 };
@@ -253,7 +253,7 @@ bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold)
     return false;
 }
 
-/* An arena grew: if it has more than its share, this CPU goes on with the smallest. */
+/* Where an arena has more than its share, this CPU goes on with the smallest. */
 static NOINLINE void even_out(struct arena_table *table, const struct arena_slot *slot)
 {
     size_t mean = arenas_footprint(table) / arenas_count(table);
@@ -268,11 +268,11 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold)
 
     if (slot == NULL)
         return;
-    bool grew = slot->arena.footprint > hold->footprint;
+    bool look = slot->arena.footprint > hold->footprint || ++slot->uses % LOOK_AFTER_USES == 0;
     if (unlikely(slot->arena.damaged))
         __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
     lock_release(&slot->lock);
     hold->slot = NULL;
-    if (unlikely(grew) && arenas_count(arenas->table) > 1)
+    if (unlikely(look) && arenas_count(arenas->table) > 1)
         even_out(arenas->table, slot);
 }

@@ -8,7 +8,7 @@
  * (as in ptmalloc2, by Wolfram Gloger). All taken: one more is made, up to `wanted`. A CPU without a
  * preference also gets an arena of its own once those that are there have grown to be worth it: blocks
  * that one CPU's work uses then do not share cache lines with another's. So that load
- * ends up even, a CPU whose arena grew beyond its share prefers the smallest one from then on. A
+ * ends up even, a CPU whose arena has grown beyond its share prefers the smallest one from then on. A
  * block goes back to the arena it came from: the granule map knows.
  *
  * Locks: the table's own lock guards the making of arenas, taken while no arena's is held; the
@@ -28,6 +28,7 @@ enum { ARENAS_PREFERRED = 256, ARENAS_GROWTH_MOST = 2 << 20 };
 struct arena_slot {
     struct lock lock;
     size_t recoveries; /* times that the lock was found held by the dead */
+    size_t uses;       /* times that it was left: now and then load is evened out */
     struct arena arena;
 };
 
