@@ -304,7 +304,7 @@ static void run_to_a_state(const struct scenario *scenario, uint64_t seed,
 int run_real(const struct budget *budget)
 {
     struct random_source random = {budget->seed};
-    size_t kills = budget->full ? 2200 : 60;
+    size_t kills = budget->full ? 1100 : 60;
 
     place.part = "real";
     for (size_t i = 0; i < kills; i++)
@@ -316,7 +316,7 @@ int run_real(const struct budget *budget)
 /* ---- the survivor dies, too */
 
 /* What the survivor does once it has recovered is what workers do. */
-enum { RECOVERY_STEPS = 4000 };
+enum { RECOVERY_STEPS = 2000 };
 
 static size_t recovery_boundaries, recovery_states;
 

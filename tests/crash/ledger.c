@@ -101,6 +101,7 @@ static void allocated(struct slot *slot, void *block, size_t size)
 static void *allocate(size_t size, enum how how)
 {
     static const char text[] = "a string of some length, to be copied";
+    void *block;
 
     switch (how) {
     case BY_HEAP:
@@ -111,6 +112,20 @@ static void *allocate(size_t size, enum how how)
         return dvsm_memalign(64, size);
     case BY_STRDUP:
         return dvsm_strdup(text);
+    case BY_HEAP_CALLOC:
+        return dvsm_heap_calloc(the_heap, 1, size);
+    case BY_HEAP_ALIGNED:
+        return dvsm_heap_aligned_alloc(the_heap, 128, size);
+    case BY_HEAP_MEMALIGN:
+        return dvsm_heap_memalign(the_heap, 64, size);
+    case BY_HEAP_POSIX:
+        return dvsm_heap_posix_memalign(the_heap, &block, 64, size) == 0 ? block : NULL;
+    case BY_HEAP_REALLOC:
+        return dvsm_heap_realloc(the_heap, NULL, size);
+    case BY_VALLOC:
+        return dvsm_valloc(size);
+    case BY_PVALLOC:
+        return dvsm_pvalloc(size);
     default:
         return dvsm_malloc(size);
     }

@@ -47,7 +47,21 @@ struct slot *own_slot(size_t number);
 void call_enter(void);
 void call_leave(void);
 
-enum how { BY_MALLOC, BY_HEAP, BY_CALLOC, BY_MEMALIGN, BY_STRDUP, BY_HOWS };
+enum how {
+    BY_MALLOC,
+    BY_HEAP,
+    BY_CALLOC,
+    BY_MEMALIGN,
+    BY_STRDUP,
+    BY_HEAP_CALLOC,
+    BY_HEAP_ALIGNED,
+    BY_HEAP_MEMALIGN,
+    BY_HEAP_POSIX,
+    BY_HEAP_REALLOC,
+    BY_VALLOC,
+    BY_PVALLOC,
+    BY_HOWS
+};
 void call_allocate(struct slot *slot, size_t size, enum how how);
 void call_aligned(struct slot *slot, size_t alignment, size_t size);
 void call_free(struct slot *slot);

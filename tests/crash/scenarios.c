@@ -124,13 +124,15 @@ static void prepare_no_retaining(void)
     segment_set_retain(&the_heap->segments, 0);
 }
 
-/* Two segments with a hole of one granule between them. What the second begins with is told by `first`: a
+/* Two segments with a hole of two granules between them. What the second begins with is told by `first`: a
  * block in use (0), a free chunk (1), the victim (2), the top (3). */
 static void prepare_gap(int first)
 {
-    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 40000);
+    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 90000);
     hold(0, 2, 25000);
-    hold(2, 1, 50000); /* a large block: the hole to be */
+    /* All but 16 bytes, so that no free chunk is left in the first segment. */
+    hold(7, 1, region_arena(the_heap->region, 0)->arena.top_size - 24);
+    hold(2, 1, 100000); /* a large block: the hole to be */
     hold(3, 2, 25000);
     hold(5, 1, 2000);
     if (first == 2) {
@@ -143,6 +145,7 @@ static void prepare_gap(int first)
     if (first == 3)
         drop(4, 2, 1);
     call_free(own_slot(2));
+    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, -1);
 }
 
 static void prepare_gap_used(void)
@@ -331,10 +334,10 @@ static void act_close_segment(void)
 /* Fills the gap just so. */
 static void act_prepend(void)
 {
-    hold(40, 2, 39000);
-    hold(42, 3, 30000);
-    drop(0, 6, 1);
-    drop(40, 5, 1);
+    hold(40, 1, 100000);
+    hold(42, 2, 30000);
+    drop(0, 8, 1);
+    drop(40, 4, 1);
     call_trim();
 }
 
@@ -343,12 +346,31 @@ static void prepare_threshold(void)
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 40000);
 }
 
+/* As a CPU comes that was not here before, and no arena may be made for it. */
+static void prepare_another_cpu(void)
+{
+    hold(0, 4, 600);
+    memset(the_heap->region->arenas.preferred, 0, sizeof the_heap->region->arenas.preferred);
+}
+
+/* The functions that are told the heap. */
+static void act_given_heap(void)
+{
+    struct slot *slot = own_slot(40);
+
+    for (enum how how = BY_HEAP_CALLOC; how < BY_HOWS; how++)
+        call_allocate(slot + how, 200, how);
+    for (enum how how = BY_HEAP_CALLOC; how < BY_HOWS; how++)
+        call_free(slot + how);
+}
+
 static void act_large_in_place(void)
 {
+    call_free(own_slot(2));
     hold(40, 1, LARGE);
     call_resize(own_slot(40), 4 * LARGE, true);
     call_resize(own_slot(40), LARGE, true);
-    call_free(own_slot(40));
+    call_bulk_free(own_slot(40), 1);
 }
 
 static void act_into_victim(void)
@@ -505,8 +527,9 @@ const struct scenario scenarios[] = {
     {"into-victim", UNCACHED, prepare_victim, act_into_victim},
     {"trim-in-vain", UNCACHED, prepare_trim_in_vain, act_trim_in_vain},
     {"no-memory", UNCACHED, prepare_short_of_memory, act_short_of_memory, .failing = true},
-    {"one-arena", .options = {.cache_bytes = SIZE_MAX, .arenas = 1}, .prepare = nothing,
+    {"one-arena", .options = {.cache_bytes = SIZE_MAX, .arenas = 1}, .prepare = prepare_another_cpu,
      .act = act_small},
+    {"given-heap", .prepare = prepare_holes, .act = act_given_heap},
     {"limit", .prepare = prepare_limit, .act = act_to_the_limit},
     {"look", .prepare = prepare_holes, .act = act_look, .looks = true},
     {"check", .prepare = nothing, .act = act_check, .looks = true},
