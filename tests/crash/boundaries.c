@@ -304,7 +304,7 @@ static void run_to_a_state(const struct scenario *scenario, uint64_t seed,
 int run_real(const struct budget *budget)
 {
     struct random_source random = {budget->seed};
-    size_t kills = budget->full ? 1100 : 60;
+    size_t kills = budget->full ? 1100 : 40;
 
     place.part = "real";
     for (size_t i = 0; i < kills; i++)

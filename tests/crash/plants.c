@@ -54,8 +54,11 @@ static int try_plant(size_t number, const struct budget *budget, char *line, siz
         dup2(nowhere, STDOUT_FILENO);
         dup2(fds[1], STDERR_FILENO);
         close(fds[0]);
+        struct budget less = *budget;
+
         dvsm_planted = (int)number;
-        _exit(plants[number].found_by(budget));
+        less.only = number == 0 ? "random" : budget->only;
+        _exit(plants[number].found_by(&less));
     }
     close(fds[1]);
     size_t have = 0;

@@ -60,11 +60,11 @@ static void prepare_lane_full(void)
 /* A lane without blocks, a depot with magazines in stock. */
 static void prepare_stock(void)
 {
-    void *blocks[200];
+    void *blocks[140];
 
-    for (int i = 0; i < 200; i++)
+    for (int i = 0; i < 140; i++)
         blocks[i] = dvsm_malloc(40);
-    for (int i = 0; i < 200; i++)
+    for (int i = 0; i < 140; i++)
         dvsm_free(blocks[i]);
     hold(0, MANY, 40);
 }
@@ -548,9 +548,12 @@ _Thread_local struct standin standin;
 
 void use_standin(struct dvsm_heap *which)
 {
+    char *thread;
+
     if (which->region->cache.mode != CACHE_SEQUENCES)
         return;
-    which->cache.view.rseq = (intptr_t)((char *)&standin - (char *)__builtin_thread_pointer());
+    __asm__("movq %%fs:0, %0" : "=r"(thread));
+    which->cache.view.rseq = (char *)&standin - thread;
     heap_default_view = which->cache.view;
 }
 
