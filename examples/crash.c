@@ -114,6 +114,10 @@ static pid_t start_worker(uint64_t seed)
 
     if (worker == 0)
         work(seed);
+    if (worker < 0) {
+        perror("fork");
+        exit(1); /* the workers' pids are what is killed: -1 would be everybody */
+    }
     return worker;
 }
 

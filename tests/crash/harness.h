@@ -36,6 +36,9 @@ struct place {
 };
 extern struct place place;
 
+/* Set to 0 where alarm() is: how many were let pass since. */
+extern unsigned alarms;
+
 /* Says what is wrong and where, and ends the program: 1. */
 _Noreturn void violation(const char *format, ...) PRINTF_LIKE(1, 2);
 /* The harness itself cannot go on: 2. */

@@ -56,8 +56,16 @@ _Noreturn void give_up(const char *format, ...)
     _exit(2);
 }
 
+/* Alarms since the survivor began: one may be due to a stop of the whole machine, or of this process. */
+unsigned alarms;
+enum { ALARMS_MOST = 3, ALARM_SECONDS = 10 };
+
 static void on_signal(int number)
 {
+    if (number == SIGALRM && ++alarms < ALARMS_MOST) {
+        alarm(ALARM_SECONDS);
+        return;
+    }
     violation("the survivor got signal %d%s", number, number == SIGALRM ? ": it hangs" : "");
 }
 
@@ -69,7 +77,7 @@ static void on_fault(const dvsm_fault *fault)
 static void watch_signals(void)
 {
     static const int numbers[] = {SIGSEGV, SIGBUS, SIGABRT, SIGALRM, SIGILL, SIGFPE};
-    struct sigaction action = {.sa_handler = on_signal};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         sigaction(numbers[i], &action, NULL);

@@ -108,6 +108,8 @@ static pid_t start(uint64_t seed)
     pid_t child = fork();
     pthread_t thread;
 
+    if (child < 0)
+        give_up("fork"); /* and never a kill(-1) */
     if (child != 0)
         return child;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -313,7 +315,13 @@ int run_storm(const struct budget *budget)
         look(&second, at, footprint);
         look(&fifth, at, footprint);
         if (budget->full) {
-            printf("  %4.0f s: %zu kills, %zu bytes\n", at, kills, footprint);
+            dvsm_stats_t stats;
+
+            dvsm_stats(the_heap, &stats);
+            printf(
+                "  %4.0f s: %zu kills, %zu bytes: used %zu, free %zu, cached %zu, metadata %zu\n",
+                at, kills, footprint, stats.used_bytes, stats.free_bytes, stats.cached_bytes,
+                stats.metadata_bytes);
             fflush(stdout);
         }
     }

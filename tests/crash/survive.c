@@ -17,7 +17,7 @@
 
 enum {
     BLOCKS_MOST = 8192,
-    PATIENCE = 20,    /* seconds: longer is a hang */
+    PATIENCE = 10,    /* seconds: longer is a hang */
     HEADER_LINKS = 64 /* a block being freed may have links, a mark in its first bytes */
 };
 
@@ -281,6 +281,7 @@ void survive(enum variant variant)
 {
     memcpy(&before, ledger, sizeof before);
     place.variant = variant;
+    alarms = 0;
     alarm(PATIENCE);
     touch_first(variant);
     account();
