@@ -118,6 +118,15 @@ static void prepare_segments(void)
     drop(1, 8, 1);
 }
 
+/* A large block stands between an arena's two segments. */
+static void prepare_two_segments(void)
+{
+    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 90000);
+    hold(0, 1, 30000);
+    hold(1, 1, 200000);
+    hold(2, 6, 30000);
+}
+
 static void prepare_no_retaining(void)
 {
     prepare_segments();
@@ -282,6 +291,14 @@ static void act_segments(void)
     (void)pending;
     drop(20, 3, 1);
     drop(0, 10, 1);
+    call_trim();
+}
+
+/* The older segment becomes one free chunk, and goes. */
+static void act_unused_segment(void)
+{
+    drop(0, 1, 1);
+    drop(2, 2, 1);
     call_trim();
 }
 
@@ -495,6 +512,7 @@ void act_as_survivor(void)
 }
 
 #define UNCACHED .options = {.cache_bytes = SIZE_MAX}
+#define ONE_ARENA .options = {.cache_bytes = SIZE_MAX, .arenas = 1}
 
 const struct scenario scenarios[] = {
     {"small", UNCACHED, nothing, act_small},
@@ -509,8 +527,9 @@ const struct scenario scenarios[] = {
     {"free-drain", .prepare = prepare_many, .act = act_free_and_trim},
     {"first", .prepare = nothing, .act = act_small},
     {"grow", UNCACHED, prepare_many, act_grow},
-    {"segments", UNCACHED, prepare_segments, act_segments},
-    {"release", UNCACHED, prepare_no_retaining, act_segments},
+    {"segments", ONE_ARENA, prepare_segments, act_segments},
+    {"release", ONE_ARENA, prepare_no_retaining, act_segments},
+    {"unused-segment", ONE_ARENA, prepare_two_segments, act_unused_segment},
     {"large", UNCACHED, prepare_large, act_large},
     {"large-cached", .prepare = prepare_large, .act = act_large},
     {"resize", UNCACHED, prepare_holes, act_resize},
