@@ -11,6 +11,8 @@
 #define likely(condition) __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 #define NOINLINE __attribute__((noinline))
+/* A function of a few cache lines: from the start of one it takes one line fewer, which showed. */
+#define HOT __attribute__((aligned(64)))
 #define PRINTF_LIKE(text, first) __attribute__((format(printf, text, first)))
 
 /* Memory that the program also sees as objects of its own types: no aliasing rule holds for it. */

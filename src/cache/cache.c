@@ -76,6 +76,7 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     view->magazine_span = table->area * CACHE_CLASSES;
     view->lanes = table->lanes;
     view->cpus = table->cpus;
+    class_fill_table(view->coarse);
     cache->locked = *view;
     if (table->classes == 0)
         return;

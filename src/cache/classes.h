@@ -40,8 +40,14 @@ static inline unsigned class_coarse_below(size_t size)
     return (unsigned)(size >> shift) + (shift - 7) * 8 + CLASS_EXACT_LAST - 8;
 }
 
-/* The same from a table, for the fast path, by size / 128; 0 for the sizes below the smallest. */
-extern const unsigned char class_coarse_table[CLASS_MOST / 128 + 1];
+/* The same from a table, by size / 128; 0 for the sizes below the smallest. */
+enum { CLASS_TABLE = CLASS_MOST / 128 + 1 };
+
+static inline void class_fill_table(unsigned char table[CLASS_TABLE])
+{
+    for (size_t i = CLASS_COARSE_LEAST / 128; i < CLASS_TABLE; i++)
+        table[i] = (unsigned char)class_coarse_below(i * 128);
+}
 
 /* The class that serves chunks of `size` bytes; CLASS_NONE: too large. */
 static inline unsigned class_above(size_t size)

@@ -47,10 +47,11 @@ struct lane_view {
     intptr_t rseq;       /* of the thread's rseq area, from the thread pointer */
     uintptr_t base; /* the first block that could be: a header beyond the first granule's start */
     size_t span;    /* blocks lie less than so many times 16 bytes further */
-    const word *words;    /* the granule map's: one for each granule up to there */
-    uintptr_t magazines;  /* magazines lie from here ... */
-    size_t magazine_span; /* ... to so many bytes further */
-    size_t cpus;          /* how many lanes; for locked mode */
+    const word *words;                 /* the granule map's: one for each granule up to there */
+    uintptr_t magazines;               /* magazines lie from here ... */
+    size_t magazine_span;              /* ... to so many bytes further */
+    size_t cpus;                       /* how many lanes; for locked mode */
+    unsigned char coarse[CLASS_TABLE]; /* class_fill_table(): here its place is known already */
 };
 
 #if defined __x86_64__ && defined __LP64__ && !defined __SANITIZE_THREAD__
@@ -58,15 +59,14 @@ struct lane_view {
 #include "cache/lane_x86_64.h"
 #else
 #define LANE_HAS_SEQUENCES 0
-static inline void *lane_pop(const struct lane_view *view, size_t class, size_t empty_mask)
+static inline void *lane_pop(const struct lane_view *view, size_t class, size_t mask)
 {
-    (void)view, (void)class, (void)empty_mask;
+    (void)view, (void)class, (void)mask;
     return NULL;
 }
-static inline bool lane_push(const struct lane_view *view, size_t class, size_t full_mask,
-                             void *block)
+static inline bool lane_push(const struct lane_view *view, size_t class, size_t mask, void *block)
 {
-    (void)view, (void)class, (void)full_mask, (void)block;
+    (void)view, (void)class, (void)mask, (void)block;
     return false;
 }
 static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, size_t class, word old,
@@ -78,8 +78,7 @@ static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, siz
 #endif
 
 /* What tells an empty and a full magazine of either kind: see magazine_is_empty(), _full(). */
-#define LANE_EMPTY(bytes) ((bytes)-2 * WORD)
-#define LANE_FULL(bytes) ((bytes)-WORD)
+#define LANE_MASK(bytes) ((bytes)-2 * WORD)
 
 /* Where this thread's rseq area is; false: none is registered. */
 bool lane_find_rseq(intptr_t *offset);

@@ -51,39 +51,42 @@
 #define LANE_INPUTS [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [class] "r"(class)
 
 static inline __attribute__((always_inline)) void *lane_pop(const struct lane_view *view,
-                                                            size_t class, size_t empty_mask)
+                                                            size_t class, size_t mask)
 {
     void *block;
 
     __asm__ volatile(LANE_BEGIN "movq (%%r8,%[class],8), %%r9\n\t" /* the word */
-                                "xorl %k[block], %k[block]\n\t"
-                                "testl %[mask], %%r9d\n\t" /* no block in the magazine? */
+                                "testl %[mask], %%r9d\n\t"         /* no block in the magazine? */
                                 "jz 6f\n\t"
                                 "movq -9(%%r9), %[block]\n\t" /* the last slot's block */
                                 "subq $8, %%r9\n\t"
                                 "movq %%r9, (%%r8,%[class],8)\n" /* one fewer */
-                     LANE_END "6:"
+                     LANE_END "7:\n\t"
+                                ".pushsection __rseq_abort, \"ax\"\n"
+                                "6:\n\t"
+                                "xorl %k[block], %k[block]\n\t" /* NULL */
+                                "jmp 7b\n\t"
+                                ".popsection"
                      : [block] "=&r"(block)
-                     : LANE_INPUTS, [mask] "ri"((unsigned)empty_mask)
+                     : LANE_INPUTS, [mask] "ri"((unsigned)mask)
                      : "r8", "r9", "memory", "cc");
     return block;
 }
 
 /* The mark is stored first: it may be there in a block that is not in the cache. */
-static inline __attribute__((always_inline)) bool
-lane_push(const struct lane_view *view, size_t class, size_t full_mask, void *block)
+static inline __attribute__((always_inline)) bool lane_push(const struct lane_view *view,
+                                                            size_t class, size_t mask, void *block)
 {
     __asm__ goto volatile(LANE_BEGIN "movq (%%r8,%[class],8), %%r9\n\t" /* the word */
-                                     "leaq 7(%%r9), %%r10\n\t"
+                                     "leaq 8(%%r9), %%r10\n\t"          /* with one more */
                                      "testl %[mask], %%r10d\n\t" /* no slot left in the magazine? */
                                      "jz %l[full]\n\t"
-                                     "movq %[block], -1(%%r9)\n\t" /* into the next slot */
-                                     "movq %%r9, 8(%[block])\n\t"  /* the mark */
-                                     "addq $8, %%r9\n\t"
-                                     "movq %%r9, (%%r8,%[class],8)\n" /* one more */
+                                     "movq %[block], -1(%%r9)\n\t"     /* into the next slot */
+                                     "movq %%r9, 8(%[block])\n\t"      /* the mark */
+                                     "movq %%r10, (%%r8,%[class],8)\n" /* one more */
                           LANE_END
                           :
-                          : LANE_INPUTS, [block] "r"(block), [mask] "ri"((unsigned)full_mask)
+                          : LANE_INPUTS, [block] "r"(block), [mask] "ri"((unsigned)mask)
                           : "r8", "r9", "r10", "memory", "cc"
                           : full);
     return true;

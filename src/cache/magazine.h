@@ -56,7 +56,7 @@ static inline bool magazine_is_empty(unsigned class, word w)
 
 static inline bool magazine_is_full(unsigned class, word w)
 {
-    return ((w + WORD - 1) & (magazine_bytes(class) - WORD)) == 0;
+    return ((w + WORD) & (magazine_bytes(class) - 2 * WORD)) == 0;
 }
 
 /* A freed block's mark, the word it was pushed by. In its second word: a program that has just written

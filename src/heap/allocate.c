@@ -180,7 +180,7 @@ static void **heap_independent_comalloc(struct dvsm_heap *heap, size_t count, co
 
 /* ---- the default heap */
 
-void *dvsm_malloc(size_t size)
+HOT void *dvsm_malloc(size_t size)
 {
     void *block = heap_malloc_fast(&heap_default_view, size);
 

@@ -26,12 +26,11 @@ static inline __attribute__((always_inline)) void *heap_malloc_fast(const struct
         size_t least = CHUNK_MIN - CHUNK_OVERHEAD - CHUNK_ALIGN + 1; /* for a chunk of CHUNK_MIN */
         size_t request = size < least ? least : size;
 
-        block =
-            lane_pop(view, (unsigned)((request + CHUNK_OVERHEAD + CHUNK_ALIGN - 1) / CLASS_STEP),
-                     LANE_EMPTY(MAGAZINE_BYTES));
+        block = lane_pop(view, (request + CHUNK_OVERHEAD + CHUNK_ALIGN - 1) / CLASS_STEP,
+                         LANE_MASK(MAGAZINE_BYTES));
     } else if (size < view->coarse_limit) {
         block = lane_pop(view, class_coarse_above(size + CHUNK_OVERHEAD),
-                         LANE_EMPTY(MAGAZINE_COARSE_BYTES));
+                         LANE_MASK(MAGAZINE_COARSE_BYTES));
     } else {
         return NULL;
     }
@@ -54,11 +53,14 @@ static inline size_t heap_rotate(size_t x)
     return x >> 4 | x << (SIZE_BITS - 4);
 }
 
+/* What the header of a chunk in use adds to its size, once PINUSE is set in it. */
+enum { HEAP_FLAGS = PINUSE | CINUSE };
+
 /* Whether the block has no mark, and the chunk after it says that it is in use. */
-static inline bool heap_is_plain(const struct lane_view *view, const size_t *header, size_t size)
+static inline bool heap_is_plain(const struct lane_view *view, const void *block, size_t head)
 {
-    return likely(*magazine_mark(header + 1) - view->magazines >= view->magazine_span) &&
-           likely((word_peek((const char *)header + size) & PINUSE) != 0);
+    return likely(*magazine_mark(block) - view->magazines >= view->magazine_span) &&
+           likely((word_peek((const char *)block - WORD - HEAP_FLAGS + head) & PINUSE) != 0);
 }
 
 /* Whether the cache may take the block, and where. Its granule is known to be one of a segment before
@@ -73,19 +75,21 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
         unlikely((word_peek(&view->words[unit >> (GRANULE_SHIFT - 4)]) & SEGMENT_CHUNKS) == 0))
         return false;
 
-    const size_t *header = (const size_t *)block - 1;
-    size_t size = (word_peek(header) ^ CINUSE) & ~PINUSE, step = heap_rotate(size);
+    size_t head = word_peek((const char *)block - WORD) | PINUSE,
+           step = heap_rotate(head - HEAP_FLAGS);
+
+    __asm__("" : "+r"(head)); /* not to be subtracted from but in addresses, at no cost */
 
     if (likely(step <= CLASS_EXACT_LAST)) {
         *class = step;
         *bytes = MAGAZINE_BYTES;
-        return heap_is_plain(view, header, size);
+        return heap_is_plain(view, block, head);
     }
     if (unlikely(step > CLASS_MOST / CLASS_STEP + 1))
         return false;
-    *class = class_coarse_table[step / 8];
+    *class = view->coarse[step / 8];
     *bytes = MAGAZINE_COARSE_BYTES;
-    return heap_is_plain(view, header, size);
+    return heap_is_plain(view, block, head);
 }
 
 /* Whether this CPU's lane took the block. */
@@ -97,8 +101,8 @@ static inline __attribute__((always_inline)) bool heap_free_fast(const struct la
     if (unlikely(!heap_may_cache(view, block, &class, &bytes)))
         return false;
     return bytes == MAGAZINE_BYTES
-               ? lane_push(view, class, LANE_FULL(MAGAZINE_BYTES), block)
-               : lane_push(view, class, LANE_FULL(MAGAZINE_COARSE_BYTES), block);
+               ? lane_push(view, class, LANE_MASK(MAGAZINE_BYTES), block)
+               : lane_push(view, class, LANE_MASK(MAGAZINE_COARSE_BYTES), block);
 }
 
 /* ---- locked mode: the first thing that the slow paths try */

@@ -47,7 +47,7 @@ NOINLINE void heap_free(void *block, const char *function)
     errno = saved;
 }
 
-void dvsm_free(void *block)
+HOT void dvsm_free(void *block)
 {
     if (unlikely(!heap_free_fast(&heap_default_view, block)))
         heap_free(block, "dvsm_free");
