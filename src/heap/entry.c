@@ -6,7 +6,10 @@
 
 static void start(struct heap_call *call, struct dvsm_heap *heap, const char *function)
 {
-    *call = (struct heap_call){.heap = heap, .function = function};
+    call->heap = heap;
+    call->function = function;
+    call->hold.slot = NULL;
+    call->hold.call.fault.kind = FAULT_NONE; /* the rest is set when an arena is entered */
 }
 
 bool heap_enter(struct heap_call *call, struct dvsm_heap *heap, const char *function)
