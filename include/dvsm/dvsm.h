@@ -287,6 +287,11 @@ size_t dvsm_heap_set_limit(dvsm_heap *heap, size_t bytes);
  * errno EINVAL: no heap. */
 int dvsm_check(dvsm_heap *heap, FILE *report);
 
+/* Repairs at once what dead processes left locked; without it, whoever needs a lock next does. Waits
+ * for locks that the living hold. Needs no memory. Returns how many locks it repaired, or -1 with
+ * errno EINVAL: no heap. */
+int dvsm_reap(dvsm_heap *heap);
+
 /* Counts of chunks include their headers. Other processes may work meanwhile: each arena is counted
  * at one instant, not the whole heap. */
 typedef struct dvsm_stats_t {

@@ -56,23 +56,29 @@ static bool make_slot(struct arenas *arenas, size_t index)
     return true;
 }
 
+static bool enter_table(struct arenas *arenas)
+{
+    struct arena_table *table = arenas->table;
+
+    switch (lock_acquire(&table->lock)) {
+    case LOCK_OWNER_DIED:
+        segment_settle(arenas->segments); /* `committed` may be being stored */
+        lock_repaired(&table->lock);
+        return true;
+    case LOCK_ACQUIRED:
+        return true;
+    default:
+        return false;
+    }
+}
+
 bool arenas_make(struct arenas *arenas, size_t index)
 {
     struct arena_table *table = arenas->table;
     bool made = true;
 
-    if (index >= table->most)
+    if (index >= table->most || !enter_table(arenas))
         return false;
-    switch (lock_acquire(&table->lock)) {
-    case LOCK_OWNER_DIED:
-        segment_settle(arenas->segments); /* `committed` may be being stored */
-        lock_repaired(&table->lock);
-        break;
-    case LOCK_ACQUIRED:
-        break;
-    default:
-        return false;
-    }
     if (table->count == index)
         made = make_slot(arenas, index);
     lock_release(&table->lock);
@@ -119,6 +125,14 @@ void arenas_settle(struct arenas *arenas, size_t index)
 
     if (enter(arenas, &hold, index, true))
         arenas_leave(arenas, &hold);
+}
+
+void arenas_settle_all(struct arenas *arenas)
+{
+    if (enter_table(arenas))
+        lock_release(&arenas->table->lock);
+    for (size_t i = 0; i < arenas_count(arenas->table); i++)
+        arenas_settle(arenas, i);
 }
 
 static bool enter_sound(struct arenas *arenas, struct arena_hold *hold, size_t index, bool wait)

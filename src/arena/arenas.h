@@ -96,6 +96,9 @@ bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold);
  * of its own that the arena's changes may have stored. */
 void arenas_settle(struct arenas *arenas, size_t index);
 
+/* The same for all arenas and for the making of one. */
+void arenas_settle_all(struct arenas *arenas);
+
 /* Bytes that all arenas have; each at its own instant. */
 size_t arenas_footprint(const struct arena_table *table);
 

@@ -59,10 +59,18 @@ enum lock_state lock_try_acquire(struct lock *lock)
     return state_of(pthread_mutex_trylock(&lock->mutex));
 }
 
+static __thread size_t repairs;
+
 void lock_repaired(struct lock *lock)
 {
     if (pthread_mutex_consistent(&lock->mutex) != 0)
         abort();
+    repairs++;
+}
+
+size_t lock_repairs(void)
+{
+    return repairs;
 }
 
 void lock_release(struct lock *lock)

@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 struct lock {
     pthread_mutex_t mutex;
@@ -31,5 +32,8 @@ enum lock_state lock_acquire(struct lock *lock);
 enum lock_state lock_try_acquire(struct lock *lock);
 void lock_repaired(struct lock *lock);
 void lock_release(struct lock *lock);
+
+/* How many locks the calling thread has repaired so far. */
+size_t lock_repairs(void);
 
 #endif

@@ -123,6 +123,9 @@ bool cache_drain(struct cache *cache, struct fault *fault);
 typedef bool (*cache_visit)(void *context, void *block, unsigned class);
 void cache_walk(struct cache *cache, cache_visit visit, void *context);
 
+/* Sees to it that no change of a dead process is half done. */
+void cache_settle(struct cache *cache);
+
 /* The set of all cached blocks, in private memory of its own. */
 enum { CENSUS_FEW = 256 };
 
@@ -141,6 +144,9 @@ void census_end(struct census *census);
 /* All depots locked, in order: then blocks move only between lanes and their users. */
 bool cache_lock_all(struct cache *cache);
 void cache_unlock_all(struct cache *cache);
+
+/* Bytes of magazines that are committed. */
+size_t cache_magazine_bytes(const struct cache_table *table);
 
 /* Every invariant of this header; the depots are locked. */
 void cache_check(struct cache *cache, struct check *check);

@@ -55,6 +55,13 @@ void cache_unlock_all(struct cache *cache)
             depot_leave(depot_of(cache, class));
 }
 
+void cache_settle(struct cache *cache)
+{
+    for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes > 0; class ++)
+        if (depot_enter(cache, class))
+            depot_leave(depot_of(cache, class));
+}
+
 /* ---- the set of them ------------------------------------------------------------------------- */
 
 static size_t place_of(const struct census *census, const void *block)
@@ -210,6 +217,15 @@ static void check_depot(struct cache *cache, unsigned class, struct check *check
     check_that(check, walk.magazines == d->made / magazine_bytes(class),
                "cache: class %u: %zu magazines of %zu found", class, walk.magazines,
                d->made / magazine_bytes(class));
+}
+
+size_t cache_magazine_bytes(const struct cache_table *table)
+{
+    size_t bytes = 0;
+
+    for (unsigned class = 0; class < CACHE_CLASSES; class ++)
+        bytes += table->depots[class].ready;
+    return bytes;
 }
 
 void cache_check(struct cache *cache, struct check *check)

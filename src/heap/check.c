@@ -1,4 +1,15 @@
-/* check.c - every invariant of a heap: each arena's, the granule map's, and that they agree. */
+/* check.c - every invariant of a heap, and that each byte of its region is accounted for.
+ *
+ *     region     = header, arenas, lanes, depots, map, magazines, granules     (region_check)
+ *     overhead   = what is committed of all but the granules, by their marks   (segment_check_overhead)
+ *     granules   = free, retained, or each one arena's                         (segment_check, check_owners)
+ *     an arena's = segments and large blocks, as it says itself                (check_claims)
+ *     a segment  = chunks in use, free ones in bins, victim, top, records      (arena_check)
+ *     in use     = cached, each in just one magazine, or the program's         (check_cached)
+ *
+ * On its way is nothing then: what the dead left pending or in transit was put where it belongs when
+ * their lock was taken, and what the living work on is behind theirs.
+ */
 #include <errno.h>
 
 #include "heap/heap.h"
@@ -144,8 +155,14 @@ static void check_region(const struct dvsm_heap *heap, struct check *check)
                    region->granules + region->granule_count * GRANULE <=
                        region->base + region->bytes,
                "heap: the header's bounds are not the mapping's");
+    region_check(region, check);
     check_that(check, region_arena_count(region) <= region->arenas.most,
                "heap: %zu arenas of at most %zu", region_arena_count(region), region->arenas.most);
+}
+
+static size_t charged(const void *region)
+{
+    return region_charged_bytes(region);
 }
 
 int dvsm_check(dvsm_heap *heap, FILE *report)
@@ -165,5 +182,6 @@ int dvsm_check(dvsm_heap *heap, FILE *report)
     }
     segment_check(&heap->segments, &check);
     check_owners(heap, &check);
+    segment_check_overhead(&heap->segments, charged, heap->region, &check);
     return check.violations;
 }

@@ -72,11 +72,11 @@ struct places {
     bool cached;
 };
 
-/* Says where everything lies in a region of r->bytes at r->base; false where it is too small. */
-static bool lay_out(struct region *r, struct places *p)
+/* Says where everything lies in a region of r->bytes at r->base, for so many CPUs; false where it is
+ * too small. */
+static bool lay_out(struct region *r, struct places *p, size_t cpus)
 {
     char *place = r->base + whole_pages(sizeof(struct region));
-    size_t cpus = cpu_count();
 
     p->arenas_most = arenas_most(cpus);
     p->arena_stride = whole_pages(sizeof(struct arena_slot));
@@ -114,47 +114,49 @@ size_t region_least_bytes(void)
     return (granules + segment_map_bytes(2 * granules) / GRANULE + 1) * GRANULE;
 }
 
-/* Commits the parts that are needed from the start; *bytes: how much. */
-static int commit_parts(const struct segments *segments, const struct region *plan, bool cached,
-                        size_t *bytes)
+static size_t lanes_bytes(const struct region *r)
+{
+    return whole_pages(r->cache.cpus * sizeof(struct lane));
+}
+
+/* Bytes of the parts that are needed from the start; the granule map counts itself. */
+static size_t first_bytes(const struct region *r, bool cached)
+{
+    return whole_pages(sizeof *r) + (cached ? lanes_bytes(r) + depots_bytes() : 0);
+}
+
+/* Commits them. */
+static int commit_parts(const struct segments *segments, const struct region *plan, bool cached)
 {
     const struct {
         void *start;
         size_t bytes;
     } parts[] = {
         {plan->base, whole_pages(sizeof *plan)},
-        {plan->cache.lanes, cached ? whole_pages(plan->cache.cpus * sizeof(struct lane)) : 0},
+        {plan->cache.lanes, cached ? lanes_bytes(plan) : 0},
         {plan->cache.depots, cached ? depots_bytes() : 0},
         {plan->map, segment_map_committed_bytes()},
     };
+    int error = 0;
 
-    *bytes = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
-        int error = 0;
-
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0] && error == 0; i++)
         if (parts[i].bytes > 0)
             error = segments->backend->commit(segments->backend, segments->mapping, parts[i].start,
                                               parts[i].bytes);
-        if (error != 0)
-            return error;
-        if (parts[i].start != plan->map) /* it counts itself */
-            *bytes += parts[i].bytes;
-    }
-    return 0;
+    return error;
 }
 
 static int make_parts(struct segments *segments, struct region *plan, const struct places *places,
                       const dvsm_options *options)
 {
-    size_t bytes;
-    int error = commit_parts(segments, plan, places->cached, &bytes);
+    int error = commit_parts(segments, plan, places->cached);
 
     if (error == 0)
         error = segment_init(plan->map, plan->granules, plan->granule_count,
                              options->limit != 0 ? options->limit : SIZE_MAX);
     if (error != 0)
         return error;
-    segment_count_overhead(segments, bytes);
+    segment_count_overhead(segments, first_bytes(plan, places->cached));
     error = arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most);
     if (error != 0 || !places->cached)
         return error;
@@ -168,7 +170,7 @@ int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
     struct places places = {.cached = options->cache_bytes != SIZE_MAX};
     struct region *region = mapping->base;
 
-    if (!lay_out(&plan, &places))
+    if (!lay_out(&plan, &places, cpu_count()))
         return ENOMEM;
 
     struct segments segments = {plan.map, backend, mapping};
@@ -185,4 +187,31 @@ int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
     compiler_barrier();
     region->magic = REGION_MAGIC;
     return 0;
+}
+
+size_t region_charged_bytes(const struct region *r)
+{
+    bool cached = r->cache_bytes != SIZE_MAX;
+
+    return first_bytes(r, cached) + r->arenas.committed * r->arenas.stride +
+           (cached ? cache_magazine_bytes(&r->cache) : 0);
+}
+
+void region_check(const struct region *r, struct check *check)
+{
+    struct region right = {.base = r->base, .bytes = r->bytes};
+    struct places places = {0};
+    bool fits = lay_out(&right, &places, r->cache.cpus);
+
+    check_that(check,
+               fits && r->map == right.map && r->granules == right.granules &&
+                   r->granule_count == right.granule_count,
+               "heap: the granules or their map lie elsewhere than %p and %p",
+               (void *)right.granules, (void *)right.map);
+    check_that(check,
+               r->cache.lanes == right.cache.lanes && r->cache.depots == right.cache.depots &&
+                   r->cache.magazines == right.cache.magazines,
+               "heap: a part of the cache lies elsewhere");
+    check_that(check, r->arenas.slots == places.arenas && r->arenas.stride == places.arena_stride,
+               "heap: the arenas lie elsewhere than %p", (void *)places.arenas);
 }

@@ -17,6 +17,7 @@
 #include <stddef.h>
 
 #include "arena/arenas.h"
+#include "base/check.h"
 #include "base/compiler.h"
 #include "cache/cache.h"
 #include "dvsm/dvsm.h"
@@ -49,6 +50,13 @@ size_t region_least_bytes(void);
  * options (complete) say. 0 or an errno value. The magic is written last. */
 int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
                 const dvsm_options *options);
+
+/* Bytes outside the granules that are committed now: the header and what belongs to it for good, the
+ * arenas and magazines made so far; not the granule map's own. */
+size_t region_charged_bytes(const struct region *region);
+
+/* That each byte of the region is in the part that the header says. */
+void region_check(const struct region *region, struct check *check);
 
 static inline size_t region_arena_count(const struct region *region)
 {

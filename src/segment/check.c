@@ -188,3 +188,20 @@ void segment_check(struct segments *s, struct check *check)
     }
     segment_leave(s);
 }
+
+void segment_check_overhead(struct segments *s, segment_charged charged, const void *context,
+                            struct check *check)
+{
+    const struct segment_map *map = s->map;
+
+    if (!segment_enter(s, "segment_check_overhead"))
+        return;
+    size_t bytes = segment_own_bytes(map) + charged(context);
+
+    check_that(check, !map->counts_overhead || map->overhead == bytes,
+               "granule map: %zu bytes of overhead, %zu of them accounted for", map->overhead,
+               bytes);
+    check_that(check, (map->committed << GRANULE_SHIFT) + map->overhead <= map->footprint_most,
+               "granule map: the footprint is above its maximum %zu", map->footprint_most);
+    segment_leave(s);
+}

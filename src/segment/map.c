@@ -162,6 +162,7 @@ static void count_ready(struct segment_map *map, size_t ready)
     if (map->counts_overhead)
         journal_store(&map->journal, &map->overhead,
                       map->overhead + segment_own_bytes(map) - before);
+    segment_note_footprint(map);
     journal_commit(&map->journal);
 }
 
@@ -221,7 +222,7 @@ size_t segment_most(const struct segment_map *map, size_t more)
 
 void segment_count_overhead(struct segments *s, size_t bytes)
 {
-    s->map->overhead = bytes + segment_own_bytes(s->map);
+    s->map->overhead = s->map->footprint_most = bytes + segment_own_bytes(s->map);
     s->map->counts_overhead = 1;
 }
 

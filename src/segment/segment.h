@@ -166,4 +166,10 @@ void segment_walk(struct segments *s, segment_visit visit, void *context);
 /* Every invariant above; takes the lock. */
 void segment_check(struct segments *s, struct check *check);
 
+/* That all overhead is accounted for: `charged` adds up, with the lock held, what the map's user has
+ * committed outside the granules, by its marks. */
+typedef size_t (*segment_charged)(const void *context);
+void segment_check_overhead(struct segments *s, segment_charged charged, const void *context,
+                            struct check *check);
+
 #endif

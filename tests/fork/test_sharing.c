@@ -26,6 +26,7 @@
 
 #include "dvsm/dvsm.h"
 #include "heap/heap.h"
+#include "segment/segment_map.h"
 #include "support/child.h"
 #include "support/failing_backend.h"
 
@@ -423,6 +424,46 @@ static void test_a_child_killed_while_it_holds_the_arena(void **state)
     assert_true(unpack(&before));
 }
 
+/* Killed with one lock of each kind held: all at once, then none is left to repair. */
+static int die_with_all_locks(void *context)
+{
+    struct depot *d = &heap->cache.table->depots[9];
+    struct heap_call call;
+
+    (void)context;
+    if (heap->cache.table->classes > 0) {
+        CHILD_CHECK(lock_acquire(&d->lock) == LOCK_ACQUIRED);
+        journal_store(&d->journal, &d->demand, d->demand + 1);
+    }
+    CHILD_CHECK(lock_acquire(&heap->arenas.table->lock) == LOCK_ACQUIRED);
+    CHILD_CHECK(heap_enter(&call, heap, "test"));
+    CHILD_CHECK(segment_enter(&heap->segments, "test"));
+    kill(getpid(), SIGKILL);
+    return 0;
+}
+
+static void test_what_the_dead_left_locked_is_reaped(void **state)
+{
+    struct parcel parcel;
+
+    (void)state;
+    assert_true(pack(&parcel, 7, 7)); /* there is an arena */
+    assert_int_equal(dvsm_reap(heap), 0);
+    bool cached = heap->cache.table->classes > 0;
+    size_t demand = cached ? heap->cache.table->depots[9].demand : 0;
+    assert_true(WIFSIGNALED(run_in_child(die_with_all_locks, NULL)));
+    assert_int_equal(dvsm_reap(heap), cached ? 4 : 3);
+    if (cached)
+        assert_int_equal(heap->cache.table->depots[9].demand, demand);
+    assert_int_equal(dvsm_reap(heap), 0);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+    assert_true(unpack(&parcel));
+
+    errno = 0;
+    assert_int_equal(dvsm_reap(NULL), -1);
+    assert_int_equal(errno, EINVAL);
+}
+
 /* Killed by chance, wherever they are: whoever is left finds the heap whole. What they held is
  * found by walking, and freed. */
 static int churn_until_killed(void *context)
@@ -546,6 +587,7 @@ static const struct {
     TEST(test_two_hundred_processes_alive_at_once),
     TEST(test_what_a_child_made_outlives_it),
     TEST(test_a_child_killed_while_it_holds_the_arena),
+    TEST(test_what_the_dead_left_locked_is_reaped),
     TEST(test_children_killed_at_random),
     TEST(test_what_a_child_creates_or_destroys_is_its_own_affair),
 };

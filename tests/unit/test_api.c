@@ -964,6 +964,7 @@ static void test_stats_of_an_unused_heap(void **state)
     assert_int_equal(stats.reserved_bytes, 64 * MIB);
     assert_int_equal(stats.arenas + stats.used_blocks + stats.free_chunks, 0);
     assert_int_equal(stats.committed_bytes, stats.metadata_bytes);
+    assert_int_equal(dvsm_heap_max_footprint(heap), dvsm_heap_footprint(heap));
     assert_int_equal(dvsm_check(heap, stderr), 0);
     assert_int_equal(dvsm_heap_trim(heap, 0), 0);
     assert_int_equal(dvsm_heap_mallinfo(heap).arena, 0);

@@ -230,6 +230,30 @@ static void test_check_sees_a_damaged_header(void **state)
     expect_violation(&r->arenas.count, r->arenas.most + 1, "arenas of at most");
 }
 
+static void test_check_sees_parts_that_lie_elsewhere(void **state)
+{
+    struct region *r = heap->region;
+
+    (void)state;
+    expect_violation((size_t *)(void *)&r->cache.magazines, (size_t)r->cache.magazines + GRANULE,
+                     "part of the cache");
+    expect_violation(&r->arenas.stride, 2 * r->arenas.stride, "arenas lie elsewhere");
+    expect_violation((size_t *)(void *)&r->granules, (size_t)r->granules - GRANULE,
+                     "granules or their map");
+}
+
+/* Each byte outside the granules is somebody's, by a mark. */
+static void test_check_sees_overhead_that_nobody_has(void **state)
+{
+    struct segment_map *map = heap->region->map;
+
+    (void)state;
+    expect_violation(&map->overhead, map->overhead + 4096, "accounted for");
+    expect_violation(&heap->region->arenas.committed, heap->region->arenas.committed + 1,
+                     "accounted for");
+    expect_violation(&map->footprint_most, 0, "above its maximum");
+}
+
 static void test_check_sees_arenas_and_map_disagree(void **state)
 {
     struct arena *arena = &region_arena(heap->region, 0)->arena;
@@ -348,6 +372,8 @@ int main(void)
         region_test(test_a_thread_that_holds_the_table_is_not_let_in_again),
         region_test(test_a_survivor_makes_the_arena_anew),
         region_test(test_check_sees_a_damaged_header),
+        region_test(test_check_sees_parts_that_lie_elsewhere),
+        region_test(test_check_sees_overhead_that_nobody_has),
         region_test(test_check_sees_arenas_and_map_disagree),
         region_test(test_check_sees_an_owner_that_is_none),
         region_test(test_check_inside_a_visitor_says_that_it_cannot),

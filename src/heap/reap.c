@@ -1,0 +1,19 @@
+/* reap.c - repairing at once what would otherwise be repaired by whoever needs it next. */
+#include <errno.h>
+
+#include "heap/heap.h"
+
+/* In the order in which the locks nest: repairing one settles what it needs of the inner ones. */
+int dvsm_reap(dvsm_heap *heap)
+{
+    size_t before = lock_repairs();
+    int saved = errno;
+
+    if (registry_checked(heap) == NULL)
+        return -1;
+    cache_settle(&heap->cache);
+    arenas_settle_all(&heap->arenas);
+    segment_settle(&heap->segments);
+    errno = saved;
+    return (int)(lock_repairs() - before);
+}
