@@ -138,7 +138,9 @@ static bool is_counted(const struct cache *cache, unsigned class, word slot)
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
         if (counts(class, lane_word(cache, cpu, class), slot))
             return true;
-    for (word w = depot_of(cache, class)->stock; w != 0; w = magazine_of(class, w)->link)
+    const struct depot *d = depot_of(cache, class);
+    size_t left = depot_magazines(d, class);
+    for (word w = d->stock; depot_has(d, class, w) && left-- > 0; w = magazine_of(class, w)->link)
         if (counts(class, w, slot))
             return true;
     return false;

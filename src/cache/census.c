@@ -19,10 +19,16 @@ static bool visit_magazine(unsigned class, word w, cache_visit visit, void *cont
 
 static bool visit_class(const struct cache *cache, unsigned class, cache_visit visit, void *context)
 {
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
-        if (!visit_magazine(class, lane_word(cache, cpu, class), visit, context))
+    const struct depot *d = depot_of(cache, class);
+    size_t left = depot_magazines(d, class);
+
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
+        word w = lane_word(cache, cpu, class);
+
+        if (depot_has(d, class, w) && !visit_magazine(class, w, visit, context))
             return false;
-    for (word w = depot_of(cache, class)->stock; w != 0; w = magazine_of(class, w)->link)
+    }
+    for (word w = d->stock; depot_has(d, class, w) && left-- > 0; w = magazine_of(class, w)->link)
         if (!visit_magazine(class, w, visit, context))
             return false;
     return true;
@@ -171,13 +177,17 @@ static bool check_word(struct depot_walk *walk, word w)
                       "cache: class %u: more magazines than were made", walk->class);
 }
 
-/* Returns the list's length. */
-static size_t check_list(struct depot_walk *walk, word list, bool empty)
+struct list_length {
+    size_t magazines, blocks;
+};
+
+static struct list_length check_list(struct depot_walk *walk, word list, bool empty)
 {
-    size_t length = 0;
+    struct list_length length = {0, 0};
 
     for (word w = list; w != 0 && check_word(walk, w); w = magazine_of(walk->class, w)->link) {
-        length++;
+        length.magazines++;
+        length.blocks += magazine_count(walk->class, w);
         check_that(walk->check, magazine_is_empty(walk->class, w) == empty,
                    "cache: class %u: magazine of %zu blocks in the wrong list", walk->class,
                    magazine_count(walk->class, w));
@@ -203,16 +213,10 @@ static void check_depot(struct cache *cache, unsigned class, struct check *check
         if (w != 0)
             check_word(&walk, w);
     }
-    size_t stock = check_list(&walk, d->stock, false);
-    check_that(check, stock == d->stock_magazines,
-               "cache: class %u: %zu magazines in stock, not %zu", class, stock,
-               d->stock_magazines);
-    size_t blocks = 0;
-    word w = d->stock;
-    for (size_t i = 0; i < stock; i++, w = magazine_of(class, w)->link)
-        blocks += magazine_count(class, w);
-    check_that(check, blocks == d->stock_blocks, "cache: class %u: %zu blocks in stock, not %zu",
-               class, blocks, d->stock_blocks);
+    struct list_length stock = check_list(&walk, d->stock, false);
+    check_that(check, stock.magazines == d->stock_magazines && stock.blocks == d->stock_blocks,
+               "cache: class %u: %zu magazines of %zu blocks in stock, not %zu of %zu", class,
+               stock.magazines, stock.blocks, d->stock_magazines, d->stock_blocks);
     check_list(&walk, d->empty, true);
     check_that(check, walk.magazines == d->made / magazine_bytes(class),
                "cache: class %u: %zu magazines of %zu found", class, walk.magazines,

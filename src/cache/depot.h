@@ -23,6 +23,19 @@ void depot_leave(struct depot *d);
 void depot_list(struct depot *d, unsigned class, word *list, word w);
 word depot_unlist(struct depot *d, unsigned class, word *list);
 
+/* Whether the word is that of a magazine that was made. A walk along a list asks before each step, and
+ * takes no more steps than there are magazines: links lie among what users could overwrite. */
+static inline bool depot_has(const struct depot *d, unsigned class, word w)
+{
+    return w != 0 &&
+           (uintptr_t)magazine_of(class, w) - (uintptr_t)d->magazines < word_peek(&d->made);
+}
+
+static inline size_t depot_magazines(const struct depot *d, unsigned class)
+{
+    return word_peek(&d->made) / magazine_bytes(class);
+}
+
 /* Puts a magazine that is in no place to the stock or to the empty ones; 0: nothing. */
 void depot_put_away(struct depot *d, unsigned class, word w);
 word depot_take_stock(struct depot *d, unsigned class);

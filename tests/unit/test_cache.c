@@ -201,6 +201,29 @@ static void test_nothing_is_lost_or_doubled_up_and_down(void **state)
     }
 }
 
+/* A link that was overwritten leads nowhere, or round and round: looks end all the same. */
+static void test_a_damaged_list_keeps_nobody_busy(void **state)
+{
+    const unsigned class = 10;
+    const struct depot *d;
+
+    (void)state;
+    use_heap(NULL);
+    d = depot_of(cache, class);
+    allocate(0, 300, request(class));
+    release(0, 300);
+    word *link = &magazine_of(class, d->stock)->link, right = *link;
+    const word wrong[] = {d->stock, 1, (word)(uintptr_t)link + GRANULE, ~(word)0};
+
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        *link = wrong[i];
+        assert_true(stats().cached_blocks > 0);
+        assert_true(dvsm_check(heap, NULL) > 0);
+        *link = right;
+    }
+    expect(300, 0);
+}
+
 /* Whatever the order, trades are rare: counted by the magazines that the lane is seen to have. */
 static void test_at_least_thirty_operations_between_trades_at_a_turn(void **state)
 {
@@ -617,6 +640,7 @@ static const struct {
     TEST(test_a_fill_brings_four_times_as_much_each_time_up_to_half_a_magazine),
     TEST(test_a_fill_takes_free_chunks_of_the_size_first),
     TEST(test_nothing_is_lost_or_doubled_up_and_down),
+    TEST(test_a_damaged_list_keeps_nobody_busy),
     TEST(test_at_least_thirty_operations_between_trades_at_a_turn),
     TEST(test_a_pair_at_any_fill_of_the_lane_trades_rarely),
     TEST(test_what_one_cpu_freed_serves_another),
