@@ -23,7 +23,8 @@
 
 enum {
     POPULATE_ATTEMPTS = 1000, /* before "try again" is taken for a no */
-    ALLOCATE_PIECE = 2 << 20  /* a signal undoes a piece: a long one might never be done */
+    ALLOCATE_PIECE = 2 << 20, /* a signal undoes a piece: a long one might never be done */
+    HUGE_PAGE = 2 << 20       /* only ranges aligned to it, in memory and in the file, can be one */
 };
 
 static int set_seals(int fd, int seals)
@@ -85,14 +86,15 @@ static void advise_huge_pages(const dvsm_mapping *mapping)
 static int map_aligned(dvsm_mapping *mapping, int fd, int flags)
 {
     size_t bytes = mapping->bytes;
-    size_t room = bytes + SHM_ALIGN;
+    size_t align = (mapping->flags & DVSM_HUGE_PAGES) != 0 ? HUGE_PAGE : SHM_ALIGN;
+    size_t room = bytes + align;
 
     if (room < bytes)
         return ENOMEM;
     char *space = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (space == MAP_FAILED)
         return mmap_error(errno);
-    char *base = (char *)bits_round_up((uintptr_t)space, SHM_ALIGN);
+    char *base = (char *)bits_round_up((uintptr_t)space, align);
     if (mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED | flags,
              fd, 0) == MAP_FAILED) {
         int error = mmap_error(errno);

@@ -275,12 +275,18 @@ static void test_the_fd_is_closed_on_exec(void **state)
 
 static void takes_huge_page_wish(const dvsm_backend *b)
 {
-    dvsm_mapping m = {.bytes = RESERVED, .fd = -1, .flags = DVSM_HUGE_PAGES};
+    for (int i = 0; i < 20; i++) {
+        void *space =
+            mmap(NULL, (size_t)(i + 1) * SHM_ALIGN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        dvsm_mapping m = {.bytes = RESERVED, .fd = -1, .flags = DVSM_HUGE_PAGES};
 
-    assert_int_equal(reserve(b, &m), 0);
-    assert_int_equal(commit(b, &m, 0, 4 * MIB), 0);
-    memset(m.base, 'x', 4 * MIB);
-    assert_int_equal(destroy(b, &m), 0);
+        assert_int_equal(reserve(b, &m), 0);
+        assert_int_equal((uintptr_t)m.base % (2 * MIB), 0); /* or there could be none */
+        assert_int_equal(commit(b, &m, 0, 4 * MIB), 0);
+        memset(m.base, 'x', 4 * MIB);
+        assert_int_equal(destroy(b, &m), 0);
+        munmap(space, (size_t)(i + 1) * SHM_ALIGN);
+    }
 }
 
 static void test_huge_pages_are_a_wish_only(void **state)
