@@ -88,8 +88,10 @@ void segment_note(struct granule_run *note, struct granule_run run)
 
 void segment_rewrite_inner(struct segment_map *map, struct granule_run run, word value)
 {
+    word *words = map->level[0];
+
     for (size_t i = run.first + 1; i + 1 < run_end(run); i++)
-        granule_store(map, i, (granule_load(map, i) & COMMITTED) | value);
+        __atomic_store_n(&words[i], (word_peek(&words[i]) & COMMITTED) | value, __ATOMIC_RELAXED);
     compiler_barrier();
 }
 

@@ -6,22 +6,19 @@
  */
 #include "segment/segment_map.h"
 
-size_t segment_count_committed(const struct segment_map *map, struct granule_run run)
+struct run_memory segment_memory(const struct segment_map *map, struct granule_run run)
 {
     size_t end = run_end(run) < map->ready ? run_end(run) : map->ready;
     size_t committed = 0;
+    word any = 0;
 
-    for (size_t i = run.first; i < end; i++)
-        committed += (granule_load(map, i) & COMMITTED) != 0;
-    return committed;
-}
+    for (size_t i = run.first; i < end; i++) {
+        word w = granule_load(map, i);
 
-bool segment_is_unsettled(const struct segment_map *map, struct granule_run run)
-{
-    for (size_t i = run.first; i < run_end(run); i++)
-        if ((granule_load(map, i) & UNSETTLED) != 0)
-            return true;
-    return false;
+        committed += w & COMMITTED;
+        any |= w;
+    }
+    return (struct run_memory){committed, (any & UNSETTLED) != 0};
 }
 
 static void set_memory(struct segment_map *map, struct granule_run run, word memory)

@@ -92,7 +92,7 @@ static bool take_run(struct segments *s, struct granule_run run, segment_owner_i
     struct segment_map *map = s->map;
     struct journal *j = &map->journal;
     word flags = kind == RUN_SEGMENT ? TAKEN | CHUNKS : TAKEN | LARGE;
-    size_t had_memory = segment_count_committed(map, run);
+    size_t had_memory = segment_memory(map, run).committed;
 
     if (!make_room(s, run, had_memory))
         return false;
@@ -213,10 +213,10 @@ static void count_given(struct segment_map *map, struct granule_run run, size_t 
 }
 
 /* The run is at the start or the end of what is pending. */
-static void give_run(struct segment_map *map, struct granule_run run, struct run *pending)
+static void give_run(struct segment_map *map, struct granule_run run, size_t has_memory,
+                     struct run *pending)
 {
     struct journal *j = &map->journal;
-    size_t has_memory = segment_count_committed(map, run);
     bool lead = pending->start == run_address(map, run);
 
     segment_note(&map->rewriting, run);
@@ -243,12 +243,10 @@ static struct granule_run next_piece(const struct segment_map *map, struct run p
     return (struct granule_run){all.first, kept.first - all.first};
 }
 
-static bool must_release(const struct segment_map *map, struct granule_run run)
+static bool must_release(const struct segment_map *map, struct run_memory memory)
 {
-    size_t has_memory = segment_count_committed(map, run);
-
-    return segment_is_unsettled(map, run) ||
-           (has_memory > 0 && map->retained + has_memory > map->retain);
+    return memory.unsettled ||
+           (memory.committed > 0 && map->retained + memory.committed > map->retain);
 }
 
 void segment_give(struct segments *s, struct run *pending, struct run keep)
@@ -262,8 +260,9 @@ void segment_give(struct segments *s, struct run *pending, struct run keep)
 
         if (piece.count == 0)
             break;
-        if (piece.first == released || !must_release(s->map, piece)) {
-            give_run(s->map, piece, pending);
+        struct run_memory memory = segment_memory(s->map, piece);
+        if (piece.first == released || !must_release(s->map, memory)) {
+            give_run(s->map, piece, memory.committed, pending);
             continue;
         }
         segment_leave(s);
@@ -304,10 +303,11 @@ bool segment_is_large_block(const struct segment_map *map, segment_owner_id owne
 
     if (((uintptr_t)end & (GRANULE - 1)) != 0 || beyond <= first)
         return false;
-    if ((peek(map, first) & ~MEMORY) != (tail | START))
+    if (beyond > __atomic_load_n(&map->ready, __ATOMIC_RELAXED) ||
+        (granule_load(map, first) & ~MEMORY) != (tail | START))
         return false;
     for (size_t i = first + 1; i < beyond; i++)
-        if ((peek(map, i) & ~MEMORY) != tail)
+        if ((granule_load(map, i) & ~MEMORY) != tail)
             return false;
     return (peek(map, beyond) & ~MEMORY) != tail;
 }

@@ -152,10 +152,13 @@ size_t segment_index_most(const struct segment_map *map, size_t level, size_t gr
 /* How many nodes of a level stand above (or are words of) that many granules. */
 size_t segment_index_nodes(size_t level, size_t granules);
 
-/* memory.c: granules of the run that have memory; those not yet ready have none. */
-size_t segment_count_committed(const struct segment_map *map, struct granule_run run);
-/* Whether any granule's memory was on its way when its owner died. */
-bool segment_is_unsettled(const struct segment_map *map, struct granule_run run);
+/* memory.c: how many granules of the run have memory (those not yet ready have none), and whether that
+ * of any was on its way when its owner died. */
+struct run_memory {
+    size_t committed;
+    bool unsettled;
+};
+struct run_memory segment_memory(const struct segment_map *map, struct granule_run run);
 /* Takes away all memory of a taken run; without the lock. */
 void segment_release_taken(struct segments *s, struct granule_run run);
 /* Releases that many retained granules outside `but`; false where the backend fails. */
