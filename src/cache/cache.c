@@ -10,6 +10,8 @@ enum {
     AREA_PART = 4096,       /* a class's magazines have this part of the region's addresses ... */
     AREA_LEAST = 8 << 10,   /* ... but at least so much ... */
     AREA_MOST = 16 << 20,   /* ... and at most so much: a million blocks */
+    STRIPES_MOST = 64,      /* beyond the CPUs one more, and at most so many ... */
+    STRIPES_PART = 64,      /* ... and this part of the region's addresses */
     LOOK_AT_BOUND = 16      /* a look at all depots each time that one got so many magazines more */
 };
 
@@ -22,9 +24,19 @@ static size_t class_area(size_t region_bytes)
     return area < AREA_LEAST ? AREA_LEAST : area > AREA_MOST ? AREA_MOST : area;
 }
 
-size_t cache_magazine_area(size_t region_bytes)
+static size_t stripes_for(size_t region_bytes, size_t cpus)
 {
-    return class_area(region_bytes) * CACHE_CLASSES;
+    size_t most = region_bytes / STRIPES_PART / STRIPE_BYTES;
+
+    if (most > STRIPES_MOST)
+        most = STRIPES_MOST;
+    return cpus + 1 < most ? cpus + 1 : most;
+}
+
+size_t cache_magazine_area(size_t region_bytes, size_t cpus)
+{
+    return stripes_for(region_bytes, cpus) * STRIPE_BYTES +
+           class_area(region_bytes) * CACHE_CLASSES;
 }
 
 /* What a lane can hold of all classes up to that one must be within the bound. */
@@ -47,14 +59,13 @@ int cache_init(struct cache_table *table, size_t region_bytes, size_t bytes_a_cp
 
     table->mode = lane_find_rseq(&ignored) ? CACHE_SEQUENCES : CACHE_LOCKED;
     table->area = class_area(region_bytes);
+    table->stripes = stripes_for(region_bytes, table->cpus);
     if (bytes_a_cpu == 0)
         bytes_a_cpu = BYTES_A_CPU;
     table->classes = bytes_a_cpu == SIZE_MAX ? 0 : classes_within(bytes_a_cpu);
     table->bound = bytes_a_cpu <= SIZE_MAX / table->cpus ? bytes_a_cpu * table->cpus : SIZE_MAX;
-    for (unsigned class = 0; class < CACHE_CLASSES && error == 0; class ++) {
-        table->depots[class].magazines = table->magazines + class * table->area;
+    for (unsigned class = 0; class < CACHE_CLASSES && error == 0; class ++)
         error = lock_init(&table->depots[class].lock);
-    }
     return error;
 }
 
@@ -73,7 +84,7 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     process_start();
     view->base = (uintptr_t)base + CHUNK_HEADER;
     view->magazines = (uintptr_t)table->magazines;
-    view->magazine_span = table->area * CACHE_CLASSES;
+    view->magazine_span = table->stripes * STRIPE_BYTES + table->area * CACHE_CLASSES;
     view->lanes = table->lanes;
     view->cpus = table->cpus;
     class_fill_table(view->coarse);
@@ -139,8 +150,9 @@ static bool is_counted(const struct cache *cache, unsigned class, word slot)
         if (counts(class, lane_word(cache, cpu, class), slot))
             return true;
     const struct depot *d = depot_of(cache, class);
-    size_t left = depot_magazines(d, class);
-    for (word w = d->stock; depot_has(d, class, w) && left-- > 0; w = magazine_of(class, w)->link)
+    size_t left = word_peek(&d->made);
+    for (word w = d->stock; depot_has(cache, class, w) && left-- > 0;
+         w = magazine_of(class, w)->link)
         if (counts(class, w, slot))
             return true;
     return false;
@@ -154,19 +166,17 @@ bool cache_marks(const struct cache *cache, const void *block)
 bool cache_holds(struct cache *cache, const void *block)
 {
     word mark = *magazine_mark(block);
-    unsigned class = (unsigned)((mark - cache->view.magazines) / cache->table->area);
+    unsigned class = magazine_class(cache->table, mark);
 
-    if (!cache_marks(cache, block) || (mark & (WORD - 1)) != 1)
+    if (!cache_marks(cache, block) || (mark & (WORD - 1)) != 1 || class >= CACHE_CLASSES)
         return false;
     if (!depot_enter(cache, class))
         return false;
 
-    struct depot *d = depot_of(cache, class);
-    bool made = mark - (word)(uintptr_t)d->magazines < d->made;
-    bool held =
-        made && is_counted(cache, class, mark) && word_peek(magazine_next(mark)) == (word)block;
+    bool held = depot_has(cache, class, mark) && is_counted(cache, class, mark) &&
+                word_peek(magazine_next(mark)) == (word)block;
 
-    depot_leave(d);
+    depot_leave(depot_of(cache, class));
     return held;
 }
 

@@ -52,9 +52,8 @@ struct depot {
     word transit_new;       /* on its way into a lane, or being filled or drained; 0: none */
     word transit_old;       /* the word of a lane that transit_new (0: nothing) is to replace */
     size_t arena;           /* id of the arena whose change may be counting in transit_new */
-    char *magazines;        /* the class's own address space ... */
-    size_t made;            /* ... bytes of it that are magazines ... */
-    size_t ready;           /* ... and that are committed */
+    size_t made;            /* magazines, in stripes and in the class's stretch (place.h) */
+    size_t ready;           /* bytes of the stretch that are committed */
     size_t releasing;       /* up to here, from `ready` on, memory is being released; 0: no */
     size_t demand;          /* how often it was filled: decides how many blocks come at once */
     size_t last_trade;      /* enum trade: a hint */
@@ -65,12 +64,14 @@ enum cache_mode { CACHE_LOCKED, CACHE_SEQUENCES };
 
 /* In the region. */
 struct cache_table {
-    size_t mode;    /* enum cache_mode */
-    size_t cpus;    /* how many lanes */
-    size_t classes; /* from this one on, lanes are not used */
-    size_t bound;   /* bytes in depots */
-    size_t area;    /* bytes of address space for the magazines of a class; a power of two */
-    char *magazines;
+    size_t mode;          /* enum cache_mode */
+    size_t cpus;          /* how many lanes */
+    size_t classes;       /* from this one on, lanes are not used */
+    size_t bound;         /* bytes in depots */
+    size_t area;          /* bytes of a class's stretch; a power of two */
+    size_t stripes;       /* how many */
+    size_t stripes_ready; /* of them, committed */
+    char *magazines;      /* stripes, then stretches */
     struct lane *lanes;
     struct depot *depots;
 };
@@ -85,7 +86,7 @@ struct cache {
 };
 
 /* Bytes that a heap's magazines take of its address space, for a region of so many bytes. */
-size_t cache_magazine_area(size_t region_bytes);
+size_t cache_magazine_area(size_t region_bytes, size_t cpus);
 
 /* Makes the table, of a region of so many bytes: lanes and depots are committed and zero, their
  * number and places set. `bytes_a_cpu`: dvsm_options.cache_bytes. 0 or an errno value. */

@@ -20,15 +20,16 @@ static bool visit_magazine(unsigned class, word w, cache_visit visit, void *cont
 static bool visit_class(const struct cache *cache, unsigned class, cache_visit visit, void *context)
 {
     const struct depot *d = depot_of(cache, class);
-    size_t left = depot_magazines(d, class);
+    size_t left = word_peek(&d->made);
 
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
         word w = lane_word(cache, cpu, class);
 
-        if (depot_has(d, class, w) && !visit_magazine(class, w, visit, context))
+        if (depot_has(cache, class, w) && !visit_magazine(class, w, visit, context))
             return false;
     }
-    for (word w = d->stock; depot_has(d, class, w) && left-- > 0; w = magazine_of(class, w)->link)
+    for (word w = d->stock; depot_has(cache, class, w) && left-- > 0;
+         w = magazine_of(class, w)->link)
         if (!visit_magazine(class, w, visit, context))
             return false;
     return true;
@@ -156,7 +157,7 @@ void census_end(struct census *census)
 /* ---- checking -------------------------------------------------------------------------------- */
 
 struct depot_walk {
-    const struct depot *d;
+    const struct cache *cache;
     struct check *check;
     unsigned class;
     size_t magazines; /* met so far */
@@ -165,15 +166,14 @@ struct depot_walk {
 /* Whether the word can be one of this class. */
 static bool check_word(struct depot_walk *walk, word w)
 {
-    const struct depot *d = walk->d;
-    size_t bytes = magazine_bytes(walk->class);
-    size_t offset = (size_t)((uintptr_t)magazine_of(walk->class, w) - (uintptr_t)d->magazines);
+    size_t bytes = magazine_bytes(walk->class), made = depot_of(walk->cache, walk->class)->made;
 
     return check_that(walk->check,
-                      offset < d->made && (w - 1) % WORD == 0 && w % bytes > WORD &&
+                      depot_has(walk->cache, walk->class, w) && (w - 1) % WORD == 0 &&
+                          w % bytes > WORD &&
                           magazine_count(walk->class, w) <= magazine_capacity(walk->class),
                       "cache: class %u: %#zx is no magazine's word", walk->class, (size_t)w) &&
-           check_that(walk->check, walk->magazines++ < d->made / bytes,
+           check_that(walk->check, walk->magazines++ < made,
                       "cache: class %u: more magazines than were made", walk->class);
 }
 
@@ -198,14 +198,15 @@ static struct list_length check_list(struct depot_walk *walk, word list, bool em
 static void check_depot(struct cache *cache, unsigned class, struct check *check)
 {
     const struct depot *d = depot_of(cache, class);
-    struct depot_walk walk = {d, check, class, 0};
+    struct depot_walk walk = {cache, check, class, 0};
 
     check_that(check, journal_is_empty(&d->journal), "cache: class %u: a change is under way",
                class);
     check_that(check, (d->transit_new | d->transit_old) == 0 && d->releasing == 0,
                "cache: class %u: something is on its way", class);
-    if (!check_that(check, d->made <= d->ready && d->ready <= cache->table->area,
-                    "cache: class %u: %zu bytes of magazines, %zu ready", class, d->made, d->ready))
+    if (!check_that(check, d->made <= depot_room(cache, class) && d->ready <= cache->table->area,
+                    "cache: class %u: %zu magazines, memory for %zu, %zu bytes of it its own",
+                    class, d->made, depot_room(cache, class), d->ready))
         return;
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
         word w = lane_word(cache, cpu, class);
@@ -218,14 +219,13 @@ static void check_depot(struct cache *cache, unsigned class, struct check *check
                "cache: class %u: %zu magazines of %zu blocks in stock, not %zu of %zu", class,
                stock.magazines, stock.blocks, d->stock_magazines, d->stock_blocks);
     check_list(&walk, d->empty, true);
-    check_that(check, walk.magazines == d->made / magazine_bytes(class),
-               "cache: class %u: %zu magazines of %zu found", class, walk.magazines,
-               d->made / magazine_bytes(class));
+    check_that(check, walk.magazines == d->made, "cache: class %u: %zu magazines of %zu found",
+               class, walk.magazines, d->made);
 }
 
 size_t cache_magazine_bytes(const struct cache_table *table)
 {
-    size_t bytes = 0;
+    size_t bytes = table->stripes_ready * STRIPE_BYTES;
 
     for (unsigned class = 0; class < CACHE_CLASSES; class ++)
         bytes += table->depots[class].ready;

@@ -58,11 +58,12 @@ bool depot_is_loaded(const struct cache *cache, unsigned class, word w)
     return false;
 }
 
-static void release(struct cache *cache, struct depot *d)
+static void release(struct cache *cache, unsigned class)
 {
     const struct dvsm_backend *backend = cache->segments->backend;
+    struct depot *d = depot_of(cache, class);
 
-    backend->release(backend, cache->segments->mapping, d->magazines + d->ready,
+    backend->release(backend, cache->segments->mapping, stretch_of(cache->table, class) + d->ready,
                      d->releasing - d->ready);
     compiler_barrier();
     d->releasing = 0;
@@ -90,7 +91,7 @@ static void recover(struct cache *cache, unsigned class)
     if (d->arena != 0 && !PLANTED(12))
         arenas_settle(cache->arenas, d->arena - 1);
     if (d->releasing > d->ready)
-        release(cache, d);
+        release(cache, class);
     d->releasing = 0;
     if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9)) {
         depot_put_away(d, class, outside(cache, d, class));
@@ -120,10 +121,30 @@ void depot_leave(struct depot *d)
     lock_release(&d->lock);
 }
 
+size_t depot_room(const struct cache *cache, unsigned class)
+{
+    const struct cache_table *table = cache->table;
+
+    if (table->stripes_ready < table->stripes)
+        return table->stripes_ready;
+    return table->stripes + depot_of(cache, class)->ready / magazine_bytes(class);
+}
+
 /* ---- magazines ------------------------------------------------------------------------------- */
 
-static bool make_ready(struct cache *cache, struct depot *d)
+/* Memory for one more, in a stripe, which other classes may have got meanwhile ... */
+static bool make_stripe_ready(struct cache *cache, size_t stripe)
 {
+    struct cache_table *table = cache->table;
+
+    return segment_charge(cache->segments, table->magazines + stripe * STRIPE_BYTES, STRIPE_BYTES,
+                          (word *)&table->stripes_ready, stripe + 1);
+}
+
+/* ... or in the class's stretch. */
+static bool make_stretch_ready(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
     size_t step = d->ready < READY_FIRST ? READY_FIRST : d->ready;
     size_t area = cache->table->area;
 
@@ -131,21 +152,24 @@ static bool make_ready(struct cache *cache, struct depot *d)
         step = READY_STEP_MOST;
     if (step > area - d->ready)
         step = area - d->ready;
-    return step > 0 && segment_charge(cache->segments, d->magazines + d->ready, step,
-                                      (word *)&d->ready, d->ready + step);
+    return step > 0 && segment_charge(cache->segments, stretch_of(cache->table, class) + d->ready,
+                                      step, (word *)&d->ready, d->ready + step);
 }
 
 bool depot_provide_empty(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
-    size_t bytes = magazine_bytes(class);
 
     if (d->empty != 0)
         return true;
-    if (d->made + bytes > d->ready && !make_ready(cache, d))
+    if (d->made < cache->table->stripes) {
+        if (!make_stripe_ready(cache, d->made))
+            return false;
+    } else if (d->made == depot_room(cache, class) && !make_stretch_ready(cache, class)) {
         return false;
-    struct magazine *m = (struct magazine *)(void *)(d->magazines + d->made);
-    journal_store(&d->journal, &d->made, d->made + bytes);
+    }
+    struct magazine *m = magazine_at(cache->table, class, d->made);
+    journal_store(&d->journal, &d->made, d->made + 1);
     depot_list(d, class, &d->empty, magazine_word(m, 0));
     journal_commit(&d->journal);
     return true;
@@ -159,22 +183,29 @@ static bool is_used(const struct cache *cache, const struct depot *d, unsigned c
     return d->stock != 0;
 }
 
+static void release_stretch(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+    size_t bytes = d->ready;
+
+    d->releasing = bytes;
+    compiler_barrier();
+    segment_uncharge(cache->segments, bytes, (word *)&d->ready, 0);
+    release(cache, class);
+}
+
 void depot_shrink(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
 
-    if (word_peek(&d->ready) == 0 || !depot_enter(cache, class))
+    if (word_peek(&d->made) == 0 || !depot_enter(cache, class))
         return;
-    if (d->ready > 0 && !is_used(cache, d, class)) {
-        size_t bytes = d->ready;
-
+    if (!is_used(cache, d, class)) {
         journal_store(&d->journal, &d->empty, 0);
         journal_store(&d->journal, &d->made, 0);
         journal_commit(&d->journal);
-        d->releasing = bytes;
-        compiler_barrier();
-        segment_uncharge(cache->segments, bytes, (word *)&d->ready, 0);
-        release(cache, d);
+        if (d->ready > 0)
+            release_stretch(cache, class);
     }
     depot_leave(d);
 }

@@ -3,6 +3,7 @@
 #define DVSM_CACHE_DEPOT_H
 
 #include "cache/cache.h"
+#include "cache/place.h"
 
 static inline struct depot *depot_of(const struct cache *cache, unsigned class)
 {
@@ -25,15 +26,10 @@ word depot_unlist(struct depot *d, unsigned class, word *list);
 
 /* Whether the word is that of a magazine that was made. A walk along a list asks before each step, and
  * takes no more steps than there are magazines: links lie among what users could overwrite. */
-static inline bool depot_has(const struct depot *d, unsigned class, word w)
+static inline bool depot_has(const struct cache *cache, unsigned class, word w)
 {
     return w != 0 &&
-           (uintptr_t)magazine_of(class, w) - (uintptr_t)d->magazines < word_peek(&d->made);
-}
-
-static inline size_t depot_magazines(const struct depot *d, unsigned class)
-{
-    return word_peek(&d->made) / magazine_bytes(class);
+           magazine_number(cache->table, class, w) < word_peek(&depot_of(cache, class)->made);
 }
 
 /* Puts a magazine that is in no place to the stock or to the empty ones; 0: nothing. */
@@ -45,6 +41,9 @@ static inline void depot_set_transit(struct depot *d, word new, word old)
     journal_store(&d->journal, &d->transit_new, new);
     journal_store(&d->journal, &d->transit_old, old);
 }
+
+/* How many magazines of the class there is memory for. */
+size_t depot_room(const struct cache *cache, unsigned class);
 
 /* Sees to it that there is an empty magazine in the list; a transaction of its own. */
 bool depot_provide_empty(struct cache *cache, unsigned class);

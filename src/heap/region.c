@@ -90,7 +90,7 @@ static bool lay_out(struct region *r, struct places *p, size_t cpus)
     r->map = (struct segment_map *)(void *)place;
     place += whole_pages(segment_map_bytes(r->bytes / GRANULE));
     r->cache.magazines = place;
-    place += cache_magazine_area(r->bytes);
+    place += cache_magazine_area(r->bytes, cpus);
 
     size_t metadata = bits_round_up((size_t)(place - r->base), GRANULE);
     if (metadata >= r->bytes)
@@ -108,7 +108,7 @@ size_t region_least_bytes(void)
     size_t fixed = whole_pages(sizeof(struct region)) +
                    arenas_most(cpus) * whole_pages(sizeof(struct arena_slot)) +
                    whole_pages(cpus * sizeof(struct lane)) + depots_bytes() +
-                   cache_magazine_area(0);
+                   cache_magazine_area(0, cpus);
     size_t granules = fixed / GRANULE + 1 + GRANULES_LEAST;
 
     return (granules + segment_map_bytes(2 * granules) / GRANULE + 1) * GRANULE;

@@ -245,6 +245,11 @@ bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, w
     if (!segment_enter(s, "segment_charge"))
         return false;
 
+    if (*mark >= value) { /* somebody else did */
+        segment_leave(s);
+        return true;
+    }
+
     size_t most = segment_most(map, bytes);
     size_t excess = map->committed > most ? map->committed - most : 0;
     bool done = excess <= map->retained && segment_release_retained(s, excess, no_run) &&

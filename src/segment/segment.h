@@ -125,8 +125,8 @@ bool segment_is_large_block(const struct segment_map *map, segment_owner_id owne
 void segment_count_overhead(struct segments *s, size_t bytes);
 
 /* Commits memory of the caller's outside the granules, and counts it in the same journaled change
- * that stores `value` in *mark, by which the caller knows. False where memory is short or the limit
- * reached. */
+ * that stores `value` in *mark, by which the caller knows; nothing where *mark is as much already.
+ * False where memory is short or the limit reached. */
 bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, word value);
 
 /* The reverse: counts it no more, in the change that stores `value` in *mark. The caller then

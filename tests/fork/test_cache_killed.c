@@ -188,7 +188,8 @@ static void magazines_are_used_up(void)
     hold(0, BLOCKS);
     give(BLOCKS - 1);
     size_t i = fill_the_lane(0);
-    for (; i < BLOCKS - 1 && (d->empty != 0 || d->made < d->ready); i = fill_the_lane(i + 1))
+    for (; i < BLOCKS - 1 && (d->empty != 0 || d->made < depot_room(cache, CLASS));
+         i = fill_the_lane(i + 1))
         drop(i, i + 1);
     depot_of(cache, CLASS)->last_trade = TRADE_SPILL;
 }
@@ -343,7 +344,7 @@ static void forget(void)
 
 /* What is watched for stores: all but other classes' depots and magazines, and the
  * ends of long arrays. */
-enum { WATCHED = 7 };
+enum { WATCHED = 8 };
 
 struct watch {
     struct {
@@ -369,7 +370,8 @@ static void watch_start(struct watch *w)
     watch_part(w, 1, r->arenas.slots, 2 * r->arenas.stride);
     watch_part(w, 2, r->cache.lanes, r->cache.cpus * sizeof(struct lane));
     watch_part(w, 3, depot_of(cache, CLASS), sizeof(struct depot));
-    watch_part(w, 4, depot_of(cache, CLASS)->magazines, r->cache.area);
+    watch_part(w, 4, r->cache.magazines, r->cache.stripes * STRIPE_BYTES);
+    watch_part(w, 7, stretch_of(&r->cache, CLASS), r->cache.area);
     watch_part(w, 5, r->map, segment_map_committed_bytes());
     watch_part(w, 6, r->granules, GRANULE);
 }

@@ -175,11 +175,12 @@ static void test_content_that_looks_like_a_mark_is_freed_all_the_same(void **sta
     allocate(0, 200);
     release(0, 150);
     const struct depot *d = depot_of(cache, CLASS);
-    for (size_t offset = 0; offset < d->made; offset++) {
+    for (size_t offset = 0; offset < d->made * MAGAZINE_BYTES; offset++) {
+        struct magazine *m = magazine_at(cache->table, CLASS, offset / MAGAZINE_BYTES);
         void *p = dvsm_heap_malloc(heap, SIZE);
 
         assert_non_null(p);
-        *magazine_mark(p) = (word)(uintptr_t)d->magazines + offset;
+        *magazine_mark(p) = (word)(uintptr_t)m + offset % MAGAZINE_BYTES;
         size_t held = cached();
         dvsm_free(p);
         assert_int_equal(faults, 0);
@@ -312,9 +313,9 @@ static void test_the_check_finds_a_spoilt_depot(void **state)
     spoil((word *)&d->stock_magazines, d->stock_magazines + 1);
     spoil(&d->transit_new, d->stock);
     spoil(&d->transit_old, d->stock);
-    spoil((word *)&d->made, d->made + MAGAZINE_BYTES);
-    spoil((word *)&d->made, d->made - MAGAZINE_BYTES);
-    spoil((word *)&d->ready, d->made - 1);
+    spoil((word *)&d->made, d->made + 1);
+    spoil((word *)&d->made, d->made - 1);
+    spoil((word *)&d->ready, 0);
     spoil((word *)&d->ready, cache->table->area + 1);
     spoil((word *)&d->releasing, d->ready);
     spoil((word *)&d->journal.count, 1);
