@@ -83,54 +83,66 @@ static void expect_held(const struct slot *slot)
                   slot->block);
 }
 
-/* A block being freed is as it was as long as it is there, but for links in its first bytes. */
-static bool still_there(const struct slot *slot)
-{
-    struct found *there = find(slot->block);
-    struct slot part = *slot;
-
-    if (there == NULL)
-        return false;
-    there->known = true;
-    part.size =
-        slot->state == SLOT_RESIZING && slot->wanted < slot->size ? slot->wanted : slot->size;
-    (void)part;
-    if (there->usable >= slot->size && slot->state == SLOT_FREEING &&
-        !slot_intact(slot, HEADER_LINKS))
-        violation("the block at %p, not freed after all, was overwritten", slot->block);
-    return true;
-}
-
 /* What the dead may have besides: how many blocks at most, and whether that many or none. */
 struct allowance {
     size_t most, least;
     size_t calls;
     bool whole;
+    size_t of[WORKERS_MOST]; /* of `most`, by worker */
+    size_t either; /* blocks that may be of a call that was to free them or of one that got them */
 };
 
-static void look_up(const struct slot *slot, struct allowance *allowed)
+static size_t worker_of(const struct slot *slot)
 {
-    switch (slot->state) {
-    case SLOT_HELD:
+    return (size_t)(slot - ledger->slot) / SLOTS_EACH;
+}
+
+static void look_up_held(const struct slot *slot)
+{
+    if (slot->state == SLOT_HELD)
         expect_held(slot);
-        break;
-    case SLOT_ALLOCATING:
-        allowed->most += slot->extra;
-        allowed->calls++;
+}
+
+static void allow(const struct slot *slot, struct allowance *allowed)
+{
+    if (slot->state != SLOT_ALLOCATING && slot->state != SLOT_RESIZING)
+        return;
+    allowed->most += slot->extra;
+    allowed->of[worker_of(slot)] += slot->extra;
+    allowed->calls++;
+    if (slot->state == SLOT_ALLOCATING)
         allowed->whole = slot->whole;
-        break;
-    case SLOT_FREEING:
-        still_there(slot);
-        break;
-    case SLOT_RESIZING:
-        allowed->most += slot->extra;
-        allowed->calls++;
-        if (!still_there(slot))
-            allowed->least++;
-        break;
-    default:
-        break;
-    }
+}
+
+/* Where the old block is gone there must be a new one. */
+static void look_up_resizing(const struct slot *slot, struct allowance *allowed)
+{
+    if (slot->state != SLOT_RESIZING)
+        return;
+
+    struct found *there = find(slot->block);
+    if (there != NULL)
+        there->known = true;
+    else
+        allowed->least++;
+}
+
+/* A block being freed is as it was as long as it is there, but for links in its first bytes. NB: once it
+ * is free another may get it: who has it for sure was asked before; who died in the call that got it is known by
+ * what that call may have. */
+static void look_up_freeing(const struct slot *slot, struct allowance *allowed)
+{
+    struct found *there = slot->state == SLOT_FREEING ? find(slot->block) : NULL;
+
+    if (there == NULL)
+        return;
+
+    bool same = there->usable >= slot->size && slot_intact(slot, HEADER_LINKS);
+    bool others = allowed->most > allowed->of[worker_of(slot)];
+    if (!same && !others)
+        violation("the block at %p, not freed after all, was overwritten", slot->block);
+    there->known = same;
+    allowed->either += same && others;
 }
 
 static void list_unknown(void)
@@ -145,25 +157,47 @@ static void list_unknown(void)
                     (int)ledger->slot[i].state, ledger->slot[i].size, ledger->slot[i].block);
 }
 
-void account(void)
+/* Who holds blocks comes first: a block that another was freeing, or moving, may have become theirs. */
+static struct allowance look_up_all(void)
 {
     struct allowance allowed = {0};
+
+    for (size_t i = 0; i < SLOTS; i++)
+        look_up_held(&ledger->slot[i]);
+    for (size_t i = 0; i < SLOTS; i++)
+        allow(&ledger->slot[i], &allowed);
+    for (size_t i = 0; i < SLOTS; i++)
+        look_up_resizing(&ledger->slot[i], &allowed);
+    for (size_t i = 0; i < SLOTS; i++)
+        look_up_freeing(&ledger->slot[i], &allowed);
+    return allowed;
+}
+
+static size_t count_unknown(void)
+{
     size_t unknown = 0;
 
-    check_sound();
-    find_blocks();
-    for (size_t i = 0; i < SLOTS; i++)
-        look_up(&ledger->slot[i], &allowed);
     for (size_t i = 0; i < found_count; i++)
         unknown += !found[i].known;
-    if (unknown > allowed.most || unknown < allowed.least)
+    return unknown;
+}
+
+void account(void)
+{
+    check_sound();
+    find_blocks();
+
+    struct allowance allowed = look_up_all();
+    size_t unknown = count_unknown(), most = unknown + allowed.either;
+
+    if (unknown > allowed.most || most < allowed.least)
         list_unknown();
     if (unknown > allowed.most)
         violation("%zu blocks that nobody has, where the dead can have had %zu", unknown,
                   allowed.most);
-    if (unknown < allowed.least)
+    if (most < allowed.least)
         violation("a block that was being resized is gone");
-    if (allowed.calls == 1 && allowed.whole && unknown != 0 && unknown != allowed.most)
+    if (allowed.calls == 1 && allowed.whole && unknown != 0 && most < allowed.most)
         violation("%zu blocks of a call that was to make %zu", unknown, allowed.most);
 }
 
