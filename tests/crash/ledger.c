@@ -98,11 +98,35 @@ static void allocated(struct slot *slot, void *block, size_t size)
     slot->state = block != NULL ? SLOT_HELD : SLOT_EMPTY;
 }
 
-static void *allocate(size_t size, enum how how)
+enum { COPIED = 30 };
+
+static void *copy_text(enum how how)
 {
     static const char text[] = "a string of some length, to be copied";
+
+    switch (how) {
+    case BY_STRNDUP:
+        return dvsm_strndup(text, COPIED);
+    case BY_HEAP_STRDUP:
+        return dvsm_heap_strdup(the_heap, text);
+    case BY_HEAP_STRNDUP:
+        return dvsm_heap_strndup(the_heap, text, COPIED);
+    default:
+        return dvsm_strdup(text);
+    }
+}
+
+static bool copies_text(enum how how)
+{
+    return how == BY_STRDUP || how >= BY_STRNDUP;
+}
+
+static void *allocate(size_t size, enum how how)
+{
     void *block;
 
+    if (copies_text(how))
+        return copy_text(how);
     switch (how) {
     case BY_HEAP:
         return dvsm_heap_malloc(the_heap, size);
@@ -110,8 +134,6 @@ static void *allocate(size_t size, enum how how)
         return dvsm_calloc(1, size);
     case BY_MEMALIGN:
         return dvsm_memalign(64, size);
-    case BY_STRDUP:
-        return dvsm_strdup(text);
     case BY_HEAP_CALLOC:
         return dvsm_heap_calloc(the_heap, 1, size);
     case BY_HEAP_ALIGNED:
@@ -126,6 +148,12 @@ static void *allocate(size_t size, enum how how)
         return dvsm_valloc(size);
     case BY_PVALLOC:
         return dvsm_pvalloc(size);
+    case BY_POSIX:
+        return dvsm_posix_memalign(&block, 64, size) == 0 ? block : NULL;
+    case BY_REALLOCARRAY:
+        return dvsm_reallocarray(NULL, 1, size);
+    case BY_HEAP_REALLOCARRAY:
+        return dvsm_heap_reallocarray(the_heap, NULL, 1, size);
     default:
         return dvsm_malloc(size);
     }
@@ -133,8 +161,8 @@ static void *allocate(size_t size, enum how how)
 
 void call_allocate(struct slot *slot, size_t size, enum how how)
 {
-    if (how == BY_STRDUP)
-        size = 30;
+    if (copies_text(how))
+        size = COPIED;
     begin_allocating(slot, size, 1, true);
     call_enter();
     void *block = allocate(size, how);
@@ -151,28 +179,53 @@ void call_aligned(struct slot *slot, size_t alignment, size_t size)
     allocated(slot, block, size);
 }
 
-void call_free(struct slot *slot)
+void call_free_by(struct slot *slot, enum freeing how)
 {
     if (slot->state != SLOT_HELD)
         return;
     slot->state = SLOT_FREEING;
     call_enter();
-    dvsm_free(slot->block);
+    if (how == FREE_SIZED)
+        dvsm_free_sized(slot->block, slot->size);
+    else if (how == FREE_ALIGNED)
+        dvsm_free_aligned_sized(slot->block, 16, slot->size);
+    else
+        dvsm_free(slot->block);
     call_leave();
     slot->state = SLOT_EMPTY;
 }
 
-void call_resize(struct slot *slot, size_t size, bool in_place)
+void call_free(struct slot *slot)
+{
+    call_free_by(slot, FREE_PLAIN);
+}
+
+static void *resize(void *block, size_t size, enum resizing how)
+{
+    switch (how) {
+    case RESIZE_IN_PLACE:
+        return dvsm_realloc_in_place(block, size);
+    case RESIZE_ARRAY:
+        return dvsm_reallocarray(block, 1, size);
+    case RESIZE_HEAP:
+        return dvsm_heap_realloc(the_heap, block, size);
+    case RESIZE_HEAP_ARRAY:
+        return dvsm_heap_reallocarray(the_heap, block, 1, size);
+    default:
+        return dvsm_realloc(block, size);
+    }
+}
+
+void call_resize_by(struct slot *slot, size_t size, enum resizing how)
 {
     if (slot->state != SLOT_HELD)
         return;
     slot->wanted = size;
-    slot->extra = in_place ? 0 : 1;
+    slot->extra = how == RESIZE_IN_PLACE ? 0 : 1;
     slot->whole = true;
     slot->state = SLOT_RESIZING;
     call_enter();
-    void *block =
-        in_place ? dvsm_realloc_in_place(slot->block, size) : dvsm_realloc(slot->block, size);
+    void *block = resize(slot->block, size, how);
     call_leave();
     if (block != NULL)
         allocated(slot, block, size);
@@ -180,24 +233,31 @@ void call_resize(struct slot *slot, size_t size, bool in_place)
         slot->state = SLOT_HELD;
 }
 
-void call_independent(struct slot *first, size_t count, size_t size)
+void call_resize(struct slot *slot, size_t size, bool in_place)
+{
+    call_resize_by(slot, size, in_place ? RESIZE_IN_PLACE : RESIZE_REALLOC);
+}
+
+void call_independent(struct slot *first, size_t count, size_t size, bool told)
 {
     void *blocks[SLOTS_EACH];
 
     begin_allocating(first, size, count, true);
     call_enter();
-    void **done = dvsm_independent_calloc(count, size, blocks);
+    void **done = told ? dvsm_heap_independent_calloc(the_heap, count, size, blocks)
+                       : dvsm_independent_calloc(count, size, blocks);
     call_leave();
     for (size_t i = 0; i < count; i++)
         allocated(first + i, done != NULL ? blocks[i] : NULL, size);
 }
 
 /* Blocks of several sizes, and the array itself in one more slot. */
-void call_comalloc(struct slot *first, size_t count, const size_t *sizes)
+void call_comalloc(struct slot *first, size_t count, const size_t *sizes, bool told)
 {
     begin_allocating(first, sizes[0], count + 1, true);
     call_enter();
-    void **blocks = dvsm_independent_comalloc(count, sizes, NULL);
+    void **blocks = told ? dvsm_heap_independent_comalloc(the_heap, count, sizes, NULL)
+                         : dvsm_independent_comalloc(count, sizes, NULL);
     call_leave();
     for (size_t i = 0; i < count; i++)
         allocated(first + i, blocks != NULL ? blocks[i] : NULL, sizes[i]);

@@ -60,14 +60,34 @@ enum how {
     BY_HEAP_REALLOC,
     BY_VALLOC,
     BY_PVALLOC,
+    BY_POSIX,
+    BY_REALLOCARRAY,
+    BY_HEAP_REALLOCARRAY,
+    BY_STRNDUP,
+    BY_HEAP_STRDUP,
+    BY_HEAP_STRNDUP,
     BY_HOWS
 };
 void call_allocate(struct slot *slot, size_t size, enum how how);
 void call_aligned(struct slot *slot, size_t alignment, size_t size);
+
+enum freeing { FREE_PLAIN, FREE_SIZED, FREE_ALIGNED };
 void call_free(struct slot *slot);
+void call_free_by(struct slot *slot, enum freeing how);
+
+enum resizing {
+    RESIZE_IN_PLACE,
+    RESIZE_REALLOC,
+    RESIZE_ARRAY,
+    RESIZE_HEAP,
+    RESIZE_HEAP_ARRAY,
+};
 void call_resize(struct slot *slot, size_t size, bool in_place);
-void call_independent(struct slot *first, size_t count, size_t size);
-void call_comalloc(struct slot *first, size_t count, const size_t *sizes);
+void call_resize_by(struct slot *slot, size_t size, enum resizing how);
+
+/* In the default heap, or told which. */
+void call_independent(struct slot *first, size_t count, size_t size, bool told);
+void call_comalloc(struct slot *first, size_t count, const size_t *sizes, bool told);
 void call_bulk_free(struct slot *first, size_t count);
 void call_trim(void);
 

@@ -1,6 +1,7 @@
-/* main.c - crash-harness PART [full] [locked] [seed=N] [only=SCENARIO]
+/* main.c - crash-harness PART [full] [locked] [seed=N] [only=SCENARIO] [cpu=N]
  *
- * Prints the seed; the same seed gives the same run. `locked`: in a heap without restartable sequences.
+ * Prints the seed; the same seed gives the same run. `locked`: in a heap without restartable sequences. `cpu`:
+ * where a part that steps stays, if two are to run side by side.
  */
 #define _GNU_SOURCE
 #include <inttypes.h>
@@ -85,14 +86,15 @@ static void watch_signals(void)
 }
 
 /* Tracer and tracee on one CPU: a step is cheaper so, and lanes are that CPU's. */
-static void stay_on_one_cpu(void)
+static void stay_on_one_cpu(int wanted)
 {
     cpu_set_t set;
-    size_t cpu = (size_t)sched_getcpu();
+    size_t cpu = (size_t)(wanted >= 0 ? wanted : sched_getcpu());
 
     CPU_ZERO(&set);
     CPU_SET(cpu, &set);
-    sched_setaffinity(0, sizeof set, &set);
+    if (sched_setaffinity(0, sizeof set, &set) != 0)
+        give_up("CPU %zu is not to be had", cpu);
     standin.cpu_id_start = standin.cpu_id = (uint32_t)cpu;
 }
 
@@ -123,6 +125,7 @@ int main(int argc, char **argv)
 {
     struct budget budget = {.seed = (uint64_t)time(NULL)};
     const struct part *part = NULL;
+    int cpu = -1;
 
     for (size_t i = 0; argc > 1 && i < sizeof parts / sizeof *parts; i++)
         if (strcmp(parts[i].name, argv[1]) == 0)
@@ -135,16 +138,19 @@ int main(int argc, char **argv)
             budget.seed = strtoull(argv[i] + 5, NULL, 0);
         if (strncmp(argv[i], "only=", 5) == 0)
             budget.only = argv[i] + 5;
+        if (strncmp(argv[i], "cpu=", 4) == 0)
+            cpu = atoi(argv[i] + 4);
     }
     if (part == NULL) {
-        fprintf(stderr, "usage: crash-harness PART [full] [locked] [seed=N] [only=SCENARIO]\n");
+        fprintf(stderr,
+                "usage: crash-harness PART [full] [locked] [seed=N] [only=SCENARIO] [cpu=N]\n");
         return 2;
     }
     printf("%s, seed %" PRIu64 "\n", part->name, budget.seed);
     fflush(stdout);
     ledger_open();
     if (part->one_cpu)
-        stay_on_one_cpu();
+        stay_on_one_cpu(cpu);
     watch_signals();
     int status = part->run(&budget);
     visited_write();

@@ -1,8 +1,10 @@
 /* scenarios.c - what workers do: each way through the allocator at least once, and at random. */
 #define _GNU_SOURCE
-#include <string.h>
-
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "crash/harness.h"
 #include "crash/ledger.h"
@@ -89,6 +91,12 @@ static void prepare_coarse(void)
 {
     hold(0, 20, 1500);
     drop(0, 6, 1);
+}
+
+static void prepare_few(void)
+{
+    hold(0, 4, 40);
+    drop(0, 2, 1);
 }
 
 static void prepare_many(void)
@@ -370,15 +378,24 @@ static void prepare_another_cpu(void)
     memset(the_heap->region->arenas.preferred, 0, sizeof the_heap->region->arenas.preferred);
 }
 
-/* The functions that are told the heap. */
+/* The functions that are told the heap, and others that are rarely used. */
 static void act_given_heap(void)
 {
+    static const size_t sizes[] = {30, 500};
     struct slot *slot = own_slot(40);
 
     for (enum how how = BY_HEAP_CALLOC; how < BY_HOWS; how++)
         call_allocate(slot + how, 200, how);
+    call_resize_by(slot + BY_POSIX, 900, RESIZE_ARRAY);
+    call_resize_by(slot + BY_HEAP_POSIX, 900, RESIZE_HEAP);
+    call_resize_by(slot + BY_HEAP_REALLOC, 900, RESIZE_HEAP_ARRAY);
+    call_free_by(slot + BY_PVALLOC, FREE_ALIGNED);
+    call_free_by(slot + BY_HEAP_POSIX, FREE_SIZED);
     for (enum how how = BY_HEAP_CALLOC; how < BY_HOWS; how++)
         call_free(slot + how);
+    call_independent(slot, 3, 48, true);
+    call_comalloc(slot + 3, 2, sizes, true);
+    drop(40, 6, 1);
 }
 
 static void act_large_in_place(void)
@@ -419,10 +436,10 @@ static void act_batch(void)
 {
     static const size_t sizes[] = {30, 500, 70};
 
-    call_comalloc(own_slot(56), 3, sizes);
+    call_comalloc(own_slot(56), 3, sizes, false);
     call_bulk_free(own_slot(56), 4);
-    call_independent(own_slot(40), 6, 48);
-    call_independent(own_slot(48), 3, 700);
+    call_independent(own_slot(40), 6, 48, false);
+    call_independent(own_slot(48), 3, 700, false);
     call_bulk_free(own_slot(40), 6);
     call_bulk_free(own_slot(0), 16);
     call_bulk_free(own_slot(16), 16);
@@ -447,6 +464,36 @@ static void act_look(void)
     dvsm_mallopt(DVSM_M_GRANULARITY, 1 << 17);
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 1 << 18);
     dvsm_malloc_set_footprint_limit((size_t)1 << 30);
+    call_leave();
+}
+
+static void see_chunk(const dvsm_chunk *chunk, void *context)
+{
+    (void)chunk, (void)context;
+}
+
+static void see_memory(void *start, void *end, size_t used_bytes, void *context)
+{
+    (void)start, (void)end, (void)used_bytes, (void)context;
+}
+
+static void act_look_inside(void)
+{
+    dvsm_stats_t stats;
+
+    dup2(open("/dev/null", O_WRONLY), STDERR_FILENO); /* where dvsm_malloc_stats() prints */
+    call_enter();
+    dvsm_malloc_stats();
+    dvsm_malloc_max_footprint();
+    dvsm_malloc_footprint_limit();
+    dvsm_heap_footprint(the_heap);
+    dvsm_heap_max_footprint(the_heap);
+    dvsm_heap_set_limit(the_heap, (size_t)1 << 30);
+    dvsm_heap_mallinfo(the_heap);
+    dvsm_stats(the_heap, &stats);
+    dvsm_walk(the_heap, see_chunk, NULL);
+    dvsm_malloc_inspect_all(see_memory, NULL);
+    dvsm_heap_trim(the_heap, 0);
     call_leave();
 }
 
@@ -551,6 +598,7 @@ const struct scenario scenarios[] = {
     {"given-heap", .prepare = prepare_holes, .act = act_given_heap},
     {"limit", .prepare = prepare_limit, .act = act_to_the_limit},
     {"look", .prepare = prepare_holes, .act = act_look, .looks = true},
+    {"look-inside", UNCACHED, prepare_few, act_look_inside, .looks = true},
     {"check", .prepare = nothing, .act = act_check, .looks = true},
     {"second-arena", UNCACHED, prepare_holes, act_elsewhere, .held = true},
     {"second-arena-cached", .prepare = prepare_stock, .act = act_fill_from_arena, .held = true},

@@ -24,7 +24,7 @@ enum {
     PROCESSES = 8,
     THREADS = 2,
     PLACES = 2000,
-    PAUSE_US = 10000, /* at most, between two kills */
+    PAUSE_US = 10000, /* at most, from one kill to the next that is due */
     LARGE_ONE_IN = 200,
 };
 
@@ -218,7 +218,7 @@ static void end_storm(size_t kills)
     dvsm_malloc_trim(0);
     check_all();
     dvsm_stats(the_heap, &stats);
-    printf("storm: at the end %zu bytes committed, %zu of them metadata, %zu free in %zu arenas\n",
+    printf("  at the end %zu bytes committed, %zu of them metadata, %zu free in %zu arenas\n",
            stats.committed_bytes, stats.metadata_bytes, stats.free_bytes, stats.arenas);
     for (size_t cpu = 0; cpu < the_heap->region->cache.cpus; cpu++)
         if (the_heap->region->cache.lanes[cpu].lock != 0)
@@ -247,17 +247,27 @@ static size_t footprint_needed(void)
     return stats.committed_bytes - stats.retained_bytes;
 }
 
+/* How long making a new worker took is made up for: the pause is what is left until `due`. */
+static void wait_until(double due)
+{
+    double pause = due - now();
+
+    if (pause > 0)
+        usleep((useconds_t)(pause * 1e6));
+}
+
 /* A quarter of a minute, or less: then a look at everything, with all dead. The footprint afterwards. */
 static size_t blow(double seconds, struct random_source *random, size_t *kills, size_t *freed)
 {
     pid_t child[PROCESSES];
-    double end = now() + seconds;
+    double due = now(), end = due + seconds;
     size_t before = *kills;
 
     for (size_t i = 0; i < PROCESSES; i++)
         child[i] = start(random_next(random));
     while (now() < end) {
-        usleep((useconds_t)random_below(random, PAUSE_US));
+        due += (double)random_below(random, PAUSE_US) / 1e6;
+        wait_until(due);
         kill_one(child, random);
         ++*kills;
         /* Hangs show in no operations made; a look at a heap in use must not give false alarm. */
@@ -296,7 +306,7 @@ static double mean(const struct minute *minute)
 
 int run_storm(const struct budget *budget)
 {
-    double length = budget->full ? 330 : 10, piece = budget->full ? 10 : 2, begun = now();
+    double length = budget->full ? 300 : 10, piece = budget->full ? 10 : 2, begun = now();
     struct random_source random = {budget->seed};
     size_t kills = 0, freed = 0;
     struct minute second = {.from = 60, .to = 120}, fifth = {.from = 240, .to = 300};
@@ -325,12 +335,15 @@ int run_storm(const struct budget *budget)
             fflush(stdout);
         }
     }
+    length = now() - begun;
     end_storm(kills);
-    printf("storm: %zu kills, %lu operations, %zu blocks of the dead found\n", kills,
-           atomic_load(&storm->operations), freed);
+    printf(
+        "storm: %zu kills in %.0f s, one in %.1f ms, %lu operations, %zu blocks of the dead found",
+        kills, length, length * 1000 / (double)kills, atomic_load(&storm->operations), freed);
     if (budget->full)
-        printf("storm: %.0f bytes on average in the 2nd minute, %.0f in the 5th\n", mean(&second),
+        printf("; on average %.0f bytes in the 2nd minute, %.0f in the 5th", mean(&second),
                mean(&fifth));
+    printf("\n");
     if (budget->full && mean(&fifth) > 1.25 * mean(&second))
         violation("the footprint grew");
     return 0;
