@@ -40,22 +40,41 @@ static void count_state(uint64_t hash)
     states_distinct++;
 }
 
-/* ---- one who holds a lock */
+/* ---- others than the worker */
 
 static struct tracee holder;
 
-static void hold_first_arena(void)
+static void holder_start(const struct scenario *scenario)
 {
-    struct arena_hold held;
-
-    arenas_enter_index(&the_heap->arenas, &held, 0);
-    raise(SIGSTOP);
+    if (scenario->hold == NULL)
+        return;
+    tracee_start(&holder, WORKERS_MOST - 1, scenario->hold);
+    tracee_step(&holder);
 }
 
-static void holder_start(void)
+/* Whoever waits for the holder goes on when that is dead. */
+static void end_waiting(struct tracee *t)
 {
-    tracee_start(&holder, WORKERS_MOST - 1, hold_first_arena);
-    tracee_step(&holder);
+    if (t->waits)
+        tracee_kill(&holder);
+    t->waits = false;
+}
+
+/* The worker before that one: what it leaves is where the scenario begins. */
+static void die_before(const struct scenario *scenario)
+{
+    struct tracee t;
+    size_t visited = boundaries_visited;
+
+    if (scenario->act_before == NULL)
+        return;
+    tracee_start(&t, 0, scenario->act_before);
+    while (tracee_step(&t) != STEP_ENDED && !scenario->died_when())
+        continue;
+    if (t.pid == 0)
+        give_up("the worker before did not come to what it was to die at");
+    tracee_kill(&t);
+    boundaries_visited = visited;
 }
 
 /* ---- dying */
@@ -69,11 +88,13 @@ static void die(const struct tracee *t)
 
 static bool is_new_state(struct tracee *t, struct image *image)
 {
-    bool list = tracee_list_changed(t);
-
     if (t->called_system)
         image_refresh(image);
-    return list || (t->wrote && image_differs(image));
+    if (!t->wrote && !t->called_system)
+        return false;
+
+    bool list = tracee_list_changed(t);
+    return list || image_differs(image);
 }
 
 typedef void (*at_death)(struct tracee *t, struct image *image, size_t state);
@@ -96,6 +117,7 @@ static size_t at_every_state(struct tracee *t, struct image *image, at_death vis
     for (enum step step = tracee_step(t); step != STEP_ENDED; step = tracee_step(t)) {
         place.step = t->steps;
         place.at = t->at;
+        end_waiting(t);
         if (step == STEP_DONE && !is_new_state(t, image))
             continue;
         image_save(image);
@@ -141,9 +163,10 @@ static size_t run_scenario(const struct scenario *scenario, uint64_t seed, at_de
 
     scenario_begin(scenario, seed);
     image_open(&image, &the_heap->mapping);
-    if (scenario->held)
-        holder_start();
-    tracee_start(&t, 0, scenario->act);
+    holder_start(scenario);
+    die_before(scenario);
+    tracee_start(&t, scenario->act_before != NULL ? 1 : 0, scenario->act);
+    t.tried = victim_state == (size_t)ALL;
     size_t states = at_every_state(&t, &image, visit);
     tracee_kill(&t);
     tracee_kill(&holder);
@@ -200,6 +223,7 @@ static void make_and_die(size_t last, bool *ended)
 
     dvsm_heap_unlink(made_name);
     tracee_start(&t, 0, act_make);
+    t.tried = true; /* a sample stands for all: nobody else has anything there yet */
     while (t.steps < last && tracee_step(&t) != STEP_ENDED) {
         place.step = t.steps;
         place.at = t.at;
@@ -334,7 +358,8 @@ static void die_in_recovery(struct tracee *t, struct image *image, size_t state)
     saved = *ledger;
     image_open(&second, image->mapping);
     image_save(&second);
-    tracee_start(&survivor, 1, act_as_survivor);
+    tracee_start(&survivor, 2, act_as_survivor);
+    survivor.tried = true;
     for (enum step step = tracee_step(&survivor);
          step != STEP_ENDED && survivor.steps < RECOVERY_STEPS; step = tracee_step(&survivor)) {
         place.step = first_step;

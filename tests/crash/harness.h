@@ -54,7 +54,12 @@ struct scenario {
     void (*act)(void);     /* by the worker */
     bool failing;          /* the backend fails when the worker begins */
     bool looks;            /* many steps that change nothing: not for samples */
-    bool held; /* another process holds the first arena's lock meanwhile, and dies, too */
+    void (*hold)(
+        void); /* another process does this meanwhile, and dies when the worker does or, if that
+                           waits for it, before */
+    /* An earlier worker did this, and was killed as soon as that was true. */
+    void (*act_before)(void);
+    bool (*died_when)(void);
 };
 extern const struct scenario scenarios[];
 extern const size_t scenario_count;

@@ -6,9 +6,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cache/depot.h"
 #include "crash/harness.h"
 #include "crash/ledger.h"
 #include "crash/survive.h"
+#include "segment/segment_map.h"
 #include "support/failing_backend.h"
 
 struct random_source dice;
@@ -16,7 +18,7 @@ struct random_source dice;
 /* Where a scenario has one. What it counts is not put back with the region. */
 static struct failing_backend *failing;
 
-enum { LARGE = 140000, FEW = 12, MANY = 36 };
+enum { LARGE_SIZE = 140000, FEW = 12, MANY = 36 };
 
 /* ---- preparing */
 
@@ -48,15 +50,20 @@ static void prepare_holes(void)
     call_free(own_slot(1));
 }
 
+/* The class of blocks of 40 bytes, on the CPU that all of this is on. */
+static word loaded_word(void)
+{
+    return lane_word(&the_heap->cache, standin.cpu_id, class_above(chunk_size_for(40)));
+}
+
+/* ... and blocks for some more. */
 static void prepare_lane_full(void)
 {
-    void *blocks[62];
-
-    for (int i = 0; i < 62; i++)
-        blocks[i] = dvsm_malloc(40);
-    hold(0, FEW, 40);
-    for (int i = 0; i < 62; i++)
-        dvsm_free(blocks[i]);
+    hold(0, 62, 40);
+    for (size_t i = 62; i-- > FEW && !magazine_is_full(CLASS_EXACT_LAST, loaded_word());)
+        call_free(own_slot(i));
+    if (!magazine_is_full(CLASS_EXACT_LAST, loaded_word()))
+        give_up("the lane is not full");
 }
 
 /* A lane without blocks, a depot with magazines in stock. */
@@ -106,7 +113,7 @@ static void prepare_many(void)
 
 static void prepare_large(void)
 {
-    hold(0, 3, LARGE);
+    hold(0, 3, LARGE_SIZE);
     call_free(own_slot(1));
     hold(3, 4, 100);
 }
@@ -185,13 +192,13 @@ static void prepare_gap_top(void)
     prepare_gap(3);
 }
 
-/* The victim behind a block. */
+/* The victim behind a block, 10, in the place of one of the two that were freed, and before 4 or 7. */
 static void prepare_victim(void)
 {
-    hold(0, 8, 600);
+    hold(0, 9, 600);
     call_free(own_slot(3));
     call_free(own_slot(6));
-    hold(10, 1, 300);
+    hold(10, 1, 200);
 }
 
 static void prepare_trim_in_vain(void)
@@ -203,7 +210,7 @@ static void prepare_trim_in_vain(void)
 static void prepare_short_of_memory(void)
 {
     hold(0, 8, 3000);
-    hold(8, 3, LARGE);
+    hold(8, 3, LARGE_SIZE);
     drop(8, 2, 1);
     failing_backend_fail(failing, FAILING_COMMIT, 1, ENOMEM, true);
     failing_backend_fail(failing, FAILING_RELEASE, 1, ENOMEM, true);
@@ -312,12 +319,12 @@ static void act_unused_segment(void)
 
 static void act_large(void)
 {
-    hold(40, 1, LARGE);
-    call_resize(own_slot(40), LARGE / 2, false);
-    call_resize(own_slot(40), LARGE, false);
-    call_resize(own_slot(40), 3 * LARGE, false);
+    hold(40, 1, LARGE_SIZE);
+    call_resize(own_slot(40), LARGE_SIZE / 2, false);
+    call_resize(own_slot(40), LARGE_SIZE, false);
+    call_resize(own_slot(40), 3 * LARGE_SIZE, false);
     call_resize(own_slot(40), 1000, false);
-    call_aligned(own_slot(41), 1 << 17, LARGE);
+    call_aligned(own_slot(41), 1 << 17, LARGE_SIZE);
     call_free(own_slot(0));
     call_free(own_slot(41));
     call_free(own_slot(40));
@@ -401,19 +408,22 @@ static void act_given_heap(void)
 static void act_large_in_place(void)
 {
     call_free(own_slot(2));
-    hold(40, 1, LARGE);
-    call_resize(own_slot(40), 4 * LARGE, true);
-    call_resize(own_slot(40), LARGE, true);
+    hold(40, 1, LARGE_SIZE);
+    call_resize(own_slot(40), 4 * LARGE_SIZE, true);
+    call_resize(own_slot(40), LARGE_SIZE, true);
     call_bulk_free(own_slot(40), 1);
 }
 
+/* A part of it, what a block behind it adds to it, and the whole. */
 static void act_into_victim(void)
 {
-    call_resize(own_slot(10), 500, true);
+    call_resize(own_slot(10), 300, true);
     call_resize(own_slot(2), 1000, true);
-    call_resize(own_slot(10), 560, true);
+    call_free(own_slot(4));
+    call_free(own_slot(7));
+    call_resize(own_slot(10), 1200, true);
     call_resize(own_slot(5), 1200, true);
-    call_resize(own_slot(7), 100000, false);
+    call_resize(own_slot(8), 100000, false);
 }
 
 static void act_trim_in_vain(void)
@@ -425,8 +435,8 @@ static void act_trim_in_vain(void)
 static void act_short_of_memory(void)
 {
     hold(40, 2, 60000);
-    hold(42, 1, LARGE);
-    call_resize(own_slot(10), 3 * LARGE, false);
+    hold(42, 1, LARGE_SIZE);
+    call_resize(own_slot(10), 3 * LARGE_SIZE, false);
     drop(0, 8, 1);
     call_free(own_slot(10));
     call_trim();
@@ -448,7 +458,7 @@ static void act_batch(void)
 static void act_to_the_limit(void)
 {
     hold(40, 3, 60000);
-    hold(44, 2, LARGE);
+    hold(44, 2, LARGE_SIZE);
     hold(48, 4, 500);
     drop(0, 8, 1);
 }
@@ -558,6 +568,159 @@ void act_as_survivor(void)
     mine->state = SLOT_EMPTY;
 }
 
+/* ---- others */
+
+static void hold_first_arena(void)
+{
+    struct arena_hold held;
+
+    arenas_enter_index(&the_heap->arenas, &held, 0);
+    raise(SIGSTOP);
+}
+
+static struct lane *this_lane(void)
+{
+    return &the_heap->region->cache.lanes[standin.cpu_id];
+}
+
+static bool lanes_are_locked(void)
+{
+    return the_heap->region->cache.mode == CACHE_LOCKED;
+}
+
+static void hold_lane(void)
+{
+    void *former;
+
+    if (lanes_are_locked())
+        brief_acquire(&this_lane()->lock, &former);
+    raise(SIGSTOP);
+}
+
+/* Two arenas; the first, which is to be asked, has nothing to give unless it grows. */
+static void prepare_two_arenas(void)
+{
+    struct arena_table *table = &the_heap->region->arenas;
+    struct arena_hold held;
+
+    hold(0, 1, 600);
+    arenas_enter_index(&the_heap->arenas, &held, 0);
+    hold(1, 1, 40000);
+    arenas_leave(&the_heap->arenas, &held);
+    for (size_t i = 0; i < sizeof table->preferred / sizeof *table->preferred; i++)
+        table->preferred[i] = 1;
+    call_trim();
+    hold(2, 1, region_arena(the_heap->region, 0)->arena.top_size - 24);
+}
+
+/* ---- where an earlier worker died */
+
+static const struct segment_map *the_map(void)
+{
+    return the_heap->segments.map;
+}
+
+static const struct arena *first_arena(void)
+{
+    return &region_arena(the_heap->region, 0)->arena;
+}
+
+/* The one for blocks of 40 bytes. */
+static const struct depot *a_depot(void)
+{
+    return depot_of(&the_heap->cache, class_above(chunk_size_for(40)));
+}
+
+static bool in_arena(void)
+{
+    return first_arena()->journal.count > 2;
+}
+
+static bool with_pending(void)
+{
+    return first_arena()->pending.bytes != 0 && the_map()->rewriting.count == 0;
+}
+
+static bool in_map(void)
+{
+    return the_map()->rewriting.count > 2 && the_map()->journal.count > 2;
+}
+
+static bool in_release(void)
+{
+    return the_map()->releasing.count != 0;
+}
+
+static bool in_settling(void)
+{
+    return segment_memory(the_map(), (struct granule_run){0, the_map()->used}).unsettled;
+}
+
+static bool in_filling(void)
+{
+    return a_depot()->transit_new != 0 && first_arena()->journal.count > 1;
+}
+
+static bool in_trade(void)
+{
+    return a_depot()->transit_old != 0 && a_depot()->journal.count == 0;
+}
+
+static bool in_shrinking(void)
+{
+    return a_depot()->releasing != 0;
+}
+
+static bool in_making(void)
+{
+    return the_heap->region->arenas.lock.mutex.__data.__lock != 0 && the_map()->journal.count > 0;
+}
+
+/* In locked mode; without locks on lanes, before anything. */
+static bool in_lane(void)
+{
+    return !lanes_are_locked() || this_lane()->lock != 0;
+}
+
+/* Little in stock, but so many magazines made that the class has a stretch of its own. */
+static void prepare_stretch(void)
+{
+    struct fault fault = {0};
+    size_t count = (the_heap->region->cache.stripes + 2) * magazine_capacity(CLASS_EXACT_LAST);
+    void *last = NULL;
+
+    for (size_t i = 0; i < count; i++) {
+        void **block = dvsm_malloc(40);
+
+        *block = last;
+        last = block;
+    }
+    while (last != NULL) {
+        void *next = *(void **)last;
+
+        dvsm_free(last);
+        last = next;
+    }
+    stock_drain(&the_heap->cache, class_above(chunk_size_for(40)), SIZE_MAX, &fault);
+}
+
+static void act_large_once(void)
+{
+    hold(40, 1, LARGE_SIZE);
+}
+
+static void act_small_cached(void)
+{
+    hold(40, 2, 40);
+    drop(40, 2, 1);
+}
+
+/* More than a lane holds. */
+static void act_exhaust(void)
+{
+    hold(0, SLOTS_EACH, 40);
+}
+
 #define UNCACHED .options = {.cache_bytes = SIZE_MAX}
 #define ONE_ARENA .options = {.cache_bytes = SIZE_MAX, .arenas = 1}
 
@@ -600,8 +763,34 @@ const struct scenario scenarios[] = {
     {"look", .prepare = prepare_holes, .act = act_look, .looks = true},
     {"look-inside", UNCACHED, prepare_few, act_look_inside, .looks = true},
     {"check", .prepare = nothing, .act = act_check, .looks = true},
-    {"second-arena", UNCACHED, prepare_holes, act_elsewhere, .held = true},
-    {"second-arena-cached", .prepare = prepare_stock, .act = act_fill_from_arena, .held = true},
+    {"second-arena", UNCACHED, prepare_holes, act_elsewhere, .hold = hold_first_arena},
+    {"second-arena-cached", .prepare = prepare_stock, .act = act_fill_from_arena,
+     .hold = hold_first_arena},
+    {"waiting", ONE_ARENA, prepare_holes, act_small, .hold = hold_first_arena},
+    {"next-arena", .options = {.arenas = 2}, .prepare = prepare_two_arenas, .act = act_refill},
+    {"lane-held", .prepare = prepare_stock, .act = act_pop_and_push, .hold = hold_lane},
+    {"after-lane", .prepare = prepare_stock, .act = act_pop_and_push,
+     .act_before = act_pop_and_push, .died_when = in_lane},
+    {"after-arena", UNCACHED, prepare_holes, act_small, .act_before = act_through_holes,
+     .died_when = in_arena},
+    {"after-pending", UNCACHED, prepare_holes, act_small, .act_before = act_large_once,
+     .died_when = with_pending},
+    {"after-map", UNCACHED, prepare_holes, act_large_once, .act_before = act_large_once,
+     .died_when = in_map},
+    {"after-release", UNCACHED, prepare_many, act_large_once, .act_before = act_grow,
+     .died_when = in_release},
+    {"after-settling", ONE_ARENA, prepare_no_retaining, act_large_once, .act_before = act_segments,
+     .died_when = in_settling},
+    {"after-filling", .prepare = prepare_holes, .act = act_small_cached,
+     .act_before = act_small_cached, .died_when = in_filling},
+    {"after-trade", .prepare = prepare_lane_full, .act = act_exhaust, .act_before = act_spill,
+     .died_when = in_trade},
+    {"after-draining", .prepare = prepare_stock, .act = act_small_cached, .act_before = act_trim,
+     .died_when = in_filling},
+    {"after-shrinking", .prepare = prepare_stretch, .act = act_small_cached, .act_before = act_trim,
+     .died_when = in_shrinking},
+    {"after-making", UNCACHED, prepare_holes, act_large_once, .hold = hold_first_arena,
+     .act_before = act_elsewhere, .died_when = in_making},
     {"random", .prepare = prepare_at_random, .act = act_at_random},
     {"random-uncached", UNCACHED, prepare_at_random, act_at_random},
 };

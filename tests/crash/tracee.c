@@ -80,12 +80,12 @@ static bool may_write(const unsigned char *code)
     return true;
 }
 
-static void note_visit(uintptr_t at)
+static void note_visit(const struct tracee *t)
 {
-    uintptr_t offset = at - (uintptr_t)&__executable_start;
+    uintptr_t offset = t->at - (uintptr_t)&__executable_start;
 
     boundaries_visited++;
-    if (offset < TEXT_MOST)
+    if (t->tried && offset < TEXT_MOST)
         visited[offset] = 1;
 }
 
@@ -237,7 +237,7 @@ enum step tracee_step(struct tracee *t)
     if (inside) {
         const unsigned char *code = (const unsigned char *)t->at;
 
-        note_visit(t->at);
+        note_visit(t);
         t->steps++;
         t->called_system = code[0] == 0x0f && code[1] == 0x05;
         t->wrote = may_write(code);

@@ -32,6 +32,7 @@ struct tracee {
     bool wrote;         /* the last step may have stored to memory that is not its stack */
     bool called_system; /* ... or was a system call */
     bool waits;         /* it found a lock taken */
+    bool tried;         /* its death is tried at each instruction: they are noted */
 };
 
 void tracee_start(struct tracee *t, int who, void (*act)(void));
@@ -44,7 +45,8 @@ void tracee_kill(struct tracee *t);
 void tracee_finish(struct tracee *t);
 void tracee_preempt(struct tracee *t, unsigned cpu);
 
-/* How many instructions inside calls were stepped, of all tracees; and which of the program's own. */
+/* How many instructions inside calls were stepped, of all tracees; of those whose death is tried, which of the
+ * program's own. */
 extern size_t boundaries_visited;
 void visited_write(void);
 
