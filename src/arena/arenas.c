@@ -260,7 +260,7 @@ bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold)
 
     arenas_leave(arenas, hold);
     for (; next != first; next = (next + 1) % count)
-        if (enter_sound(arenas, hold, next, false)) {
+        if (enter_sound(arenas, hold, next, true)) {
             hold->first = first;
             return true;
         }

@@ -88,8 +88,10 @@ bool arenas_enter(struct arenas *arenas, struct arena_hold *hold);
 bool arenas_enter_index(struct arenas *arenas, struct arena_hold *hold, size_t index);
 void arenas_leave(struct arenas *arenas, struct arena_hold *hold);
 
-/* Goes on from an arena got by arenas_enter() that would have to grow to another that is not taken:
- * before one grows, what is free in all of them is used. False: none is left, and none is locked. */
+/* Goes on from an arena got by arenas_enter() that would have to grow to the next one: before one
+ * grows, what is free in all of them is used. Waits for one that is taken: else a machine with more work than
+ * CPUs, where holders are often interrupted, grows beside what is free. False: none is left, and none is
+ * locked. */
 bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold);
 
 /* Sees to it that no change of a dead process to that arena is half done: for whoever looks at words
