@@ -151,10 +151,11 @@ static bool is_counted(const struct cache *cache, unsigned class, word slot)
             return true;
     const struct depot *d = depot_of(cache, class);
     size_t left = word_peek(&d->made);
-    for (word w = d->stock; depot_has(cache, class, w) && left-- > 0;
-         w = magazine_of(class, w)->link)
-        if (counts(class, w, slot))
-            return true;
+    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
+        for (word w = d->stock[shelf]; depot_has(cache, class, w) && left-- > 0;
+             w = magazine_of(class, w)->link)
+            if (counts(class, w, slot))
+                return true;
     return false;
 }
 
@@ -193,7 +194,7 @@ static void unload(struct cache *cache, size_t cpu)
             continue;
         w = lane_word(cache, cpu, class);
         bool done = w != 0 && cache_trade(cache, class, cpu, w, 0);
-        depot_put_away(d, class, done ? w : 0);
+        depot_put_away(d, class, shelf_of(cpu), done ? w : 0);
         depot_set_transit(d, 0, 0);
         journal_commit(&d->journal);
         depot_leave(d);

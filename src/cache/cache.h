@@ -16,7 +16,8 @@
  * room. Where the depot's last trade went the other way, what goes into the lane is at most half
  * full (a fuller one is split), so that at least 31 operations pass between two trades whichever
  * comes next; where it went the same way, a whole one or an empty one.
- * A depot without stock has a magazine filled by an arena. Blocks return to their arenas when the
+ * A CPU without stock of its own has a magazine filled by its arena, if that need not grow; else takes
+ * another's stock; else has any arena fill one. Blocks return to their arenas when the
  * depots hold more than `bound`, before an arena grows, on trim, and when memory is short.
  *
  * Crash safety (each block and each magazine is at any instruction in just one place):
@@ -42,21 +43,26 @@
 #include "cache/magazine.h"
 #include "segment/segment.h"
 
+/* A depot's stock lies on shelves, each for some of the CPUs: blocks stay with the CPU that had them, as
+ * long as they can. Neighbours in memory then are, too, and a line that holds the end of one block and the
+ * header of the next is not sent to and fro. */
+enum { DEPOT_SHELVES = 8 };
+
 struct depot {
     struct lock lock;
     struct journal journal;
-    word stock;             /* list of magazines that hold blocks */
-    size_t stock_magazines; /* its length */
-    size_t stock_blocks;    /* in all of them */
-    word empty;             /* list of magazines that hold none */
-    word transit_new;       /* on its way into a lane, or being filled or drained; 0: none */
-    word transit_old;       /* the word of a lane that transit_new (0: nothing) is to replace */
-    size_t arena;           /* id of the arena whose change may be counting in transit_new */
-    size_t made;            /* magazines, in stripes and in the class's stretch (place.h) */
-    size_t ready;           /* bytes of the stretch that are committed */
-    size_t releasing;       /* up to here, from `ready` on, memory is being released; 0: no */
-    size_t demand;          /* how often it was filled: decides how many blocks come at once */
-    size_t last_trade;      /* enum trade: a hint */
+    word stock[DEPOT_SHELVES]; /* lists of magazines that hold blocks */
+    size_t stock_magazines;    /* their length */
+    size_t stock_blocks;       /* in all of them */
+    word empty;                /* list of magazines that hold none */
+    word transit_new;          /* on its way into a lane, or being filled or drained; 0: none */
+    word transit_old;          /* the word of a lane that transit_new (0: nothing) is to replace */
+    size_t arena;              /* id of the arena whose change may be counting in transit_new */
+    size_t made;               /* magazines, in stripes and in the class's stretch (place.h) */
+    size_t ready;              /* bytes of the stretch that are committed */
+    size_t releasing;          /* up to here, from `ready` on, memory is being released; 0: no */
+    size_t demand;             /* how often it was filled: decides how many blocks come at once */
+    size_t last_trade;         /* enum trade: a hint */
 };
 
 enum trade { TRADE_REFILL, TRADE_SPILL };

@@ -28,10 +28,11 @@ static bool visit_class(const struct cache *cache, unsigned class, cache_visit v
         if (depot_has(cache, class, w) && !visit_magazine(class, w, visit, context))
             return false;
     }
-    for (word w = d->stock; depot_has(cache, class, w) && left-- > 0;
-         w = magazine_of(class, w)->link)
-        if (!visit_magazine(class, w, visit, context))
-            return false;
+    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
+        for (word w = d->stock[shelf]; depot_has(cache, class, w) && left-- > 0;
+             w = magazine_of(class, w)->link)
+            if (!visit_magazine(class, w, visit, context))
+                return false;
     return true;
 }
 
@@ -214,7 +215,13 @@ static void check_depot(struct cache *cache, unsigned class, struct check *check
         if (w != 0)
             check_word(&walk, w);
     }
-    struct list_length stock = check_list(&walk, d->stock, false);
+    struct list_length stock = {0, 0};
+    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++) {
+        struct list_length on_shelf = check_list(&walk, d->stock[shelf], false);
+
+        stock.magazines += on_shelf.magazines;
+        stock.blocks += on_shelf.blocks;
+    }
     check_that(check, stock.magazines == d->stock_magazines && stock.blocks == d->stock_blocks,
                "cache: class %u: %zu magazines of %zu blocks in stock, not %zu of %zu", class,
                stock.magazines, stock.blocks, d->stock_magazines, d->stock_blocks);

@@ -21,7 +21,15 @@ word depot_unlist(struct depot *d, unsigned class, word *list)
     return w;
 }
 
-void depot_put_away(struct depot *d, unsigned class, word w)
+size_t depot_find_stock(const struct depot *d, size_t shelf)
+{
+    for (size_t i = 0; i < DEPOT_SHELVES; i++, shelf = (shelf + 1) % DEPOT_SHELVES)
+        if (d->stock[shelf] != 0)
+            return shelf;
+    return DEPOT_SHELVES;
+}
+
+void depot_put_away(struct depot *d, unsigned class, size_t shelf, word w)
 {
     if (w == 0)
         return;
@@ -29,14 +37,14 @@ void depot_put_away(struct depot *d, unsigned class, word w)
         depot_list(d, class, &d->empty, w);
         return;
     }
-    depot_list(d, class, &d->stock, w);
+    depot_list(d, class, &d->stock[shelf], w);
     journal_store(&d->journal, &d->stock_magazines, d->stock_magazines + 1);
     journal_store(&d->journal, &d->stock_blocks, d->stock_blocks + magazine_count(class, w));
 }
 
-word depot_take_stock(struct depot *d, unsigned class)
+word depot_take_stock(struct depot *d, unsigned class, size_t shelf)
 {
-    word w = depot_unlist(d, class, &d->stock);
+    word w = depot_unlist(d, class, &d->stock[shelf]);
 
     if (w != 0) {
         journal_store(&d->journal, &d->stock_magazines, d->stock_magazines - 1);
@@ -94,7 +102,7 @@ static void recover(struct cache *cache, unsigned class)
         release(cache, class);
     d->releasing = 0;
     if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9)) {
-        depot_put_away(d, class, outside(cache, d, class));
+        depot_put_away(d, class, 0, outside(cache, d, class));
         depot_set_transit(d, 0, 0);
         journal_commit(&d->journal);
     }
@@ -180,7 +188,7 @@ static bool is_used(const struct cache *cache, const struct depot *d, unsigned c
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
         if (lane_word(cache, cpu, class) != 0)
             return true;
-    return d->stock != 0;
+    return d->stock_magazines != 0;
 }
 
 static void release_stretch(struct cache *cache, unsigned class)

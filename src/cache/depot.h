@@ -32,9 +32,16 @@ static inline bool depot_has(const struct cache *cache, unsigned class, word w)
            magazine_number(cache->table, class, w) < word_peek(&depot_of(cache, class)->made);
 }
 
+/* A CPU's shelf; the first one from there on that has stock, or DEPOT_SHELVES. */
+static inline size_t shelf_of(size_t cpu)
+{
+    return cpu % DEPOT_SHELVES;
+}
+size_t depot_find_stock(const struct depot *d, size_t shelf);
+
 /* Puts a magazine that is in no place to the stock or to the empty ones; 0: nothing. */
-void depot_put_away(struct depot *d, unsigned class, word w);
-word depot_take_stock(struct depot *d, unsigned class);
+void depot_put_away(struct depot *d, unsigned class, size_t shelf, word w);
+word depot_take_stock(struct depot *d, unsigned class, size_t shelf);
 
 static inline void depot_set_transit(struct depot *d, word new, word old)
 {
@@ -75,8 +82,13 @@ void *cache_refill(struct cache *cache, unsigned class, struct fault *fault);
 bool cache_spill(struct cache *cache, unsigned class, void *block);
 
 /* stock.c: a magazine with as many blocks as the demand asks for, named in transit_new and so
- * committed; 0 or an empty one where an arena has none. */
-word stock_fill(struct cache *cache, unsigned class, bool may_grow, bool *short_of_memory,
+ * committed; 0 or an empty one where no arena has any. */
+enum fill_from {
+    FILL_FROM_OWN, /* the CPU's arena, as it is */
+    FILL_FROM_ANY, /* any, as it is */
+    FILL_GROWING   /* the CPU's arena, which may grow */
+};
+word stock_fill(struct cache *cache, unsigned class, enum fill_from from, bool *short_of_memory,
                 struct fault *fault);
 
 /* Returns up to `magazines` of a class's stock to the arenas; how many. */

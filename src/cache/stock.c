@@ -22,8 +22,8 @@ static size_t blocks_wanted(const struct depot *d, unsigned class)
 }
 
 /* The magazine is empty and in transit. From the CPU's arena or, rather than have it grow, from any. */
-static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine *m, bool may_grow,
-                            bool *short_of_memory, struct fault *fault)
+static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine *m,
+                            enum fill_from from, bool *short_of_memory, struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
     struct arena_hold hold;
@@ -34,18 +34,18 @@ static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine
     do {
         d->arena = hold.slot->arena.id;
         compiler_barrier();
-        hold.call.no_growth = !may_grow;
+        hold.call.no_growth = from != FILL_GROWING;
         n = arena_fill(&hold.call, class_size(class) - CHUNK_OVERHEAD, blocks_wanted(d, class),
                        (void **)m->slot, &d->transit_new);
         if (hold.call.fault.kind != FAULT_NONE)
             *fault = hold.call.fault;
         *short_of_memory |= n == 0 && hold.call.short_of_memory;
-    } while (n == 0 && !may_grow && arenas_move_on(cache->arenas, &hold));
+    } while (n == 0 && from == FILL_FROM_ANY && arenas_move_on(cache->arenas, &hold));
     arenas_leave(cache->arenas, &hold);
     return n;
 }
 
-word stock_fill(struct cache *cache, unsigned class, bool may_grow, bool *short_of_memory,
+word stock_fill(struct cache *cache, unsigned class, enum fill_from from, bool *short_of_memory,
                 struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
@@ -57,7 +57,7 @@ word stock_fill(struct cache *cache, unsigned class, bool may_grow, bool *short_
     depot_set_transit(d, depot_unlist(d, class, &d->empty), 0);
     journal_commit(&d->journal);
     *short_of_memory = false;
-    size_t n = fill_magazine(cache, class, m, may_grow, short_of_memory, fault);
+    size_t n = fill_magazine(cache, class, m, from, short_of_memory, fault);
     for (size_t i = 0; i < n; i++)
         *magazine_mark((void *)m->slot[i]) = magazine_word(m, i);
     if (n > 0 && d->demand < 4)
@@ -114,13 +114,13 @@ size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct
     struct depot *d = depot_of(cache, class);
     size_t drained = 0;
 
-    if (word_peek(&d->stock) == 0 || !depot_enter(cache, class))
+    if (word_peek(&d->stock_magazines) == 0 || !depot_enter(cache, class))
         return 0;
-    for (; drained < magazines && d->stock != 0; drained++) {
-        depot_set_transit(d, depot_take_stock(d, class), 0);
+    for (; drained < magazines && d->stock_magazines != 0; drained++) {
+        depot_set_transit(d, depot_take_stock(d, class, depot_find_stock(d, 0)), 0);
         journal_commit(&d->journal);
         empty_transit(cache, class, fault);
-        depot_put_away(d, class, d->transit_new);
+        depot_put_away(d, class, 0, d->transit_new);
         depot_set_transit(d, 0, 0);
         journal_commit(&d->journal);
     }

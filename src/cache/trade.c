@@ -26,9 +26,9 @@ bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word
     return exchange(cache, class, cpu, old, w);
 }
 
-static void end_trade(struct depot *d, unsigned class, word outside)
+static void end_trade(struct depot *d, unsigned class, size_t shelf, word outside)
 {
-    depot_put_away(d, class, outside);
+    depot_put_away(d, class, shelf, outside);
     if (!PLANTED(6))
         depot_set_transit(d, 0, 0);
     journal_commit(&d->journal);
@@ -41,22 +41,22 @@ static void end_trade(struct depot *d, unsigned class, word outside)
 static void load(struct cache *cache, unsigned class, word w)
 {
     struct depot *d = depot_of(cache, class);
-    size_t cpu = this_cpu(cache);
+    size_t cpu = this_cpu(cache), shelf = shelf_of(cpu);
     word old = lane_word(cache, cpu, class);
 
     if (magazine_is_empty(class, w) || !cache_has_lanes(cache, class) ||
         !magazine_is_empty(class, old)) {
-        end_trade(d, class, w);
+        end_trade(d, class, shelf, w);
         return;
     }
     bool done = cache_trade(cache, class, cpu, old, w);
-    end_trade(d, class, done ? old : w);
+    end_trade(d, class, shelf, done ? old : w);
 }
 
 /* Splits a magazine that is in no list: the upper half moves to an empty one, if there is one, and to
  * the stock. Copied first: until it is listed nobody reads the copy. Returns the lower half's word;
  * committed with the caller's change. NB: called before the caller changes anything. */
-static word split(struct cache *cache, unsigned class, word w)
+static word split(struct cache *cache, unsigned class, size_t shelf, word w)
 {
     struct depot *d = depot_of(cache, class);
     struct magazine *from = magazine_of(class, w), *to = magazine_of(class, d->empty);
@@ -70,19 +70,26 @@ static word split(struct cache *cache, unsigned class, word w)
     }
     compiler_barrier();
     depot_unlist(d, class, &d->empty);
-    depot_put_away(d, class, magazine_word(to, count - lower));
+    depot_put_away(d, class, shelf, magazine_word(to, count - lower));
     return magazine_word(from, lower);
 }
 
-/* A magazine from the stock, out of its list, with at most so many blocks if there can be one. */
-static word take_stock(struct cache *cache, unsigned class, size_t most)
+/* A magazine from that shelf, out of its list, with at most so many blocks if there can be one. */
+static word take_stock(struct cache *cache, unsigned class, size_t shelf, size_t most)
 {
     struct depot *d = depot_of(cache, class);
-    bool fits = magazine_count(class, d->stock) <= most;
+    bool fits = magazine_count(class, d->stock[shelf]) <= most;
 
-    if (d->stock == 0 || fits || !depot_provide_empty(cache, class))
-        return depot_take_stock(d, class);
-    return split(cache, class, depot_take_stock(d, class));
+    if (d->stock[shelf] == 0 || fits || !depot_provide_empty(cache, class))
+        return depot_take_stock(d, class, shelf);
+    return split(cache, class, shelf, depot_take_stock(d, class, shelf));
+}
+
+/* The same from any shelf, the CPU's own first; 0: there is no stock. */
+static word take_any_stock(struct cache *cache, unsigned class, size_t shelf, size_t most)
+{
+    shelf = depot_find_stock(depot_of(cache, class), shelf);
+    return shelf < DEPOT_SHELVES ? take_stock(cache, class, shelf, most) : 0;
 }
 
 /* Notes the trade; whether the one before it went the same way. */
@@ -94,18 +101,39 @@ static bool is_streaming(struct depot *d, enum trade trade)
     return same;
 }
 
-/* A block from the stock or, without one, from a magazine that an arena fills. */
-static void *take_block(struct cache *cache, unsigned class, bool may_grow, bool *short_of_memory,
-                        struct fault *fault)
+/* A magazine that holds blocks, out of its list or in transit: the CPU's stock, then what its arena has,
+ * then another's stock, then what any arena has or, at last, can get. An empty one or 0: none. */
+static word find_blocks(struct cache *cache, unsigned class, size_t shelf, bool may_grow,
+                        bool *short_of_memory, struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
     size_t capacity = magazine_capacity(class);
-    word w = take_stock(cache, class, is_streaming(d, TRADE_REFILL) ? capacity : capacity / 2);
+    size_t most = is_streaming(d, TRADE_REFILL) ? capacity : capacity / 2;
+    word w = take_stock(cache, class, shelf, most);
 
-    if (w == 0)
-        w = stock_fill(cache, class, may_grow, short_of_memory, fault);
+    if (w != 0)
+        return w;
+    if (!may_grow) {
+        w = stock_fill(cache, class, FILL_FROM_OWN, short_of_memory, fault);
+        if (!magazine_is_empty(class, w))
+            return w;
+        end_trade(d, class, shelf, w);
+    }
+    w = take_any_stock(cache, class, shelf, most);
+    if (w != 0)
+        return w;
+    return stock_fill(cache, class, may_grow ? FILL_GROWING : FILL_FROM_ANY, short_of_memory,
+                      fault);
+}
+
+static void *take_block(struct cache *cache, unsigned class, bool may_grow, bool *short_of_memory,
+                        struct fault *fault)
+{
+    size_t shelf = shelf_of(this_cpu(cache));
+    word w = find_blocks(cache, class, shelf, may_grow, short_of_memory, fault);
+
     if (magazine_is_empty(class, w)) {
-        end_trade(d, class, w);
+        end_trade(depot_of(cache, class), class, shelf, w);
         return NULL;
     }
     void *block = (void *)*magazine_last(w);
@@ -134,17 +162,17 @@ void *cache_refill(struct cache *cache, unsigned class, struct fault *fault)
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-/* A magazine that has room, out of its list: one from the stock, with at most so many blocks, or an
+/* A magazine that has room, out of its list: one from the shelf, with at most so many blocks, or an
  * empty one. 0: none to be had. */
-static word take_room(struct cache *cache, unsigned class, size_t most)
+static word take_room(struct cache *cache, unsigned class, size_t shelf, size_t most)
 {
     struct depot *d = depot_of(cache, class);
 
-    if (most > 0 && d->stock != 0) {
-        word w = take_stock(cache, class, most);
+    if (most > 0 && d->stock[shelf] != 0) {
+        word w = take_stock(cache, class, shelf, most);
         if (magazine_count(class, w) <= most)
             return w;
-        depot_put_away(d, class, w);
+        depot_put_away(d, class, shelf, w);
         journal_commit(&d->journal);
     }
     return depot_provide_empty(cache, class) ? depot_unlist(d, class, &d->empty) : 0;
@@ -157,18 +185,18 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
     if (!depot_enter(cache, class))
         return false;
 
-    size_t cpu = this_cpu(cache), capacity = magazine_capacity(class);
+    size_t cpu = this_cpu(cache), shelf = shelf_of(cpu), capacity = magazine_capacity(class);
     word old = lane_word(cache, cpu, class);
     bool full = cache_has_lanes(cache, class) && magazine_is_full(class, old);
     size_t most = !full ? capacity - 1 : is_streaming(d, TRADE_SPILL) ? 0 : capacity / 2;
-    word w = take_room(cache, class, most);
+    word w = take_room(cache, class, shelf, most);
 
     if (w != 0) {
         /* Journaled: should a split just made be undone, the slot is one of the upper half's again. */
         journal_store(&d->journal, magazine_next(w), (word)block);
         *magazine_mark(block) = w;
         bool done = full && cache_trade(cache, class, cpu, old, w + WORD);
-        end_trade(d, class, done ? old : w + WORD);
+        end_trade(d, class, shelf, done ? old : w + WORD);
     }
     depot_leave(d);
     return w != 0;

@@ -177,7 +177,7 @@ static void lane_is_full_after_mallocs(void)
     drop(0, 140);
     fill_the_lane(140);
     depot_of(cache, CLASS)->last_trade = TRADE_REFILL;
-    assert_true(depot_of(cache, CLASS)->stock != 0);
+    assert_true(depot_of(cache, CLASS)->stock[0] != 0);
 }
 
 /* No empty magazine is left, and no memory ready for one. */
@@ -212,7 +212,7 @@ static void unload_the_lane(void)
         return;
     assert_true(depot_enter(cache, CLASS));
     assert_true(cache_trade(cache, CLASS, 0, w, 0));
-    depot_put_away(d, CLASS, w);
+    depot_put_away(d, CLASS, 0, w);
     depot_set_transit(d, 0, 0);
     journal_commit(&d->journal);
     depot_leave(d);
@@ -226,7 +226,7 @@ static void stock_has_blocks(void)
         hold(held(), held() + 1);
     drop(0, 6);
     unload_the_lane();
-    assert_true(depot_of(cache, CLASS)->stock != 0);
+    assert_true(depot_of(cache, CLASS)->stock[0] != 0);
 }
 
 /* In turns, so that the arena changes from block to block. */
@@ -278,7 +278,7 @@ static void magazines_are_idle(void)
     drop(0, 50);
     unload_the_lane();
     stock_drain(cache, CLASS, SIZE_MAX, &fault);
-    assert_true(d->ready > 0 && d->stock == 0);
+    assert_true(d->ready > 0 && d->stock[0] == 0);
 }
 
 static void reduce(void *context)

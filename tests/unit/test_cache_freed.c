@@ -277,7 +277,7 @@ static void scene(void)
     assert_true(depot_enter(cache, CLASS));
     assert_true(depot_provide_empty(cache, CLASS));
     depot_leave(d);
-    assert_true(d->stock != 0 && d->empty != 0);
+    assert_true(d->stock[0] != 0 && d->empty != 0);
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
@@ -304,15 +304,15 @@ static void test_the_check_finds_a_spoilt_depot(void **state)
 {
     (void)state;
     scene();
-    spoil(&d->stock, 0);
+    spoil(&d->stock[0], 0);
     spoil(&d->empty, 0);
-    spoil(&d->stock, d->empty);
-    spoil(&d->empty, d->stock);
-    spoil(&d->stock, d->stock + 1);
-    spoil(&d->stock, d->stock + MAGAZINE_BYTES * 100000);
+    spoil(&d->stock[0], d->empty);
+    spoil(&d->empty, d->stock[0]);
+    spoil(&d->stock[0], d->stock[0] + 1);
+    spoil(&d->stock[0], d->stock[0] + MAGAZINE_BYTES * 100000);
     spoil((word *)&d->stock_magazines, d->stock_magazines + 1);
-    spoil(&d->transit_new, d->stock);
-    spoil(&d->transit_old, d->stock);
+    spoil(&d->transit_new, d->stock[0]);
+    spoil(&d->transit_old, d->stock[0]);
     spoil((word *)&d->made, d->made + 1);
     spoil((word *)&d->made, d->made - 1);
     spoil((word *)&d->ready, 0);
@@ -325,11 +325,11 @@ static void test_the_check_finds_a_spoilt_list(void **state)
 {
     (void)state;
     scene();
-    struct magazine *first = magazine_of(CLASS, d->stock);
-    spoil(&first->link, d->stock); /* a circle */
+    struct magazine *first = magazine_of(CLASS, d->stock[0]);
+    spoil(&first->link, d->stock[0]); /* a circle */
     spoil(&first->link, d->empty);
     spoil(&first->link, 7);
-    spoil(&magazine_of(CLASS, d->empty)->link, d->stock);
+    spoil(&magazine_of(CLASS, d->empty)->link, d->stock[0]);
     spoil(&magazine_of(CLASS, d->empty)->link, d->empty);
 }
 
@@ -342,7 +342,7 @@ static void test_the_check_finds_a_spoilt_lane(void **state)
         skip(); /* no lanes in this kind */
     spoil(loaded, 0);
     spoil(loaded, *loaded + 1);
-    spoil(loaded, d->stock);
+    spoil(loaded, d->stock[0]);
     spoil(loaded, magazine_word(magazine_of(CLASS, *loaded), 63));
 }
 
@@ -350,7 +350,7 @@ static void test_the_check_finds_blocks_in_two_places_or_in_none(void **state)
 {
     (void)state;
     scene();
-    struct magazine *first = magazine_of(CLASS, d->stock);
+    struct magazine *first = magazine_of(CLASS, d->stock[0]);
     spoil(&first->slot[0], first->slot[1]);
     spoil(&first->slot[0], (word)block[0] + 16);         /* no chunk's */
     spoil(&first->slot[0], (word)heap->region);          /* no arena's */
