@@ -514,6 +514,13 @@ static void act_check(void)
     call_leave();
 }
 
+static void act_reap(void)
+{
+    call_enter();
+    dvsm_reap(the_heap);
+    call_leave();
+}
+
 /* Any call on any slot. */
 void act_some(size_t calls)
 {
@@ -791,6 +798,12 @@ const struct scenario scenarios[] = {
      .died_when = in_shrinking},
     {"after-making", UNCACHED, prepare_holes, act_large_once, .hold = hold_first_arena,
      .act_before = act_elsewhere, .died_when = in_making},
+    {"reap-arena", UNCACHED, prepare_holes, act_reap, .act_before = act_through_holes,
+     .died_when = in_arena},
+    {"reap-map", UNCACHED, prepare_holes, act_reap, .act_before = act_large_once,
+     .died_when = in_map},
+    {"reap-trade", .prepare = prepare_lane_full, .act = act_reap, .act_before = act_spill,
+     .died_when = in_trade},
     {"random", .prepare = prepare_at_random, .act = act_at_random},
     {"random-uncached", UNCACHED, prepare_at_random, act_at_random},
 };
