@@ -178,10 +178,10 @@ static bool take(struct arena_call *call, size_t bytes)
 }
 
 /* A growing arena will grow again: in larger steps it borders on itself more often, and the pages
- * come in fewer calls. A 32nd of the footprint is what that may cost. */
+ * come in fewer calls. A 64th of the footprint is what that may cost. */
 static size_t step_ahead(const struct arena *a, size_t unit)
 {
-    size_t ahead = a->footprint / 32;
+    size_t ahead = a->footprint / 64;
 
     return bits_round_down(ahead < a->growth_most ? ahead : a->growth_most, unit);
 }

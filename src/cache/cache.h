@@ -62,7 +62,8 @@ struct depot {
     size_t ready;              /* bytes of the stretch that are committed */
     size_t releasing;          /* up to here, from `ready` on, memory is being released; 0: no */
     size_t demand;             /* how often it was filled: decides how many blocks come at once */
-    size_t last_trade;         /* enum trade: a hint */
+    size_t last_trade[DEPOT_SHELVES]; /* enum trade: a hint */
+    size_t foreign; /* so many times more others' stock comes before the arena: a hint */
 };
 
 enum trade { TRADE_REFILL, TRADE_SPILL };

@@ -93,12 +93,26 @@ static word take_any_stock(struct cache *cache, unsigned class, size_t shelf, si
 }
 
 /* Notes the trade; whether the one before it went the same way. */
-static bool is_streaming(struct depot *d, enum trade trade)
+static bool is_streaming(struct depot *d, size_t shelf, enum trade trade)
 {
-    bool same = d->last_trade == trade;
+    bool same = d->last_trade[shelf] == trade;
 
-    d->last_trade = trade;
+    d->last_trade[shelf] = trade;
     return same;
+}
+
+/* Where others free what this CPU allocates, their stock is where blocks are: then the arena is tried
+ * only now and then. */
+enum { STOCK_PLENTY = 4, FOREIGN_TURNS = 16 };
+
+static bool is_fed_by_others(struct depot *d)
+{
+    if (d->stock_magazines >= STOCK_PLENTY)
+        return true;
+    if (d->foreign == 0)
+        return false;
+    d->foreign--;
+    return true;
 }
 
 /* A magazine that holds blocks, out of its list or in transit: the CPU's stock, then what its arena has,
@@ -108,16 +122,17 @@ static word find_blocks(struct cache *cache, unsigned class, size_t shelf, bool 
 {
     struct depot *d = depot_of(cache, class);
     size_t capacity = magazine_capacity(class);
-    size_t most = is_streaming(d, TRADE_REFILL) ? capacity : capacity / 2;
+    size_t most = is_streaming(d, shelf, TRADE_REFILL) ? capacity : capacity / 2;
     word w = take_stock(cache, class, shelf, most);
 
     if (w != 0)
         return w;
-    if (!may_grow) {
+    if (!may_grow && !is_fed_by_others(d)) {
         w = stock_fill(cache, class, FILL_FROM_OWN, short_of_memory, fault);
         if (!magazine_is_empty(class, w))
             return w;
         end_trade(d, class, shelf, w);
+        d->foreign = FOREIGN_TURNS;
     }
     w = take_any_stock(cache, class, shelf, most);
     if (w != 0)
@@ -188,7 +203,7 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
     size_t cpu = this_cpu(cache), shelf = shelf_of(cpu), capacity = magazine_capacity(class);
     word old = lane_word(cache, cpu, class);
     bool full = cache_has_lanes(cache, class) && magazine_is_full(class, old);
-    size_t most = !full ? capacity - 1 : is_streaming(d, TRADE_SPILL) ? 0 : capacity / 2;
+    size_t most = !full ? capacity - 1 : is_streaming(d, shelf, TRADE_SPILL) ? 0 : capacity / 2;
     word w = take_room(cache, class, shelf, most);
 
     if (w != 0) {

@@ -132,9 +132,9 @@ static void lane_is_empty_after_frees(void)
 {
     hold(0, 280);
     drop(0, 200);
-    depot_of(cache, CLASS)->last_trade = TRADE_REFILL;
+    depot_of(cache, CLASS)->last_trade[0] = TRADE_REFILL;
     empty_the_lane(0);
-    depot_of(cache, CLASS)->last_trade = TRADE_SPILL;
+    depot_of(cache, CLASS)->last_trade[0] = TRADE_SPILL;
 }
 
 static void nothing_is_cached(void)
@@ -166,7 +166,7 @@ static void lane_is_full(void)
     hold(0, 200);
     give(199);
     fill_the_lane(0);
-    depot_of(cache, CLASS)->last_trade = TRADE_SPILL;
+    depot_of(cache, CLASS)->last_trade[0] = TRADE_SPILL;
 }
 
 /* A full lane gets the lower half of a magazine that is split. */
@@ -176,7 +176,7 @@ static void lane_is_full_after_mallocs(void)
     give(279);
     drop(0, 140);
     fill_the_lane(140);
-    depot_of(cache, CLASS)->last_trade = TRADE_REFILL;
+    depot_of(cache, CLASS)->last_trade[0] = TRADE_REFILL;
     assert_true(depot_of(cache, CLASS)->stock[0] != 0);
 }
 
@@ -191,7 +191,7 @@ static void magazines_are_used_up(void)
     for (; i < BLOCKS - 1 && (d->empty != 0 || d->made < depot_room(cache, CLASS));
          i = fill_the_lane(i + 1))
         drop(i, i + 1);
-    depot_of(cache, CLASS)->last_trade = TRADE_SPILL;
+    depot_of(cache, CLASS)->last_trade[0] = TRADE_SPILL;
 }
 
 static void drain_a_magazine(void *context)

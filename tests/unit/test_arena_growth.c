@@ -410,6 +410,40 @@ static void test_unused_segments_are_released(void **state)
     assert_int_equal(usage_of(g).segments, 1);
 }
 
+/* A segment is closed when top is smaller than a chunk: its record lies where top was. Then all of it
+ * is freed. */
+static void use_up_and_free_a_segment(struct growing_arena *g)
+{
+    void *block = allocate(g, 50000);
+    void *last = allocate(g, g->arena->top_size - CHUNK_ALIGN - CHUNK_OVERHEAD);
+
+    assert_int_equal(g->arena->top_size, CHUNK_ALIGN);
+    growing_arena_hold(g, 1);
+    allocate(g, 50000);
+    release(g, block);
+    release(g, last);
+    assert_int_equal(usage_of(g).segments, 2);
+}
+
+static void test_the_reference_keeps_a_segment_whose_top_was_used_up(void **state)
+{
+    struct growing_arena *g = *state;
+
+    use_up_and_free_a_segment(g);
+    assert_false(trim(g, 0));
+    assert_int_equal(usage_of(g).segments, 2);
+}
+
+static void test_an_arena_that_grows_ahead_releases_it(void **state)
+{
+    struct growing_arena *g = *state;
+
+    g->arena->growth_most = GRANULE;
+    use_up_and_free_a_segment(g);
+    assert_true(trim(g, 0));
+    assert_int_equal(usage_of(g).segments, 1);
+}
+
 static void test_a_segment_that_is_the_victim_is_released(void **state)
 {
     struct growing_arena *g = *state;
@@ -753,6 +787,8 @@ int main(void)
         TEST(test_free_trims_above_the_threshold),
         TEST(test_trim_in_vain_is_set_aside),
         TEST(test_unused_segments_are_released),
+        TEST(test_the_reference_keeps_a_segment_whose_top_was_used_up),
+        TEST(test_an_arena_that_grows_ahead_releases_it),
         TEST(test_a_segment_that_is_the_victim_is_released),
         TEST(test_frees_into_trees_release_now_and_then),
         TEST(test_without_a_source_nothing_is_given_back),
