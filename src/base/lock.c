@@ -4,8 +4,12 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/brief.h"
+#include "base/compiler.h"
+
+enum { WAIT_NS_MOST = 50000000, NS_A_SECOND = 1000000000 };
 
 int lock_init(struct lock *lock)
 {
@@ -47,10 +51,34 @@ static void greet(void)
         process_greet();
 }
 
+/* Waits, but looks again now and then. NB: a wake-up can be lost with a waiter that is killed just when
+ * it was woken, if another thread takes the lock before the kernel looks at it: those who still wait
+ * would sleep beside a free lock until somebody else has to wait for it. */
+static NOINLINE int wait_for(struct lock *lock)
+{
+    int error;
+
+    do {
+        struct timespec until;
+
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += WAIT_NS_MOST;
+        if (until.tv_nsec >= NS_A_SECOND) {
+            until.tv_sec++;
+            until.tv_nsec -= NS_A_SECOND;
+        }
+        error = pthread_mutex_timedlock(&lock->mutex, &until);
+    } while (error == ETIMEDOUT);
+    return error;
+}
+
 enum lock_state lock_acquire(struct lock *lock)
 {
     greet();
-    return state_of(pthread_mutex_lock(&lock->mutex));
+
+    int error = pthread_mutex_trylock(&lock->mutex);
+
+    return state_of(unlikely(error == EBUSY) ? wait_for(lock) : error);
 }
 
 enum lock_state lock_try_acquire(struct lock *lock)
