@@ -54,7 +54,7 @@ static void greet(void)
 /* Waits, but looks again now and then. NB: a wake-up can be lost with a waiter that is killed just when
  * it was woken, if another thread takes the lock before the kernel looks at it: those who still wait
  * would sleep beside a free lock until somebody else has to wait for it. */
-static NOINLINE int wait_for(struct lock *lock)
+static NOINLINE enum lock_state wait_for(struct lock *lock)
 {
     int error;
 
@@ -69,22 +69,20 @@ static NOINLINE int wait_for(struct lock *lock)
         }
         error = pthread_mutex_timedlock(&lock->mutex, &until);
     } while (error == ETIMEDOUT);
-    return error;
-}
-
-enum lock_state lock_acquire(struct lock *lock)
-{
-    greet();
-
-    int error = pthread_mutex_trylock(&lock->mutex);
-
-    return state_of(unlikely(error == EBUSY) ? wait_for(lock) : error);
+    return state_of(error);
 }
 
 enum lock_state lock_try_acquire(struct lock *lock)
 {
     greet();
     return state_of(pthread_mutex_trylock(&lock->mutex));
+}
+
+enum lock_state lock_acquire(struct lock *lock)
+{
+    enum lock_state state = lock_try_acquire(lock);
+
+    return unlikely(state == LOCK_TAKEN) ? wait_for(lock) : state;
 }
 
 static __thread size_t repairs;

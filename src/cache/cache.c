@@ -84,7 +84,7 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     process_start();
     view->base = (uintptr_t)base + CHUNK_HEADER;
     view->magazines = (uintptr_t)table->magazines;
-    view->magazine_span = table->stripes * STRIPE_BYTES + table->area * CACHE_CLASSES;
+    view->magazine_span = (size_t)(stretch_of(table, CACHE_CLASSES) - table->magazines);
     view->lanes = table->lanes;
     view->cpus = table->cpus;
     class_fill_table(view->coarse);
@@ -138,25 +138,17 @@ bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *
 
 /* ---- whether a block is here ----------------------------------------------------------------- */
 
-/* Whether the slot is one that the word counts. */
-static bool counts(unsigned class, word w, word slot)
+/* Whether the slot is none that the word counts. */
+static bool counts_not(void *slot, unsigned class, word w)
 {
-    return w != 0 && magazine_of(class, w) == magazine_of(class, slot) && slot < w;
+    word wanted = *(const word *)slot;
+
+    return magazine_of(class, w) != magazine_of(class, wanted) || wanted >= w;
 }
 
 static bool is_counted(const struct cache *cache, unsigned class, word slot)
 {
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
-        if (counts(class, lane_word(cache, cpu, class), slot))
-            return true;
-    const struct depot *d = depot_of(cache, class);
-    size_t left = word_peek(&d->made);
-    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
-        for (word w = d->stock[shelf]; depot_has(cache, class, w) && left-- > 0;
-             w = magazine_of(class, w)->link)
-            if (counts(class, w, slot))
-                return true;
-    return false;
+    return !depot_walk(cache, class, counts_not, &slot);
 }
 
 bool cache_marks(const struct cache *cache, const void *block)
@@ -194,9 +186,7 @@ static void unload(struct cache *cache, size_t cpu)
             continue;
         w = lane_word(cache, cpu, class);
         bool done = w != 0 && cache_trade(cache, class, cpu, w, 0);
-        depot_put_away(d, class, shelf_of(cpu), done ? w : 0);
-        depot_set_transit(d, 0, 0);
-        journal_commit(&d->journal);
+        depot_end_transit(d, class, shelf_of(cpu), done ? w : 0);
         depot_leave(d);
     }
 }

@@ -13,7 +13,7 @@
  *         thread <-- pop/push --> lane <-- trade --> depot <-- fill/drain --> arenas
  *
  * A trade gives an empty lane a magazine from the stock, and a full one is exchanged for one that has
- * room. Where the depot's last trade went the other way, what goes into the lane is at most half
+ * room. Where the last trade on the CPU's shelf went the other way, what goes into the lane is at most half
  * full (a fuller one is split), so that at least 31 operations pass between two trades whichever
  * comes next; where it went the same way, a whole one or an empty one.
  * A CPU without stock of its own has a magazine filled by its arena, if that need not grow; else takes

@@ -7,39 +7,28 @@
 
 /* ---- every block ----------------------------------------------------------------------------- */
 
-static bool visit_magazine(unsigned class, word w, cache_visit visit, void *context)
+struct block_visitor {
+    cache_visit visit;
+    void *context;
+};
+
+static bool visit_magazine(void *context, unsigned class, word w)
 {
+    const struct block_visitor *to = context;
     const struct magazine *m = magazine_of(class, w);
 
     for (size_t i = 0; i < magazine_count(class, w); i++)
-        if (!visit(context, (void *)m->slot[i], class))
+        if (!to->visit(to->context, (void *)m->slot[i], class))
             return false;
-    return true;
-}
-
-static bool visit_class(const struct cache *cache, unsigned class, cache_visit visit, void *context)
-{
-    const struct depot *d = depot_of(cache, class);
-    size_t left = word_peek(&d->made);
-
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
-        word w = lane_word(cache, cpu, class);
-
-        if (depot_has(cache, class, w) && !visit_magazine(class, w, visit, context))
-            return false;
-    }
-    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
-        for (word w = d->stock[shelf]; depot_has(cache, class, w) && left-- > 0;
-             w = magazine_of(class, w)->link)
-            if (!visit_magazine(class, w, visit, context))
-                return false;
     return true;
 }
 
 void cache_walk(struct cache *cache, cache_visit visit, void *context)
 {
+    struct block_visitor visitor = {visit, context};
+
     for (unsigned class = 0; class < cache->table->classes; class ++)
-        if (!visit_class(cache, class, visit, context))
+        if (!depot_walk(cache, class, visit_magazine, &visitor))
             return;
 }
 
@@ -157,7 +146,7 @@ void census_end(struct census *census)
 
 /* ---- checking -------------------------------------------------------------------------------- */
 
-struct depot_walk {
+struct depot_check {
     const struct cache *cache;
     struct check *check;
     unsigned class;
@@ -165,7 +154,7 @@ struct depot_walk {
 };
 
 /* Whether the word can be one of this class. */
-static bool check_word(struct depot_walk *walk, word w)
+static bool check_word(struct depot_check *walk, word w)
 {
     size_t bytes = magazine_bytes(walk->class), made = depot_of(walk->cache, walk->class)->made;
 
@@ -182,7 +171,7 @@ struct list_length {
     size_t magazines, blocks;
 };
 
-static struct list_length check_list(struct depot_walk *walk, word list, bool empty)
+static struct list_length check_list(struct depot_check *walk, word list, bool empty)
 {
     struct list_length length = {0, 0};
 
@@ -199,7 +188,7 @@ static struct list_length check_list(struct depot_walk *walk, word list, bool em
 static void check_depot(struct cache *cache, unsigned class, struct check *check)
 {
     const struct depot *d = depot_of(cache, class);
-    struct depot_walk walk = {cache, check, class, 0};
+    struct depot_check walk = {cache, check, class, 0};
 
     check_that(check, journal_is_empty(&d->journal), "cache: class %u: a change is under way",
                class);

@@ -42,6 +42,14 @@ void depot_put_away(struct depot *d, unsigned class, size_t shelf, word w)
     journal_store(&d->journal, &d->stock_blocks, d->stock_blocks + magazine_count(class, w));
 }
 
+void depot_end_transit(struct depot *d, unsigned class, size_t shelf, word outside)
+{
+    depot_put_away(d, class, shelf, outside);
+    if (!PLANTED(6))
+        depot_set_transit(d, 0, 0);
+    journal_commit(&d->journal);
+}
+
 word depot_take_stock(struct depot *d, unsigned class, size_t shelf)
 {
     word w = depot_unlist(d, class, &d->stock[shelf]);
@@ -51,6 +59,25 @@ word depot_take_stock(struct depot *d, unsigned class, size_t shelf)
         journal_store(&d->journal, &d->stock_blocks, d->stock_blocks - magazine_count(class, w));
     }
     return w;
+}
+
+bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, void *context)
+{
+    const struct depot *d = depot_of(cache, class);
+    size_t left = word_peek(&d->made);
+
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
+        word w = lane_word(cache, cpu, class);
+
+        if (depot_has(cache, class, w) && !visit(context, class, w))
+            return false;
+    }
+    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
+        for (word w = d->stock[shelf]; depot_has(cache, class, w) && left-- > 0;
+             w = magazine_of(class, w)->link)
+            if (!visit(context, class, w))
+                return false;
+    return true;
 }
 
 /* ---- the lock -------------------------------------------------------------------------------- */
@@ -101,11 +128,8 @@ static void recover(struct cache *cache, unsigned class)
     if (d->releasing > d->ready)
         release(cache, class);
     d->releasing = 0;
-    if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9)) {
-        depot_put_away(d, class, 0, outside(cache, d, class));
-        depot_set_transit(d, 0, 0);
-        journal_commit(&d->journal);
-    }
+    if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9))
+        depot_end_transit(d, class, 0, outside(cache, d, class));
 }
 
 bool depot_enter(struct cache *cache, unsigned class)
@@ -129,6 +153,8 @@ void depot_leave(struct depot *d)
     lock_release(&d->lock);
 }
 
+/* ---- magazines ------------------------------------------------------------------------------- */
+
 size_t depot_room(const struct cache *cache, unsigned class)
 {
     const struct cache_table *table = cache->table;
@@ -137,8 +163,6 @@ size_t depot_room(const struct cache *cache, unsigned class)
         return table->stripes_ready;
     return table->stripes + depot_of(cache, class)->ready / magazine_bytes(class);
 }
-
-/* ---- magazines ------------------------------------------------------------------------------- */
 
 /* Memory for one more, in a stripe, which other classes may have got meanwhile ... */
 static bool make_stripe_ready(struct cache *cache, size_t stripe)

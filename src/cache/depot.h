@@ -32,6 +32,11 @@ static inline bool depot_has(const struct cache *cache, unsigned class, word w)
            magazine_number(cache->table, class, w) < word_peek(&depot_of(cache, class)->made);
 }
 
+/* Each magazine of the class that holds blocks, in lanes and in stock, by its word; until the visitor
+ * says false. Whether it never did. */
+typedef bool (*depot_visit)(void *context, unsigned class, word w);
+bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, void *context);
+
 /* A CPU's shelf; the first one from there on that has stock, or DEPOT_SHELVES. */
 static inline size_t shelf_of(size_t cpu)
 {
@@ -42,6 +47,9 @@ size_t depot_find_stock(const struct depot *d, size_t shelf);
 /* Puts a magazine that is in no place to the stock or to the empty ones; 0: nothing. */
 void depot_put_away(struct depot *d, unsigned class, size_t shelf, word w);
 word depot_take_stock(struct depot *d, unsigned class, size_t shelf);
+
+/* Ends what transit named: `outside` is put away, all of it committed. */
+void depot_end_transit(struct depot *d, unsigned class, size_t shelf, word outside);
 
 static inline void depot_set_transit(struct depot *d, word new, word old)
 {

@@ -21,7 +21,7 @@ static size_t blocks_wanted(const struct depot *d, unsigned class)
     return wanted < half ? wanted : half;
 }
 
-/* The magazine is empty and in transit. From the CPU's arena or, rather than have it grow, from any. */
+/* The magazine is empty and in transit. */
 static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine *m,
                             enum fill_from from, bool *short_of_memory, struct fault *fault)
 {
@@ -120,9 +120,7 @@ size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct
         depot_set_transit(d, depot_take_stock(d, class, depot_find_stock(d, 0)), 0);
         journal_commit(&d->journal);
         empty_transit(cache, class, fault);
-        depot_put_away(d, class, 0, d->transit_new);
-        depot_set_transit(d, 0, 0);
-        journal_commit(&d->journal);
+        depot_end_transit(d, class, 0, d->transit_new);
     }
     d->demand /= 2;
     depot_leave(d);

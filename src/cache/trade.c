@@ -26,14 +26,6 @@ bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word
     return exchange(cache, class, cpu, old, w);
 }
 
-static void end_trade(struct depot *d, unsigned class, size_t shelf, word outside)
-{
-    depot_put_away(d, class, shelf, outside);
-    if (!PLANTED(6))
-        depot_set_transit(d, 0, 0);
-    journal_commit(&d->journal);
-}
-
 /* ---- malloc ---------------------------------------------------------------------------------- */
 
 /* A magazine that is in no list, or named in transit, goes into this CPU's lane if that has no block,
@@ -46,11 +38,11 @@ static void load(struct cache *cache, unsigned class, word w)
 
     if (magazine_is_empty(class, w) || !cache_has_lanes(cache, class) ||
         !magazine_is_empty(class, old)) {
-        end_trade(d, class, shelf, w);
+        depot_end_transit(d, class, shelf, w);
         return;
     }
     bool done = cache_trade(cache, class, cpu, old, w);
-    end_trade(d, class, shelf, done ? old : w);
+    depot_end_transit(d, class, shelf, done ? old : w);
 }
 
 /* Splits a magazine that is in no list: the upper half moves to an empty one, if there is one, and to
@@ -131,7 +123,7 @@ static word find_blocks(struct cache *cache, unsigned class, size_t shelf, bool 
         w = stock_fill(cache, class, FILL_FROM_OWN, short_of_memory, fault);
         if (!magazine_is_empty(class, w))
             return w;
-        end_trade(d, class, shelf, w);
+        depot_end_transit(d, class, shelf, w);
         d->foreign = FOREIGN_TURNS;
     }
     w = take_any_stock(cache, class, shelf, most);
@@ -148,7 +140,7 @@ static void *take_block(struct cache *cache, unsigned class, bool may_grow, bool
     word w = find_blocks(cache, class, shelf, may_grow, short_of_memory, fault);
 
     if (magazine_is_empty(class, w)) {
-        end_trade(depot_of(cache, class), class, shelf, w);
+        depot_end_transit(depot_of(cache, class), class, shelf, w);
         return NULL;
     }
     void *block = (void *)*magazine_last(w);
@@ -211,7 +203,7 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
         journal_store(&d->journal, magazine_next(w), (word)block);
         *magazine_mark(block) = w;
         bool done = full && cache_trade(cache, class, cpu, old, w + WORD);
-        end_trade(d, class, shelf, done ? old : w + WORD);
+        depot_end_transit(d, class, shelf, done ? old : w + WORD);
     }
     depot_leave(d);
     return w != 0;
