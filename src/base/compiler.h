@@ -34,6 +34,12 @@ static inline word word_peek(const void *address)
 #endif
 }
 
+/* And stored so, after what was stored before it. */
+static inline void word_show(void *address, word w)
+{
+    __atomic_store_n((word *)address, w, __ATOMIC_RELEASE);
+}
+
 /* Keeps the compiler from moving a store to shared memory across this line. The processor needs
  * nothing: a killed thread has executed all stores before some instruction and none after it. */
 static inline void compiler_barrier(void)

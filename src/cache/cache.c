@@ -87,6 +87,7 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     view->magazine_span = (size_t)(stretch_of(table, CACHE_CLASSES) - table->magazines);
     view->lanes = table->lanes;
     view->cpus = table->cpus;
+    view->words = segment_words(segments->map);
     class_fill_table(view->coarse);
     cache->locked = *view;
     if (table->classes == 0)
@@ -104,13 +105,11 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
 void cache_extend_view(struct cache *cache)
 {
     struct lane_view *view = cache->locked.exact_limit != 0 ? &cache->locked : &cache->view;
-    size_t granules;
+    size_t granules = segment_ready(cache->segments->map);
 
     if (view->exact_limit == 0)
         return;
-    view->words = segment_words(cache->segments->map, &granules);
-    compiler_barrier();
-    view->span = granules > 0 ? (granules - 1) << (GRANULE_SHIFT - 4) : 0;
+    word_show(&view->span, granules > 0 ? (granules - 1) << (GRANULE_SHIFT - 4) : 0);
 }
 
 /* ---- slow paths ------------------------------------------------------------------------------ */

@@ -18,7 +18,7 @@ static bool visit_magazine(void *context, unsigned class, word w)
     const struct magazine *m = magazine_of(class, w);
 
     for (size_t i = 0; i < magazine_count(class, w); i++)
-        if (!to->visit(to->context, (void *)m->slot[i], class))
+        if (!to->visit(to->context, (void *)word_peek(&m->slot[i]), class))
             return false;
     return true;
 }

@@ -43,10 +43,10 @@ _Static_assert(sizeof(struct lane) == LANE_BYTES,
 struct lane_view {
     size_t exact_limit;  /* requests below are served from a class of the first kind */
     size_t coarse_limit; /* requests below, of the second kind */
-    struct lane *lanes;  /* of CPU 0 */
+    size_t span;         /* blocks lie less than so many times 16 bytes beyond base */
+    struct lane *lanes;  /* of CPU 0; from here on nothing changes once a limit or span is there */
     intptr_t rseq;       /* of the thread's rseq area, from the thread pointer */
     uintptr_t base; /* the first block that could be: a header beyond the first granule's start */
-    size_t span;    /* blocks lie less than so many times 16 bytes further */
     const word *words;                 /* the granule map's: one for each granule up to there */
     uintptr_t magazines;               /* magazines lie from here ... */
     size_t magazine_span;              /* ... to so many bytes further */

@@ -6,7 +6,9 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "heap/fast.h"
@@ -73,13 +75,10 @@ static struct dvsm_heap *make(const struct setup *s, int *error)
 /* Its limits and its span, which keep calls off, come last. */
 static void show_view(struct lane_view *view, const struct lane_view *of_heap)
 {
-    struct lane_view next = *of_heap;
-
-    next.exact_limit = next.coarse_limit = next.span = 0;
-    *view = next;
-    __atomic_store_n(&view->span, of_heap->span, __ATOMIC_RELEASE);
-    __atomic_store_n(&view->coarse_limit, of_heap->coarse_limit, __ATOMIC_RELEASE);
-    __atomic_store_n(&view->exact_limit, of_heap->exact_limit, __ATOMIC_RELEASE);
+    memcpy(&view->lanes, &of_heap->lanes, sizeof *view - offsetof(struct lane_view, lanes));
+    word_show(&view->span, of_heap->span);
+    word_show(&view->coarse_limit, of_heap->coarse_limit);
+    word_show(&view->exact_limit, of_heap->exact_limit);
 }
 
 /* Lets the fast path use the heap. */
@@ -99,8 +98,8 @@ static void show_spans(const struct dvsm_heap *heap)
 {
     if (heap != atomic_load_explicit(&heap_the_default, memory_order_acquire))
         return;
-    heap_default_view.span = heap->cache.view.span;
-    heap_default_locked.span = heap->cache.locked.span;
+    word_show(&heap_default_view.span, word_peek(&heap->cache.view.span));
+    word_show(&heap_default_locked.span, word_peek(&heap->cache.locked.span));
 }
 
 void heap_extend_view(struct dvsm_heap *heap, const void *block)
@@ -110,7 +109,8 @@ void heap_extend_view(struct dvsm_heap *heap, const void *block)
 
     if (unlikely(heap->region->arenas.damaged)) {
         heap_hide_frees(heap);
-    } else if (unit >= cache->view.span && unit >= cache->locked.span) {
+    } else if (unit >= word_peek(&cache->view.span) &&
+               unit >= word_peek(&cache->locked.span)) {
         cache_extend_view(&heap->cache);
         show_spans(heap);
     }
@@ -118,7 +118,8 @@ void heap_extend_view(struct dvsm_heap *heap, const void *block)
 
 void heap_hide_frees(struct dvsm_heap *heap)
 {
-    heap->cache.view.span = heap->cache.locked.span = 0;
+    word_show(&heap->cache.view.span, 0);
+    word_show(&heap->cache.locked.span, 0);
     show_spans(heap);
 }
 

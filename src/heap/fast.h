@@ -22,13 +22,13 @@ static inline __attribute__((always_inline)) void *heap_malloc_fast(const struct
 {
     void *block;
 
-    if (likely(size < view->exact_limit)) {
+    if (likely(size < word_peek(&view->exact_limit))) {
         size_t least = CHUNK_MIN - CHUNK_OVERHEAD - CHUNK_ALIGN + 1; /* for a chunk of CHUNK_MIN */
         size_t request = size < least ? least : size;
 
         block = lane_pop(view, (request + CHUNK_OVERHEAD + CHUNK_ALIGN - 1) / CLASS_STEP,
                          LANE_MASK(MAGAZINE_BYTES));
-    } else if (size < view->coarse_limit) {
+    } else if (size < word_peek(&view->coarse_limit)) {
         block = lane_pop(view, class_coarse_above(size + CHUNK_OVERHEAD),
                          LANE_MASK(MAGAZINE_COARSE_BYTES));
     } else {
@@ -71,7 +71,7 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
 {
     size_t unit = heap_rotate((uintptr_t)block - view->base);
 
-    if (unlikely(unit >= view->span) ||
+    if (unlikely(unit >= word_peek(&view->span)) ||
         unlikely((word_peek(&view->words[unit >> (GRANULE_SHIFT - 4)]) & SEGMENT_CHUNKS) == 0))
         return false;
 
@@ -116,7 +116,7 @@ static inline struct lane *heap_locked_lane(const struct lane_view *view)
 
 static inline void *heap_malloc_locked(const struct lane_view *view, size_t size)
 {
-    if (size >= view->coarse_limit)
+    if (size >= word_peek(&view->coarse_limit))
         return NULL;
 
     void *block = lane_locked_pop(heap_locked_lane(view), class_above(chunk_size_for(size)));

@@ -312,10 +312,14 @@ bool segment_is_large_block(const struct segment_map *map, segment_owner_id owne
     return (peek(map, beyond) & ~MEMORY) != tail;
 }
 
-const word *segment_words(const struct segment_map *map, size_t *granules)
+const word *segment_words(const struct segment_map *map)
 {
-    *granules = __atomic_load_n(&map->ready, __ATOMIC_RELAXED);
     return map->level[0];
+}
+
+size_t segment_ready(const struct segment_map *map)
+{
+    return __atomic_load_n(&map->ready, __ATOMIC_RELAXED);
 }
 
 bool segment_has_chunks(const struct segment_map *map, const void *address)

@@ -108,9 +108,12 @@ segment_owner_id segment_owner(const struct segment_map *map, const void *addres
                                enum run_kind *kind);
 
 /* A word of the map is one granule's; this bit says that it is part of a segment, so that an address
- * in it may be a chunk's. For looks without the lock at the first *granules words. */
+ * in it may be a chunk's. For looks without the lock at words below segment_ready(). */
 #define SEGMENT_CHUNKS ((word)128)
-const word *segment_words(const struct segment_map *map, size_t *granules);
+const word *segment_words(const struct segment_map *map);
+
+/* How many granules the map has words for by now; only ever more. */
+size_t segment_ready(const struct segment_map *map);
 
 /* Whether the address is in such a granule. */
 bool segment_has_chunks(const struct segment_map *map, const void *address);

@@ -893,7 +893,7 @@ static void see(const dvsm_chunk *chunk, void *context)
 
 static void test_walk_and_stats_agree(void **state)
 {
-    dvsm_heap *heap = dvsm_heap_create(NULL);
+    dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.arenas = 1});
     struct seen seen = {0};
     dvsm_stats_t stats;
 
@@ -931,7 +931,7 @@ static void test_walk_and_stats_agree(void **state)
 /* Segments that are not neighbours are joined by records, which are no blocks. */
 static void test_records_of_segments_are_overhead(void **state)
 {
-    dvsm_heap *heap = dvsm_heap_create(NULL);
+    dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.arenas = 1});
     struct seen seen = {0};
     void *block[30];
     size_t used = 0;

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -249,6 +250,32 @@ static void test_the_heap_is_checked_while_others_work(void **state)
     assert_int_equal(dvsm_heap_destroy(market.heap), 0);
 }
 
+static pthread_barrier_t start;
+
+/* The heap, the limits of its fast path and its span come into being while others look at them. */
+static void *use_the_default_heap(void *context)
+{
+    void *block[100];
+
+    (void)context;
+    pthread_barrier_wait(&start);
+    for (size_t i = 0; i < 100; i++)
+        if ((block[i] = dvsm_malloc(i * 100)) == NULL)
+            return "malloc";
+    for (size_t i = 0; i < 100; i++)
+        dvsm_free(block[i]);
+    return NULL;
+}
+
+static void test_all_threads_are_the_first_at_the_default_heap(void **state)
+{
+    (void)state;
+    assert_int_equal(pthread_barrier_init(&start, NULL, THREADS), 0);
+    in_threads_alike(use_the_default_heap, NULL);
+    assert_int_equal(pthread_barrier_destroy(&start), 0);
+    assert_int_equal(dvsm_check(dvsm_heap_default(), stderr), 0);
+}
+
 static void *create_and_destroy(void *context)
 {
     (void)context;
@@ -274,6 +301,7 @@ static void test_heaps_come_and_go_in_many_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_all_threads_are_the_first_at_the_default_heap),
         cmocka_unit_test(test_a_lock_and_its_journal_serve_many_threads),
         cmocka_unit_test(test_ranges_are_committed_by_many_threads),
         cmocka_unit_test(test_threads_free_what_others_allocated),
