@@ -109,8 +109,7 @@ void heap_extend_view(struct dvsm_heap *heap, const void *block)
 
     if (unlikely(heap->region->arenas.damaged)) {
         heap_hide_frees(heap);
-    } else if (unit >= word_peek(&cache->view.span) &&
-               unit >= word_peek(&cache->locked.span)) {
+    } else if (unit >= word_peek(&cache->view.span) && unit >= word_peek(&cache->locked.span)) {
         cache_extend_view(&heap->cache);
         show_spans(heap);
     }
