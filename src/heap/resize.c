@@ -4,6 +4,11 @@
 
 #include "heap/fast.h"
 
+enum {
+    COPY_MOST = 4 << 10, /* bytes of a chunk: a copy of so many costs less than an arena's lock and search */
+    SURPLUS_PART = 8     /* a block that could move keeps up to this part of it that is not asked for */
+};
+
 /* What the look at a block under its arena's lock brought. */
 struct resized {
     struct dvsm_heap *home; /* NULL: a fault, reported */
@@ -11,12 +16,21 @@ struct resized {
     size_t usable;          /* then: bytes to be copied at most */
 };
 
-/* Whether a look at the block, without its arena, is enough: it is in the cache, which is reported, or
- * it has room for just that. */
-static bool is_settled(struct dvsm_heap *heap, bool stays, void *block, size_t size,
+/* Whether the cache serves both sizes and little is to be copied. Then a copy is faster than the arena;
+ * and an arena that cuts and joins what the cache hands out and takes back whole would come to consist
+ * of pieces between cached blocks. */
+static bool had_better_move(const struct dvsm_heap *heap, size_t have, size_t need)
+{
+    return (have < need ? have : need) <= COPY_MOST && cache_serves(&heap->cache, have) &&
+           cache_serves(&heap->cache, need);
+}
+
+/* Whether a look at a block that stays in its heap is enough, without its arena: it is in the cache, which
+ * is reported; it has room for just that; or it is to be moved, if it may. */
+static bool is_settled(struct dvsm_heap *heap, bool may_move, void *block, size_t size,
                        struct resized *result, const char *function)
 {
-    switch (heap != NULL ? heap_look(heap, block) : BLOCK_OTHER) {
+    switch (heap_look(heap, block)) {
     case BLOCK_FREED:
         heap_report_freed(heap, block, function);
         return true;
@@ -25,12 +39,18 @@ static bool is_settled(struct dvsm_heap *heap, bool stays, void *block, size_t s
     default:
         return false;
     }
-    size_t have = heap_chunk_size(block), need = chunk_size_for(size);
-
-    if (!stays || size >= REQUEST_LIMIT || have < need || have - need >= CHUNK_MIN)
+    if (size >= REQUEST_LIMIT)
         return false;
-    *result = (struct resized){.home = heap, .block = block};
-    return true;
+
+    size_t have = heap_chunk_size(block), need = chunk_size_for(size);
+    bool moves = may_move && had_better_move(heap, have, need);
+    size_t surplus = moves ? CHUNK_MIN + have / SURPLUS_PART : CHUNK_MIN;
+
+    if (have >= need && have - need < surplus)
+        *result = (struct resized){.home = heap, .block = block};
+    else if (moves)
+        *result = (struct resized){.home = heap, .usable = have - CHUNK_OVERHEAD};
+    return result->home != NULL;
 }
 
 /* Resizes in place, unless the result is to be in another heap than the block, or `may_move` and it
@@ -43,7 +63,7 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
     struct resized result = {0};
     struct heap_call call;
 
-    if (is_settled(heap, stays, block, size, &result, function))
+    if (heap != NULL && stays && is_settled(heap, may_move, block, size, &result, function))
         return result;
     if (heap_enter_owner(&call, block, function)) {
         struct arena_call *arena = &call.hold.call;

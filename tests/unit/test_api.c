@@ -21,6 +21,7 @@
 
 #include "dvsm/dvsm.h"
 #include "support/child.h"
+#include "support/random.h"
 
 enum { KIB = 1 << 10, MIB = 1 << 20, ALIGN = 2 * sizeof(void *) };
 
@@ -248,6 +249,43 @@ static void test_realloc_in_place_does_not_move(void **state)
     assert_fails(dvsm_realloc_in_place(NULL, 10), EINVAL);
     dvsm_free(neighbour);
     dvsm_free(block);
+}
+
+/* Blocks come, go and change their size; a few live. */
+static void exchange_blocks(dvsm_heap *heap, void **block, size_t count, unsigned rounds,
+                            struct random_source *random)
+{
+    while (rounds-- > 0) {
+        void **one = &block[random_below(random, count)];
+        size_t size = random_size(random, 4000);
+
+        if (random_once_in(random, 4)) {
+            dvsm_free(*one);
+            *one = dvsm_heap_malloc(heap, size);
+        } else {
+            *one = dvsm_heap_realloc(heap, *one, size);
+        }
+        assert_non_null(*one);
+    }
+}
+
+/* A block that ends where an arena ends is copied to where memory is free: for so few bytes the arena
+ * does not grow. */
+static void test_realloc_of_small_blocks_does_not_grow_the_heap(void **state)
+{
+    enum { BLOCKS = 1000, ROUNDS = 100000 };
+    dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.arenas = 1});
+    struct random_source random = {1};
+    static void *block[BLOCKS];
+
+    (void)state;
+    exchange_blocks(heap, block, BLOCKS, ROUNDS, &random);
+    size_t footprint = dvsm_heap_footprint(heap);
+    exchange_blocks(heap, block, BLOCKS, 5 * ROUNDS, &random);
+    printf("%zu, then %zu bytes\n", footprint, dvsm_heap_footprint(heap));
+    assert_in_range(dvsm_heap_footprint(heap), 0, footprint + footprint / 8);
+    assert_int_equal(dvsm_bulk_free(block, BLOCKS), 0);
+    assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
 /* ---- aligned */
@@ -987,6 +1025,7 @@ int main(void)
         api_test(test_realloc_of_null_and_to_nothing),
         api_test(test_realloc_that_fails_leaves_the_block),
         api_test(test_realloc_in_place_does_not_move),
+        api_test(test_realloc_of_small_blocks_does_not_grow_the_heap),
         api_test(test_aligned_functions_align),
         api_test(test_alignments_that_are_none),
         api_test(test_memalign_rounds_alignments_up),
