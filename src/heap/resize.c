@@ -5,8 +5,8 @@
 #include "heap/fast.h"
 
 enum {
-    COPY_MOST = 4 << 10, /* bytes of a chunk: a copy of so many costs less than an arena's lock and search */
-    SURPLUS_PART = 8     /* a block that could move keeps up to this part of it that is not asked for */
+    COPY_MOST = 2 << 10, /* bytes of a chunk that had better be copied than grown where it is */
+    SURPLUS_PART = 8     /* a block that could be moved keeps up to this part of it unused */
 };
 
 /* What the look at a block under its arena's lock brought. */
@@ -16,13 +16,13 @@ struct resized {
     size_t usable;          /* then: bytes to be copied at most */
 };
 
-/* Whether the cache serves both sizes and little is to be copied. Then a copy is faster than the arena;
- * and an arena that cuts and joins what the cache hands out and takes back whole would come to consist
- * of pieces between cached blocks. */
+/* Whether the block had better be copied: it shrinks to a size of the cache's, or grows from one for
+ * which a copy costs less than the arena's lock and search. An arena that cuts chunks which the cache
+ * will take back as whole blocks comes to consist of pieces between them. */
 static bool had_better_move(const struct dvsm_heap *heap, size_t have, size_t need)
 {
-    return (have < need ? have : need) <= COPY_MOST && cache_serves(&heap->cache, have) &&
-           cache_serves(&heap->cache, need);
+    return need < have ? cache_serves(&heap->cache, need)
+                       : have <= COPY_MOST && cache_serves(&heap->cache, have);
 }
 
 /* Whether a look at a block that stays in its heap is enough, without its arena: it is in the cache, which
