@@ -150,9 +150,9 @@ static bool is_counted(const struct cache *cache, unsigned class, word slot)
     return !depot_walk(cache, class, counts_not, &slot);
 }
 
-bool cache_serves(const struct cache *cache, size_t size)
+size_t cache_limit(const struct cache *cache)
 {
-    return size - CHUNK_OVERHEAD < cache->view.coarse_limit + cache->locked.coarse_limit;
+    return cache->view.coarse_limit + cache->locked.coarse_limit;
 }
 
 bool cache_marks(const struct cache *cache, const void *block)

@@ -110,12 +110,12 @@ void cache_extend_view(struct cache *cache);
  * whatever block, is raised in *fault.
  *     cache_malloc  a block of the class, NULL: none to be had here
  *     cache_free    whether the cache took the block, which is one in use of its class
- *     cache_serves  whether blocks of chunks of that size are cached, in this process
+ *     cache_limit   requests below are cached, in this process
  *     cache_marks   whether the block has a mark, right or wrong
  *     cache_holds   whether it is right: the block is in the cache, free already */
 void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault);
 bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault);
-bool cache_serves(const struct cache *cache, size_t size);
+size_t cache_limit(const struct cache *cache);
 bool cache_marks(const struct cache *cache, const void *block);
 bool cache_holds(struct cache *cache, const void *block);
 

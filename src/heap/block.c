@@ -17,6 +17,11 @@ size_t heap_chunk_size(const void *block)
     return head_of(chunk_of_payload(block)) & ~HEAD_FLAGS;
 }
 
+bool heap_next_in_use(const void *block)
+{
+    return (head_of(chunk_at(chunk_of_payload(block), heap_chunk_size(block))) & CINUSE) != 0;
+}
+
 static bool in_segment(const struct dvsm_heap *heap, const void *address)
 {
     return segment_has_chunks(heap->segments.map, address);

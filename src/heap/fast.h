@@ -92,17 +92,22 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
     return heap_is_plain(view, block, head);
 }
 
-/* Whether this CPU's lane took the block. */
+/* Whether this CPU's lane took the block, of which that was said. */
+static inline __attribute__((always_inline)) bool heap_push(const struct lane_view *view,
+                                                            size_t class, size_t bytes, void *block)
+{
+    return bytes == MAGAZINE_BYTES
+               ? lane_push(view, class, LANE_MASK(MAGAZINE_BYTES), block)
+               : lane_push(view, class, LANE_MASK(MAGAZINE_COARSE_BYTES), block);
+}
+
 static inline __attribute__((always_inline)) bool heap_free_fast(const struct lane_view *view,
                                                                  void *block)
 {
     size_t class, bytes;
 
-    if (unlikely(!heap_may_cache(view, block, &class, &bytes)))
-        return false;
-    return bytes == MAGAZINE_BYTES
-               ? lane_push(view, class, LANE_MASK(MAGAZINE_BYTES), block)
-               : lane_push(view, class, LANE_MASK(MAGAZINE_COARSE_BYTES), block);
+    return likely(heap_may_cache(view, block, &class, &bytes)) &&
+           heap_push(view, class, bytes, block);
 }
 
 /* ---- locked mode: the first thing that the slow paths try */

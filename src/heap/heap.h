@@ -154,8 +154,9 @@ enum block_state {
     BLOCK_OTHER, /* a large block, or wrong: its arena tells */
     BLOCK_FREED  /* in the cache: free already */
 };
-/* Of a BLOCK_PLAIN: bytes of its chunk. */
+/* Of a BLOCK_PLAIN: bytes of its chunk; whether the chunk behind it is in use, at this instant. */
 size_t heap_chunk_size(const void *block);
+bool heap_next_in_use(const void *block);
 enum block_state heap_look(struct dvsm_heap *heap, const void *block);
 
 /* ---- allocate.c, release.c, resize.c */

@@ -9,21 +9,55 @@ enum {
     SURPLUS_PART = 8     /* a block that could be moved keeps up to this part of it unused */
 };
 
+enum advice { STAY, MOVE, RESIZE };
+
+/* What is best for a block of a chunk of `have` bytes that is to have `need`, where the cache serves
+ * requests below `limit`. It stays where it has room for just that. It moves where it shrinks to a size
+ * of the cache's, or grows from one for which a copy costs less than the arena's lock and search, or
+ * where nothing is free behind it: an arena that cuts chunks which the cache will take back as whole
+ * blocks comes to consist of pieces between them. */
+static enum advice advise(const void *block, size_t have, size_t need, size_t limit)
+{
+    size_t smaller = have < need ? have : need;
+    bool moves = smaller - CHUNK_OVERHEAD < limit &&
+                 (need < have || have <= COPY_MOST || heap_next_in_use(block));
+
+    if (have >= need && have - need < (moves ? CHUNK_MIN + have / SURPLUS_PART : CHUNK_MIN))
+        return STAY;
+    return moves ? MOVE : RESIZE;
+}
+
+/* ---- from lane to lane ----------------------------------------------------------------------- */
+
+/* NULL: not as easy as that. */
+static void *realloc_fast(const struct lane_view *view, void *block, size_t size)
+{
+    size_t class, bytes;
+
+    if (!heap_may_cache(view, block, &class, &bytes) || size >= REQUEST_LIMIT)
+        return NULL;
+
+    size_t have = heap_chunk_size(block);
+    enum advice advice = advise(block, have, chunk_size_for(size), word_peek(&view->coarse_limit));
+    if (advice != MOVE)
+        return advice == STAY ? block : NULL;
+    void *copy = heap_malloc_fast(view, size);
+    if (copy == NULL)
+        return NULL;
+    memcpy(copy, block, size < have - CHUNK_OVERHEAD ? size : have - CHUNK_OVERHEAD);
+    if (!heap_push(view, class, bytes, block))
+        heap_free(block, "dvsm_realloc");
+    return copy;
+}
+
+/* ---- in general ------------------------------------------------------------------------------ */
+
 /* What the look at a block under its arena's lock brought. */
 struct resized {
     struct dvsm_heap *home; /* NULL: a fault, reported */
     void *block;            /* NULL: it could not be resized where it is */
     size_t usable;          /* then: bytes to be copied at most */
 };
-
-/* Whether the block had better be copied: it shrinks to a size of the cache's, or grows from one for
- * which a copy costs less than the arena's lock and search. An arena that cuts chunks which the cache
- * will take back as whole blocks comes to consist of pieces between them. */
-static bool had_better_move(const struct dvsm_heap *heap, size_t have, size_t need)
-{
-    return need < have ? cache_serves(&heap->cache, need)
-                       : have <= COPY_MOST && cache_serves(&heap->cache, have);
-}
 
 /* Whether a look at a block that stays in its heap is enough, without its arena: it is in the cache, which
  * is reported; it has room for just that; or it is to be moved, if it may. */
@@ -42,13 +76,12 @@ static bool is_settled(struct dvsm_heap *heap, bool may_move, void *block, size_
     if (size >= REQUEST_LIMIT)
         return false;
 
-    size_t have = heap_chunk_size(block), need = chunk_size_for(size);
-    bool moves = may_move && had_better_move(heap, have, need);
-    size_t surplus = moves ? CHUNK_MIN + have / SURPLUS_PART : CHUNK_MIN;
-
-    if (have >= need && have - need < surplus)
+    size_t have = heap_chunk_size(block);
+    enum advice advice =
+        advise(block, have, chunk_size_for(size), may_move ? cache_limit(&heap->cache) : 0);
+    if (advice == STAY)
         *result = (struct resized){.home = heap, .block = block};
-    else if (moves)
+    else if (advice == MOVE)
         *result = (struct resized){.home = heap, .usable = have - CHUNK_OVERHEAD};
     return result->home != NULL;
 }
@@ -127,7 +160,9 @@ static void *default_realloc(void *block, size_t size, const char *function)
 
 void *dvsm_realloc(void *block, size_t size)
 {
-    return default_realloc(block, size, "dvsm_realloc");
+    void *result = realloc_fast(&heap_default_view, block, size);
+
+    return result != NULL ? result : default_realloc(block, size, "dvsm_realloc");
 }
 
 void *dvsm_reallocarray(void *block, size_t count, size_t size)
