@@ -426,6 +426,16 @@ static void act_into_victim(void)
     call_resize(own_slot(8), 100000, false);
 }
 
+/* A block that ends where top begins: top does not suffice, and the arena grows behind it. */
+static void act_resize_at_top(void)
+{
+    hold(20, 3, 40000); /* so that top has room for what would be a large block */
+    drop(20, 3, 1);
+    hold(20, 1, 100000);
+    call_resize(own_slot(20), 300000, false);
+    call_free(own_slot(20));
+}
+
 static void act_trim_in_vain(void)
 {
     drop(3, 1, 1);
@@ -751,6 +761,7 @@ const struct scenario scenarios[] = {
     {"large-cached", .prepare = prepare_large, .act = act_large},
     {"resize", UNCACHED, prepare_holes, act_resize},
     {"resize-cached", .prepare = prepare_holes, .act = act_resize},
+    {"resize-at-top", UNCACHED, prepare_few, act_resize_at_top},
     {"aligned", UNCACHED, prepare_holes, act_aligned},
     {"batch", UNCACHED, prepare_holes, act_batch},
     {"batch-cached", .prepare = prepare_holes, .act = act_batch},
