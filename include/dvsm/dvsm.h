@@ -59,9 +59,11 @@ void *dvsm_malloc(size_t size);
 void *dvsm_calloc(size_t count, size_t size);
 
 /* The block's contents, up to the smaller of its old size and `size`, in a block of `size` bytes:
- * the same one where it can be resized in place, else a new one of the same heap, and the old one
- * is freed. dvsm_realloc(NULL, size) is dvsm_malloc(size). dvsm_realloc(block, 0) gives a smallest
- * block. NULL: ENOMEM, and the old block is as it was. */
+ * the same one, or a new one of the same heap, aligned as dvsm_malloc() aligns, and the old one is
+ * freed; small blocks may move where they shrink, too. dvsm_realloc(NULL, size) is
+ * dvsm_malloc(size). dvsm_realloc(block, 0) gives a smallest block. NULL: ENOMEM, and the old block
+ * is as it was. A fault that is found after the copy, when the old block is freed, is reported, and
+ * the call succeeds. */
 void *dvsm_realloc(void *block, size_t size);
 
 /* dvsm_realloc(block, count * size), where the product may overflow: then NULL with ENOMEM, and the

@@ -148,9 +148,8 @@ void *arena_realloc(struct arena_call *call, void *block, size_t bytes);
 /* Resizes without moving: the block, or NULL and nothing changed. */
 void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes);
 
-/* The same after the arena grew behind the block, where that is the last one before top, of a unit of the
- * source's or more (a smaller one is copied for less than the memory costs), and the source has what
- * follows. The reference moves such a block: for who must place as it does, not to be used. */
+/* The same after the arena grew behind the block, where that is the last one before top and the source
+ * has what follows. The reference moves such a block: for who must place as it does, not to be used. */
 void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes);
 
 /* Any alignment: rounded up to a power of two. */

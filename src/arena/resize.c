@@ -110,8 +110,7 @@ void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes)
     struct chunk *c = arena_block_chunk(call, block);
     size_t need = chunk_size_for(bytes);
     if (!arena_finish(call) || c == NULL || chunk_is_large(c) ||
-        chunk_next(c) != call->arena->top || need <= chunk_size(c) ||
-        chunk_size(c) < call->source->unit)
+        chunk_next(c) != call->arena->top || need <= chunk_size(c))
         return NULL;
     if (!arena_grow_top(call, need - chunk_size(c)))
         return NULL;

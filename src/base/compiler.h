@@ -23,14 +23,15 @@ typedef uintptr_t MAY_ALIAS word;
 
 #define WORD sizeof(word)
 
-/* A word that others may be storing: they store it whole. The processor's plain load is right, and may
- * be part of another instruction; ThreadSanitizer wants to be told. */
+/* A word that others may be storing: they store it whole, after what it speaks of. On x86 the
+ * processor's plain load is right, and may be part of another instruction; others, and
+ * ThreadSanitizer, want to be told. */
 static inline word word_peek(const void *address)
 {
-#ifdef __SANITIZE_THREAD__
-    return __atomic_load_n((const word *)address, __ATOMIC_RELAXED);
-#else
+#if (defined __x86_64__ || defined __i386__) && !defined __SANITIZE_THREAD__
     return *(const word *)address;
+#else
+    return __atomic_load_n((const word *)address, __ATOMIC_ACQUIRE);
 #endif
 }
 

@@ -75,6 +75,13 @@ static size_t limit_after(unsigned class)
     return class_size(class) - CHUNK_OVERHEAD + 1;
 }
 
+size_t cache_limit(const struct cache *cache)
+{
+    size_t classes = cache->table->classes;
+
+    return classes == 0 ? 0 : limit_after((unsigned)classes - 1);
+}
+
 void cache_open(struct cache *cache, struct cache_table *table, struct arenas *arenas,
                 struct segments *segments, void *base)
 {
@@ -96,8 +103,10 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
         view = &cache->locked;
     else if (!lane_find_rseq(&view->rseq))
         return;
+    view->coarse_limit = cache_limit(cache);
     view->exact_limit = limit_after(CLASS_EXACT_LAST);
-    view->coarse_limit = limit_after(CACHE_CLASSES - 1);
+    if (view->exact_limit > view->coarse_limit)
+        view->exact_limit = view->coarse_limit;
     cache_extend_view(cache);
 }
 
@@ -148,11 +157,6 @@ static bool counts_not(void *slot, unsigned class, word w)
 static bool is_counted(const struct cache *cache, unsigned class, word slot)
 {
     return !depot_walk(cache, class, counts_not, &slot);
-}
-
-size_t cache_limit(const struct cache *cache)
-{
-    return cache->view.coarse_limit + cache->locked.coarse_limit;
 }
 
 bool cache_marks(const struct cache *cache, const void *block)

@@ -103,6 +103,9 @@ int cache_init(struct cache_table *table, size_t region_bytes, size_t bytes_a_cp
 void cache_open(struct cache *cache, struct cache_table *table, struct arenas *arenas,
                 struct segments *segments, void *base);
 
+/* Requests below are served from the cache; 0: there is none. */
+size_t cache_limit(const struct cache *cache);
+
 /* Lets the fast path know of granules that have come into use since. */
 void cache_extend_view(struct cache *cache);
 
@@ -110,12 +113,10 @@ void cache_extend_view(struct cache *cache);
  * whatever block, is raised in *fault.
  *     cache_malloc  a block of the class, NULL: none to be had here
  *     cache_free    whether the cache took the block, which is one in use of its class
- *     cache_limit   requests below are cached, in this process
  *     cache_marks   whether the block has a mark, right or wrong
  *     cache_holds   whether it is right: the block is in the cache, free already */
 void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault);
 bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault);
-size_t cache_limit(const struct cache *cache);
 bool cache_marks(const struct cache *cache, const void *block);
 bool cache_holds(struct cache *cache, const void *block);
 

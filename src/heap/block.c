@@ -12,16 +12,6 @@ static size_t head_of(const struct chunk *c)
     return word_peek(&c->head);
 }
 
-size_t heap_chunk_size(const void *block)
-{
-    return head_of(chunk_of_payload(block)) & ~HEAD_FLAGS;
-}
-
-bool heap_next_in_use(const void *block)
-{
-    return (head_of(chunk_at(chunk_of_payload(block), heap_chunk_size(block))) & CINUSE) != 0;
-}
-
 static bool in_segment(const struct dvsm_heap *heap, const void *address)
 {
     return segment_has_chunks(heap->segments.map, address);
@@ -49,7 +39,7 @@ enum block_state heap_look(struct dvsm_heap *heap, const void *block)
     if ((head & (CHUNK_ALIGN - 1) & ~PINUSE) != CINUSE || size < CHUNK_MIN || next < c ||
         !in_segment(heap, next) || (head_of(next) & PINUSE) == 0)
         return BLOCK_OTHER;
-    if (unlikely(heap->region->arenas.damaged != 0) && is_set_aside(heap, block))
+    if (unlikely(word_peek(&heap->region->arenas.damaged) != 0) && is_set_aside(heap, block))
         return BLOCK_OTHER;
     if (unlikely(cache_marks(&heap->cache, block)) && cache_holds(&heap->cache, block))
         return BLOCK_FREED;

@@ -76,7 +76,7 @@ static struct dvsm_heap *make(const struct setup *s, int *error)
 static void show_view(struct lane_view *view, const struct lane_view *of_heap)
 {
     memcpy(&view->lanes, &of_heap->lanes, sizeof *view - offsetof(struct lane_view, lanes));
-    word_show(&view->span, of_heap->span);
+    word_show(&view->span, word_peek(&of_heap->span));
     word_show(&view->coarse_limit, of_heap->coarse_limit);
     word_show(&view->exact_limit, of_heap->exact_limit);
 }
@@ -93,10 +93,17 @@ static void hide(void)
     heap_default_view = heap_default_locked = (struct lane_view){0};
 }
 
+/* Whether show() is done, or there is nothing to show. */
+static bool is_shown(void)
+{
+    return word_peek(&heap_default_view.exact_limit) + word_peek(&heap_default_locked.exact_limit) >
+           0;
+}
+
 /* After a change of the heap's own. */
 static void show_spans(const struct dvsm_heap *heap)
 {
-    if (heap != atomic_load_explicit(&heap_the_default, memory_order_acquire))
+    if (heap != atomic_load_explicit(&heap_the_default, memory_order_acquire) || !is_shown())
         return;
     word_show(&heap_default_view.span, word_peek(&heap->cache.view.span));
     word_show(&heap_default_locked.span, word_peek(&heap->cache.locked.span));
@@ -107,7 +114,7 @@ void heap_extend_view(struct dvsm_heap *heap, const void *block)
     const struct cache *cache = &heap->cache;
     size_t unit = ((uintptr_t)block - cache->view.base) >> 4;
 
-    if (unlikely(heap->region->arenas.damaged)) {
+    if (unlikely(word_peek(&heap->region->arenas.damaged) != 0)) {
         heap_hide_frees(heap);
     } else if (unit >= word_peek(&cache->view.span) && unit >= word_peek(&cache->locked.span)) {
         cache_extend_view(&heap->cache);

@@ -92,7 +92,7 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
     return heap_is_plain(view, block, head);
 }
 
-/* Whether this CPU's lane took the block, of which that was said. */
+/* Whether this CPU's lane took the block, of which heap_may_cache() said class and bytes. */
 static inline __attribute__((always_inline)) bool heap_push(const struct lane_view *view,
                                                             size_t class, size_t bytes, void *block)
 {

@@ -154,10 +154,19 @@ enum block_state {
     BLOCK_OTHER, /* a large block, or wrong: its arena tells */
     BLOCK_FREED  /* in the cache: free already */
 };
-/* Of a BLOCK_PLAIN: bytes of its chunk; whether the chunk behind it is in use, at this instant. */
-size_t heap_chunk_size(const void *block);
-bool heap_next_in_use(const void *block);
 enum block_state heap_look(struct dvsm_heap *heap, const void *block);
+
+/* Of a block in a segment: bytes of its chunk, as its header says. */
+static inline size_t heap_chunk_size(const void *block)
+{
+    return word_peek(&chunk_of_payload(block)->head) & ~HEAD_FLAGS;
+}
+
+/* Whether the chunk behind it is in use, at this instant. */
+static inline bool heap_next_in_use(const void *block, size_t size)
+{
+    return (word_peek(&chunk_at(chunk_of_payload(block), size)->head) & CINUSE) != 0;
+}
 
 /* ---- allocate.c, release.c, resize.c */
 

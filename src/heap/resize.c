@@ -5,22 +5,23 @@
 #include "heap/fast.h"
 
 enum {
-    COPY_MOST = 2 << 10, /* bytes of a chunk that had better be copied than grown where it is */
-    SURPLUS_PART = 8     /* a block that could be moved keeps up to this part of it unused */
+    COPY_MOST = 2 << 10,    /* bytes of a chunk that is copied rather than grown where it is */
+    SURPLUS_PART = 8,       /* what could be copied keeps up to this part unused, and CHUNK_MIN */
+    AT_TOP_LEAST = GRANULE, /* from here on an arena grows behind a block: its least step */
 };
 
 enum advice { STAY, MOVE, RESIZE };
 
 /* What is best for a block of a chunk of `have` bytes that is to have `need`, where the cache serves
- * requests below `limit`. It stays where it has room for just that. It moves where it shrinks to a size
- * of the cache's, or grows from one for which a copy costs less than the arena's lock and search, or
- * where nothing is free behind it: an arena that cuts chunks which the cache will take back as whole
- * blocks comes to consist of pieces between them. */
+ * requests below `limit`. It stays where it has room for little more than that. It moves where it
+ * shrinks to a size of the cache's, or grows from one for which a copy costs less than the arena's
+ * lock and search, or where nothing is free behind it: an arena that cuts chunks which the cache will
+ * take back as whole blocks comes to consist of pieces between them. */
 static enum advice advise(const void *block, size_t have, size_t need, size_t limit)
 {
     size_t smaller = have < need ? have : need;
     bool moves = smaller - CHUNK_OVERHEAD < limit &&
-                 (need < have || have <= COPY_MOST || heap_next_in_use(block));
+                 (need < have || have <= COPY_MOST || heap_next_in_use(block, have));
 
     if (have >= need && have - need < (moves ? CHUNK_MIN + have / SURPLUS_PART : CHUNK_MIN))
         return STAY;
@@ -30,7 +31,8 @@ static enum advice advise(const void *block, size_t have, size_t need, size_t li
 /* ---- from lane to lane ----------------------------------------------------------------------- */
 
 /* NULL: not as easy as that. */
-static void *realloc_fast(const struct lane_view *view, void *block, size_t size)
+static void *realloc_fast(const struct lane_view *view, void *block, size_t size,
+                          const char *function)
 {
     size_t class, bytes;
 
@@ -38,6 +40,8 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
         return NULL;
 
     size_t have = heap_chunk_size(block);
+    if (unlikely(have < CHUNK_MIN))
+        return NULL;
     enum advice advice = advise(block, have, chunk_size_for(size), word_peek(&view->coarse_limit));
     if (advice != MOVE)
         return advice == STAY ? block : NULL;
@@ -46,23 +50,26 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
         return NULL;
     memcpy(copy, block, size < have - CHUNK_OVERHEAD ? size : have - CHUNK_OVERHEAD);
     if (!heap_push(view, class, bytes, block))
-        heap_free(block, "dvsm_realloc");
+        heap_free(block, function);
     return copy;
 }
 
 /* ---- in general ------------------------------------------------------------------------------ */
 
-/* What the look at a block under its arena's lock brought. */
+/* What is tried without a copy: before one, instead of one, or after memory for one was short. */
+enum attempt { BEFORE_COPY, NO_COPY, AFTER_COPY };
+
+/* What a look at the block brought, most often under its arena's lock. */
 struct resized {
     struct dvsm_heap *home; /* NULL: a fault, reported */
     void *block;            /* NULL: it could not be resized where it is */
     size_t usable;          /* then: bytes to be copied at most */
 };
 
-/* Whether a look at a block that stays in its heap is enough, without its arena: it is in the cache, which
- * is reported; it has room for just that; or it is to be moved, if it may. */
-static bool is_settled(struct dvsm_heap *heap, bool may_move, void *block, size_t size,
-                       struct resized *result, const char *function)
+/* Whether a look without the arena is enough: the block is in the cache, which is reported; it has room
+ * for just that; or it is to be moved. */
+static bool is_settled(struct dvsm_heap *heap, bool stays, enum attempt attempt, void *block,
+                       size_t size, struct resized *result, const char *function)
 {
     switch (heap_look(heap, block)) {
     case BLOCK_FREED:
@@ -77,8 +84,8 @@ static bool is_settled(struct dvsm_heap *heap, bool may_move, void *block, size_
         return false;
 
     size_t have = heap_chunk_size(block);
-    enum advice advice =
-        advise(block, have, chunk_size_for(size), may_move ? cache_limit(&heap->cache) : 0);
+    size_t limit = attempt == BEFORE_COPY ? cache_limit(&heap->cache) : 0;
+    enum advice advice = stays ? advise(block, have, chunk_size_for(size), limit) : MOVE;
     if (advice == STAY)
         *result = (struct resized){.home = heap, .block = block};
     else if (advice == MOVE)
@@ -86,27 +93,35 @@ static bool is_settled(struct dvsm_heap *heap, bool may_move, void *block, size_
     return result->home != NULL;
 }
 
-/* Resizes in place, unless the result is to be in another heap than the block, or `may_move` and it
- * had better be copied. */
+/* In the arena; where top begins behind the block the arena may grow. */
+static void *resize_chunk(struct arena_call *call, void *block, size_t size, enum attempt attempt)
+{
+    call->may_move = attempt == BEFORE_COPY;
+
+    void *resized = arena_resize_in_place(call, block, size);
+    if (resized != NULL || size >= REQUEST_LIMIT || attempt == NO_COPY ||
+        call->fault.kind != FAULT_NONE ||
+        (attempt == BEFORE_COPY && heap_chunk_size(block) < AT_TOP_LEAST))
+        return resized;
+    return arena_resize_at_top(call, block, size);
+}
+
 static struct resized resize_in_place(const struct dvsm_heap *wanted, void *block, size_t size,
-                                      bool may_move, const char *function)
+                                      enum attempt attempt, const char *function)
 {
     struct dvsm_heap *heap = dvsm_heap_of(block);
     bool stays = wanted == NULL || wanted == heap;
     struct resized result = {0};
     struct heap_call call;
 
-    if (heap != NULL && stays && is_settled(heap, may_move, block, size, &result, function))
+    if (heap != NULL && is_settled(heap, stays, attempt, block, size, &result, function))
         return result;
     if (heap_enter_owner(&call, block, function)) {
         struct arena_call *arena = &call.hold.call;
 
         result.home = heap;
-        arena->may_move = may_move;
         if (stays)
-            result.block = arena_resize_in_place(arena, block, size);
-        if (result.block == NULL && stays && may_move && arena->fault.kind == FAULT_NONE)
-            result.block = arena_resize_at_top(arena, block, size);
+            result.block = resize_chunk(arena, block, size, attempt);
         if (result.block == NULL && arena->fault.kind == FAULT_NONE)
             result.usable = arena_usable(arena, block);
     }
@@ -116,10 +131,9 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
 }
 
 /* The same for good: NULL with errno. What the system said on the way is not the user's. */
-static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t size,
-                            const char *function)
+static void *resize_or_fail(void *block, size_t size, enum attempt attempt, const char *function)
 {
-    struct resized result = resize_in_place(wanted, block, size, false, function);
+    struct resized result = resize_in_place(NULL, block, size, attempt, function);
 
     if (result.home != NULL && result.block == NULL)
         errno = ENOMEM;
@@ -127,17 +141,20 @@ static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t 
 }
 
 /* `wanted`: the heap that the result is to be in; NULL: the block's own. Copied outside the lock:
- * nobody else may touch the old block, nobody else knows the new one. A call that met a fault has
- * failed: no second attempt. */
+ * nobody else may touch the old block, nobody else knows the new one. A call that met a fault before
+ * the copy has failed: no second attempt. One that meets it after, freeing the old block, reports it
+ * and has done what it was called for. */
 static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, const char *function)
 {
-    struct resized result = resize_in_place(wanted, block, size, true, function);
+    struct resized result = resize_in_place(wanted, block, size, BEFORE_COPY, function);
 
     if (result.home == NULL || result.block != NULL)
         return result.block;
     void *copy = heap_malloc_of(wanted != NULL ? wanted : result.home, size, function);
-    if (copy == NULL)
-        return errno == ENOMEM ? resize_or_fail(wanted, block, size, function) : NULL;
+    if (copy == NULL) {
+        bool stays = wanted == NULL || wanted == result.home;
+        return stays && errno == ENOMEM ? resize_or_fail(block, size, AFTER_COPY, function) : NULL;
+    }
     memcpy(copy, block, size < result.usable ? size : result.usable);
     heap_free(block, function);
     return copy;
@@ -153,6 +170,10 @@ static size_t product(size_t count, size_t size)
 
 static void *default_realloc(void *block, size_t size, const char *function)
 {
+    void *result = realloc_fast(&heap_default_view, block, size, function);
+
+    if (result != NULL)
+        return result;
     if (block == NULL)
         return heap_malloc_of(heap_default(), size, function);
     return heap_realloc(NULL, block, size, function);
@@ -160,9 +181,7 @@ static void *default_realloc(void *block, size_t size, const char *function)
 
 void *dvsm_realloc(void *block, size_t size)
 {
-    void *result = realloc_fast(&heap_default_view, block, size);
-
-    return result != NULL ? result : default_realloc(block, size, "dvsm_realloc");
+    return default_realloc(block, size, "dvsm_realloc");
 }
 
 void *dvsm_reallocarray(void *block, size_t count, size_t size)
@@ -176,7 +195,7 @@ void *dvsm_realloc_in_place(void *block, size_t size)
         errno = EINVAL;
         return NULL;
     }
-    return resize_or_fail(NULL, block, size, "dvsm_realloc_in_place");
+    return resize_or_fail(block, size, NO_COPY, "dvsm_realloc_in_place");
 }
 
 static void *given_realloc(struct dvsm_heap *heap, void *block, size_t size, const char *function)

@@ -21,7 +21,6 @@
 
 #include "dvsm/dvsm.h"
 #include "support/child.h"
-#include "support/random.h"
 
 enum { KIB = 1 << 10, MIB = 1 << 20, ALIGN = 2 * sizeof(void *) };
 
@@ -249,47 +248,6 @@ static void test_realloc_in_place_does_not_move(void **state)
     assert_fails(dvsm_realloc_in_place(NULL, 10), EINVAL);
     dvsm_free(neighbour);
     dvsm_free(block);
-}
-
-/* Blocks come, go and change their size. */
-static void exchange_blocks(dvsm_heap *heap, void **block, size_t count, unsigned rounds,
-                            size_t most, struct random_source *random)
-{
-    while (rounds-- > 0) {
-        void **one = &block[random_below(random, count)];
-        size_t size = random_size(random, most);
-
-        if (random_once_in(random, 4)) {
-            dvsm_free(*one);
-            *one = dvsm_heap_malloc(heap, size);
-        } else {
-            *one = dvsm_heap_realloc(heap, *one, size);
-        }
-        assert_non_null(*one);
-    }
-}
-
-/* Sizes that the cache serves, all or most of them: what realloc cuts from such blocks must not end as
- * pieces between them, and an arena must not grow to spare a short copy. */
-static void test_realloc_does_not_make_the_heap_grow(void **state)
-{
-    enum { BLOCKS = 1000, ROUNDS = 100000 };
-    const size_t most[] = {4000, 40000};
-
-    (void)state;
-    for (size_t i = 0; i < COUNT(most); i++) {
-        dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.arenas = 1});
-        struct random_source random = {1};
-        void *block[BLOCKS] = {NULL};
-
-        exchange_blocks(heap, block, BLOCKS, ROUNDS, most[i], &random);
-        size_t footprint = dvsm_heap_footprint(heap);
-        exchange_blocks(heap, block, BLOCKS, 5 * ROUNDS, most[i], &random);
-        assert_in_range(dvsm_heap_footprint(heap), 0, footprint + footprint / 4);
-        assert_int_equal(dvsm_check(heap, stderr), 0);
-        assert_int_equal(dvsm_bulk_free(block, BLOCKS), 0);
-        assert_int_equal(dvsm_heap_destroy(heap), 0);
-    }
 }
 
 /* ---- aligned */
@@ -1029,7 +987,6 @@ int main(void)
         api_test(test_realloc_of_null_and_to_nothing),
         api_test(test_realloc_that_fails_leaves_the_block),
         api_test(test_realloc_in_place_does_not_move),
-        api_test(test_realloc_does_not_make_the_heap_grow),
         api_test(test_aligned_functions_align),
         api_test(test_alignments_that_are_none),
         api_test(test_memalign_rounds_alignments_up),

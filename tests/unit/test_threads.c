@@ -252,7 +252,7 @@ static void test_the_heap_is_checked_while_others_work(void **state)
 
 static pthread_barrier_t start;
 
-/* The heap, the limits of its fast path and its span come into being while others look at them. */
+/* What the fast path knows of the heap's granules comes into being while others look at it. */
 static void *use_the_default_heap(void *context)
 {
     void *block[100];
@@ -267,7 +267,7 @@ static void *use_the_default_heap(void *context)
     return NULL;
 }
 
-static void test_all_threads_are_the_first_at_the_default_heap(void **state)
+static void test_all_threads_are_the_first_to_use_the_default_heap(void **state)
 {
     (void)state;
     assert_int_equal(pthread_barrier_init(&start, NULL, THREADS), 0);
@@ -301,7 +301,7 @@ static void test_heaps_come_and_go_in_many_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_threads_are_the_first_at_the_default_heap),
+        cmocka_unit_test(test_all_threads_are_the_first_to_use_the_default_heap),
         cmocka_unit_test(test_a_lock_and_its_journal_serve_many_threads),
         cmocka_unit_test(test_ranges_are_committed_by_many_threads),
         cmocka_unit_test(test_threads_free_what_others_allocated),
