@@ -1,5 +1,5 @@
-/* test_fast_path.c - how many instructions malloc and free of libdvsm.so execute when the lane has
- * what is wanted.
+/* test_fast_path.c - how many instructions malloc, free and realloc of libdvsm.so execute when the lane
+ * has what is wanted.
  *
  * The library is loaded when the program already runs, and finds in it a stand-in for the C library's
  * rseq area: a child of it can then be single-stepped through the sequences.
@@ -39,6 +39,7 @@ static _Thread_local struct {
 
 static void *(*library_malloc)(size_t size);
 static void (*library_free)(void *block);
+static void *(*library_realloc)(void *block, size_t size);
 
 static int load_library(void **state)
 {
@@ -56,7 +57,8 @@ static int load_library(void **state)
     }
     *(void **)&library_malloc = dlsym(library, "dvsm_malloc");
     *(void **)&library_free = dlsym(library, "dvsm_free");
-    return library_malloc != NULL && library_free != NULL ? 0 : -1;
+    *(void **)&library_realloc = dlsym(library, "dvsm_realloc");
+    return library_malloc != NULL && library_free != NULL && library_realloc != NULL ? 0 : -1;
 }
 
 /* ---- counting */
@@ -119,12 +121,54 @@ static void test_a_pair_of_8000_bytes(void **state)
     check_pair(8000, 40, 40);
 }
 
+struct change {
+    size_t from, to;
+};
+
+static void a_change(void *context)
+{
+    const struct change *change = context;
+
+    library_free(library_realloc(library_malloc(change->from), change->to));
+}
+
+static void check_realloc(struct change change, unsigned most)
+{
+    struct stepped s;
+
+    if (library_malloc == NULL)
+        skip();
+    for (int i = 0; i < 8; i++)
+        a_change(&change);
+    if (!stepping_start(&s, a_change, &change))
+        skip();
+    unsigned count = count_instructions(&s, (uintptr_t)library_realloc);
+    assert_int_equal(stepping_finish(&s), 0);
+    printf("%zu to %zu bytes: realloc %u instructions\n", change.from, change.to, count);
+    assert_in_range(count, 10, most);
+}
+
+static void test_a_block_that_stays(void **state)
+{
+    (void)state;
+    check_realloc((struct change){100, 98}, 110);
+    check_realloc((struct change){8000, 7500}, 110);
+}
+
+/* The copy of the bytes is among them. */
+static void test_a_block_that_moves(void **state)
+{
+    (void)state;
+    check_realloc((struct change){64, 100}, 160);
+    check_realloc((struct change){500, 100}, 160);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_pair_of_64_bytes),
-        cmocka_unit_test(test_a_pair_of_500_bytes),
-        cmocka_unit_test(test_a_pair_of_8000_bytes),
+        cmocka_unit_test(test_a_pair_of_64_bytes),   cmocka_unit_test(test_a_pair_of_500_bytes),
+        cmocka_unit_test(test_a_pair_of_8000_bytes), cmocka_unit_test(test_a_block_that_stays),
+        cmocka_unit_test(test_a_block_that_moves),
     };
 
     return cmocka_run_group_tests(tests, load_library, NULL);
