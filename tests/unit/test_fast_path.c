@@ -159,8 +159,8 @@ static void test_a_block_that_stays(void **state)
 static void test_a_block_that_moves(void **state)
 {
     (void)state;
-    check_realloc((struct change){64, 100}, 160);
-    check_realloc((struct change){500, 100}, 160);
+    check_realloc((struct change){64, 100}, 180);
+    check_realloc((struct change){500, 100}, 180);
 }
 
 int main(void)
