@@ -103,10 +103,9 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
         view = &cache->locked;
     else if (!lane_find_rseq(&view->rseq))
         return;
+    size_t exact = limit_after(CLASS_EXACT_LAST);
     view->coarse_limit = cache_limit(cache);
-    view->exact_limit = limit_after(CLASS_EXACT_LAST);
-    if (view->exact_limit > view->coarse_limit)
-        view->exact_limit = view->coarse_limit;
+    view->exact_limit = exact < view->coarse_limit ? exact : view->coarse_limit;
     cache_extend_view(cache);
 }
 

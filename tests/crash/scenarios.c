@@ -300,10 +300,7 @@ static void act_elsewhere(void)
 /* Somebody else's granules between two segments: a segment of its own, later joined from below. */
 static void act_segments(void)
 {
-    struct run pending = {0};
-
     hold(20, 3, 40000);
-    (void)pending;
     drop(20, 3, 1);
     drop(0, 10, 1);
     call_trim();
