@@ -17,6 +17,7 @@
 #include "crash/harness.h"
 #include "crash/ledger.h"
 #include "crash/tracee.h"
+#include "support/cpu.h"
 
 struct place place;
 struct dvsm_heap *the_heap;
@@ -88,12 +89,9 @@ static void watch_signals(void)
 /* Tracer and tracee on one CPU: a step is cheaper so, and lanes are that CPU's. */
 static void stay_on_one_cpu(int wanted)
 {
-    cpu_set_t set;
     size_t cpu = (size_t)(wanted >= 0 ? wanted : sched_getcpu());
 
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0)
+    if (!cpu_go_to(cpu))
         give_up("CPU %zu is not to be had", cpu);
     standin.cpu_id_start = standin.cpu_id = (uint32_t)cpu;
 }

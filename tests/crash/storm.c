@@ -246,7 +246,7 @@ static void wait_until(double due)
         usleep((useconds_t)(pause * 1e6));
 }
 
-/* A quarter of a minute, or less: then a look at everything, with all dead. The footprint afterwards. */
+/* A quarter of a minute, or less: then a look at everything, with all dead. */
 static void blow(double seconds, struct random_source *random, size_t *kills, size_t *freed)
 {
     pid_t child[PROCESSES];

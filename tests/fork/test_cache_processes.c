@@ -24,6 +24,7 @@
 
 #include "heap/heap.h"
 #include "support/child.h"
+#include "support/cpu.h"
 
 enum { KIB = 1 << 10, MIB = 1 << 20, BLOCKS = 500 };
 
@@ -72,15 +73,6 @@ static void *shared(size_t bytes)
 
     assert_true(place != MAP_FAILED);
     return place;
-}
-
-static bool go_to(size_t cpu)
-{
-    cpu_set_t one;
-
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    return sched_setaffinity(0, sizeof one, &one) == 0;
 }
 
 /* ---- one only allocates, another only frees */
@@ -357,7 +349,7 @@ static void test_a_signal_handler_allocates_while_the_program_does(void **state)
 
     (void)state;
     for (size_t cpu = 0; cpu < 64; cpu++)
-        if (go_to(cpu))
+        if (cpu_go_to(cpu))
             break;
     for (size_t i = 0; i < 50; i++)
         warm[i] = dvsm_heap_malloc(heap, 100);
@@ -421,7 +413,7 @@ static int use_each_cpu(void *context)
 
     (void)context;
     for (size_t cpu = 0; cpu < 64; cpu++)
-        if (go_to(cpu)) {
+        if (cpu_go_to(cpu)) {
             CHILD_CHECK(work_a_little() == 0);
             cpus++;
         }

@@ -2,11 +2,11 @@
 #define _GNU_SOURCE
 #include "support/stand_in.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "cache/lane_locked.h"
+#include "support/cpu.h"
 
 static _Thread_local struct {
     uint32_t cpu_id_start, cpu_id;
@@ -28,13 +28,9 @@ intptr_t stand_in_offset(void)
 
 bool stand_in_be_on(unsigned cpu)
 {
-    cpu_set_t one;
-
     area.cpu_id = area.cpu_id_start = cpu;
     lane_choice.left = 0; /* locked lanes: it asks again */
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    return sched_setaffinity(0, sizeof one, &one) == 0;
+    return cpu_go_to(cpu);
 }
 
 struct dvsm_heap *stand_in_heap(enum lanes lanes, const dvsm_options *options)

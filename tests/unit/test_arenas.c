@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +18,7 @@
 
 #include "heap/heap.h"
 #include "support/child.h"
+#include "support/cpu.h"
 
 enum { KIB = 1 << 10, MIB = 1 << 20 };
 
@@ -30,17 +30,6 @@ static void use_arenas(unsigned wanted)
     heap = dvsm_heap_create(&(dvsm_options){.arenas = wanted, .cache_bytes = SIZE_MAX});
     assert_non_null(heap);
     table = &heap->region->arenas;
-}
-
-/* One CPU, so that it is known whose preference counts. */
-static int stay_here(void **state)
-{
-    cpu_set_t one;
-
-    (void)state;
-    CPU_ZERO(&one);
-    CPU_SET((size_t)sched_getcpu(), &one);
-    return sched_setaffinity(0, sizeof one, &one);
 }
 
 static int tear_down(void **state)
@@ -304,7 +293,8 @@ static void test_a_dead_holder_of_any_arena_is_recovered_by_the_next(void **stat
 
 int main(void)
 {
-#define TEST(function) cmocka_unit_test_setup_teardown(function, stay_here, tear_down)
+/* One CPU, so that it is known whose preference counts. */
+#define TEST(function) cmocka_unit_test_setup_teardown(function, cpu_stay, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(test_the_first_block_makes_the_first_arena),
         TEST(test_a_taken_arena_is_left_alone_and_one_more_made),

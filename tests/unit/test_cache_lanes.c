@@ -21,6 +21,7 @@
 #include "cache/cache.h"
 #include "cache/lane_locked.h"
 #include "support/child.h"
+#include "support/cpu.h"
 #include "support/stand_in.h"
 
 /* ---- classes */
@@ -212,15 +213,12 @@ static int use_locks(void **state)
 /* The kernel's own: the thread stays on one CPU, so that it is known which lane it uses. */
 static int use_rseq(void **state)
 {
-    cpu_set_t allowed;
     size_t cpu = (size_t)sched_getcpu();
 
     (void)state;
     make_lanes();
     locked = false;
-    CPU_ZERO(&allowed);
-    CPU_SET(cpu, &allowed);
-    if (sched_setaffinity(0, sizeof allowed, &allowed) != 0)
+    if (!cpu_go_to(cpu))
         return -1;
     lane_in_use = (unsigned)cpu;
     if (!lane_find_rseq(&view.rseq))

@@ -9,12 +9,12 @@
 #include <cmocka.h>
 
 #include <errno.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "dvsm/dvsm.h"
+#include "support/cpu.h"
 #include "support/random.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -49,12 +49,12 @@ static void exchange(struct crowd *crowd, unsigned rounds, size_t most)
         if (random_once_in(&crowd->random, 4)) {
             dvsm_free(block);
             block = NULL;
-        } else if (kept > 0) {
-            block[kept - 1] = number;
+            kept = 0;
         }
-        bool fresh = block == NULL;
+        if (kept > 0)
+            block[kept - 1] = number;
         assert_non_null(block = resize(crowd->heap, block, size));
-        if (!fresh && kept > 0)
+        if (kept > 0)
             assert_int_equal(block[kept - 1], number);
         block[size - 1] = number;
         crowd->block[i] = block;
@@ -92,7 +92,7 @@ static void test_the_heap_does_not_grow(void **state)
     expect_steady(NULL, 4000);
 }
 
-/* Below the smallest size that may move from here, a block shrinks where it is. */
+/* There is no class of the cache's that a block would move to. */
 static void test_a_size_that_is_not_cached_shrinks_in_place(void **state)
 {
     const size_t cache_bytes[] = {64 << 10, SIZE_MAX};
@@ -208,18 +208,6 @@ static void test_a_freed_block_is_refused(void **state)
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* What each CPU that the program is ever on keeps in its lane would count as growth. */
-static int stay_on_this_cpu(void **state)
-{
-    cpu_set_t one;
-    int cpu = sched_getcpu();
-
-    (void)state;
-    CPU_ZERO(&one);
-    CPU_SET(cpu < 0 ? 0 : (size_t)cpu, &one);
-    return sched_setaffinity(0, sizeof one, &one);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -231,5 +219,6 @@ int main(void)
         cmocka_unit_test(test_a_freed_block_is_refused),
     };
 
-    return cmocka_run_group_tests(tests, stay_on_this_cpu, NULL);
+    /* What each CPU that the program is ever on keeps in its lane would count as growth. */
+    return cmocka_run_group_tests(tests, cpu_stay, NULL);
 }
