@@ -93,7 +93,7 @@ static void hide(void)
     heap_default_view = heap_default_locked = (struct lane_view){0};
 }
 
-/* Whether show() is done, or there is nothing to show. */
+/* Whether show() is done, of a heap with a cache. */
 static bool is_shown(void)
 {
     return word_peek(&heap_default_view.exact_limit) + word_peek(&heap_default_locked.exact_limit) >

@@ -131,9 +131,10 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
 }
 
 /* The same for good: NULL with errno. What the system said on the way is not the user's. */
-static void *resize_or_fail(void *block, size_t size, enum attempt attempt, const char *function)
+static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t size,
+                            enum attempt attempt, const char *function)
 {
-    struct resized result = resize_in_place(NULL, block, size, attempt, function);
+    struct resized result = resize_in_place(wanted, block, size, attempt, function);
 
     if (result.home != NULL && result.block == NULL)
         errno = ENOMEM;
@@ -151,10 +152,8 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
     if (result.home == NULL || result.block != NULL)
         return result.block;
     void *copy = heap_malloc_of(wanted != NULL ? wanted : result.home, size, function);
-    if (copy == NULL) {
-        bool stays = wanted == NULL || wanted == result.home;
-        return stays && errno == ENOMEM ? resize_or_fail(block, size, AFTER_COPY, function) : NULL;
-    }
+    if (copy == NULL)
+        return errno == ENOMEM ? resize_or_fail(wanted, block, size, AFTER_COPY, function) : NULL;
     memcpy(copy, block, size < result.usable ? size : result.usable);
     heap_free(block, function);
     return copy;
@@ -195,7 +194,7 @@ void *dvsm_realloc_in_place(void *block, size_t size)
         errno = EINVAL;
         return NULL;
     }
-    return resize_or_fail(block, size, NO_COPY, "dvsm_realloc_in_place");
+    return resize_or_fail(NULL, block, size, NO_COPY, "dvsm_realloc_in_place");
 }
 
 static void *given_realloc(struct dvsm_heap *heap, void *block, size_t size, const char *function)

@@ -276,10 +276,15 @@ void segment_give(struct segments *s, struct run *pending, struct run keep)
 
 /* ---- whose is it ----------------------------------------------------------------------------- */
 
+size_t segment_ready(const struct segment_map *map)
+{
+    return __atomic_load_n(&map->ready, __ATOMIC_RELAXED);
+}
+
 /* A granule's word, read without the lock; 0 for all that is not, or not yet, the map's. */
 static word peek(const struct segment_map *map, size_t granule)
 {
-    if (granule >= __atomic_load_n(&map->ready, __ATOMIC_RELAXED))
+    if (granule >= segment_ready(map))
         return 0;
     return granule_load(map, granule);
 }
@@ -303,8 +308,7 @@ bool segment_is_large_block(const struct segment_map *map, segment_owner_id owne
 
     if (((uintptr_t)end & (GRANULE - 1)) != 0 || beyond <= first)
         return false;
-    if (beyond > __atomic_load_n(&map->ready, __ATOMIC_RELAXED) ||
-        (granule_load(map, first) & ~MEMORY) != (tail | START))
+    if (beyond > segment_ready(map) || (granule_load(map, first) & ~MEMORY) != (tail | START))
         return false;
     for (size_t i = first + 1; i < beyond; i++)
         if ((granule_load(map, i) & ~MEMORY) != tail)
@@ -315,11 +319,6 @@ bool segment_is_large_block(const struct segment_map *map, segment_owner_id owne
 const word *segment_words(const struct segment_map *map)
 {
     return map->level[0];
-}
-
-size_t segment_ready(const struct segment_map *map)
-{
-    return __atomic_load_n(&map->ready, __ATOMIC_RELAXED);
 }
 
 bool segment_has_chunks(const struct segment_map *map, const void *address)
