@@ -39,6 +39,9 @@ size_t cache_magazine_area(size_t region_bytes, size_t cpus)
            class_area(region_bytes) * CACHE_CLASSES;
 }
 
+_Static_assert(STRIPES_MOST *(size_t)STRIPE_BYTES + CACHE_CLASSES * (size_t)AREA_MOST <= UINT32_MAX,
+               "a mark has the lower half of a word");
+
 /* What a lane can hold of all classes up to that one must be within the bound. */
 static size_t classes_within(size_t bytes)
 {
@@ -90,8 +93,6 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     *cache = (struct cache){.table = table, .arenas = arenas, .segments = segments};
     process_start();
     view->base = (uintptr_t)base + CHUNK_HEADER;
-    view->magazines = (uintptr_t)table->magazines;
-    view->magazine_span = (size_t)(stretch_of(table, CACHE_CLASSES) - table->magazines);
     view->lanes = table->lanes;
     view->cpus = table->cpus;
     view->words = segment_words(segments->map);
@@ -158,19 +159,24 @@ static bool is_counted(const struct cache *cache, unsigned class, word slot)
     return !depot_walk(cache, class, counts_not, &slot);
 }
 
-bool cache_marks(const struct cache *cache, const void *block)
+/* The word that the block's mark has the lower half of; 0: none that can be one. */
+static word marked_word(const struct cache_table *table, const void *block)
 {
-    return *magazine_mark(block) - cache->view.magazines < cache->view.magazine_span;
+    size_t offset = (mark_half)(*magazine_mark(block) - (uintptr_t)table->magazines);
+    size_t span = (size_t)(stretch_of(table, CACHE_CLASSES) - table->magazines);
+
+    return offset < span && offset % WORD == 1 ? (word)table->magazines + offset : 0;
 }
 
 bool cache_holds(struct cache *cache, const void *block)
 {
-    word mark = *magazine_mark(block);
-    unsigned class = magazine_class(cache->table, mark);
+    word mark = marked_word(cache->table, block);
 
-    if (!cache_marks(cache, block) || (mark & (WORD - 1)) != 1 || class >= CACHE_CLASSES)
+    if (!magazine_is_marked(block) || mark == 0)
         return false;
-    if (!depot_enter(cache, class))
+
+    unsigned class = magazine_class(cache->table, mark);
+    if (class >= cache->table->classes || !depot_enter(cache, class))
         return false;
 
     bool held = depot_has(cache, class, mark) && is_counted(cache, class, mark) &&

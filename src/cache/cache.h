@@ -29,8 +29,8 @@
  *  - fill and drain: the arena's transaction, in the arena's journal, moves the block and counts it
  *    in `transit_new`. A survivor has that arena's journal rolled back before it looks.
  *
- * A freed block's second word is its mark: it names the slot that the block is in; cleared when it is
- * handed out. The mark is a hint: cache_holds() looks at the slot.
+ * A freed block begins with its mark, which names the slot that the block is in; cleared when it is
+ * handed out (magazine.h). The mark is a hint: cache_holds() looks at the slot.
  */
 #ifndef DVSM_CACHE_CACHE_H
 #define DVSM_CACHE_CACHE_H
@@ -113,11 +113,9 @@ void cache_extend_view(struct cache *cache);
  * whatever block, is raised in *fault.
  *     cache_malloc  a block of the class, NULL: none to be had here
  *     cache_free    whether the cache took the block, which is one in use of its class
- *     cache_marks   whether the block has a mark, right or wrong
- *     cache_holds   whether it is right: the block is in the cache, free already */
+ *     cache_holds   whether the block has a mark and it is right: it is in the cache, free already */
 void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault);
 bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault);
-bool cache_marks(const struct cache *cache, const void *block);
 bool cache_holds(struct cache *cache, const void *block);
 
 /* Before an arena grows: returns some of what the depots hold, if it is worth while. Whether. */

@@ -48,8 +48,6 @@ struct lane_view {
     intptr_t rseq;       /* of the thread's rseq area, from the thread pointer */
     uintptr_t base; /* the first block that could be: a header beyond the first granule's start */
     const word *words;                 /* the granule map's: one for each granule up to there */
-    uintptr_t magazines;               /* magazines lie from here ... */
-    size_t magazine_span;              /* ... to so many bytes further */
     size_t cpus;                       /* how many lanes; for locked mode */
     unsigned char coarse[CLASS_TABLE]; /* class_fill_table(): here its place is known already */
 };

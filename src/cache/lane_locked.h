@@ -62,7 +62,7 @@ static inline bool lane_locked_push(struct lane *lane, size_t class, void *block
     bool room = !magazine_is_full((unsigned)class, w);
     if (room) {
         __atomic_store_n(magazine_next(w), (word)block, __ATOMIC_RELAXED);
-        *magazine_mark(block) = w;
+        magazine_set_mark(block, w);
         lane_store(lane, class, w + WORD);
     }
     brief_release(&lane->lock, former);

@@ -77,18 +77,20 @@ static inline __attribute__((always_inline)) void *lane_pop(const struct lane_vi
 static inline __attribute__((always_inline)) bool lane_push(const struct lane_view *view,
                                                             size_t class, size_t mask, void *block)
 {
-    __asm__ goto volatile(LANE_BEGIN "movq (%%r8,%[class],8), %%r9\n\t" /* the word */
-                                     "leaq 8(%%r9), %%r10\n\t"          /* with one more */
-                                     "testl %[mask], %%r10d\n\t" /* no slot left in the magazine? */
-                                     "jz %l[full]\n\t"
-                                     "movq %[block], -1(%%r9)\n\t"     /* into the next slot */
-                                     "movq %%r9, 8(%[block])\n\t"      /* the mark */
-                                     "movq %%r10, (%%r8,%[class],8)\n" /* one more */
-                          LANE_END
-                          :
-                          : LANE_INPUTS, [block] "r"(block), [mask] "ri"((unsigned)mask)
-                          : "r8", "r9", "r10", "memory", "cc"
-                          : full);
+    __asm__ goto volatile(
+        LANE_BEGIN "movq (%%r8,%[class],8), %%r9\n\t" /* the word */
+                   "leaq 8(%%r9), %%r10\n\t"          /* with one more */
+                   "testl %[mask], %%r10d\n\t"        /* no slot left in the magazine? */
+                   "jz %l[full]\n\t"
+                   "movq %[block], -1(%%r9)\n\t" /* into the next slot */
+                   "movl %%r9d, (%[block])\n\t"  /* the mark */
+                   "movl %[mark], 4(%[block])\n\t"
+                   "movq %%r10, (%%r8,%[class],8)\n" /* one more */
+        LANE_END
+        :
+        : LANE_INPUTS, [block] "r"(block), [mask] "ri"((unsigned)mask), [mark] "i"(MARK)
+        : "r8", "r9", "r10", "memory", "cc"
+        : full);
     return true;
 full:
     return false;

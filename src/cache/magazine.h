@@ -59,11 +59,37 @@ static inline bool magazine_is_full(unsigned class, word w)
     return ((w + WORD) & (magazine_bytes(class) - 2 * WORD)) == 0;
 }
 
-/* A freed block's mark, the word it was pushed by. In its second word: a program that has just written
- * a byte or an int, most often to the start, would make the processor wait for that store. */
-static inline word *magazine_mark(const void *block)
+/* A freed block's mark: in its first four bytes the lower half of the word it was pushed by, in the next four
+ * bytes MARK, the upper half of no address and of no usual number. MARK is stored last and tells alone.
+ *  - Not in the first four bytes: a program that has just written a byte or an int there would make the
+ *    processor wait for that store.
+ *  - Not beyond the first eight: malloc clears it at an address that is known late, and such a store can hold
+ *    up the program's own loads from places with the same lowest twelve bits (seen on Zen 4). The program
+ *    itself writes to the first eight bytes soon; a second place cost a ring of blocks a third. */
+typedef uint32_t MAY_ALIAS mark_half;
+
+#define MARK 0xd5a7c3e9
+
+static inline mark_half *magazine_mark(const void *block)
 {
-    return (word *)(uintptr_t)block + 1;
+    return (mark_half *)(uintptr_t)block;
+}
+
+static inline bool magazine_is_marked(const void *block)
+{
+    return magazine_mark(block)[1] == MARK;
+}
+
+static inline void magazine_set_mark(void *block, word w)
+{
+    magazine_mark(block)[0] = (mark_half)w;
+    compiler_barrier();
+    magazine_mark(block)[1] = MARK;
+}
+
+static inline void magazine_clear_mark(void *block)
+{
+    magazine_mark(block)[1] = 0;
 }
 
 /* The slot that the next block goes to, and the one that the next comes from. */

@@ -58,7 +58,7 @@ static word split(struct cache *cache, unsigned class, size_t shelf, word w)
         journal_commit(&d->journal);
     for (size_t i = lower; i < count; i++) {
         to->slot[i - lower] = from->slot[i];
-        *magazine_mark((void *)to->slot[i - lower]) = magazine_word(to, i - lower);
+        magazine_set_mark((void *)to->slot[i - lower], magazine_word(to, i - lower));
     }
     compiler_barrier();
     depot_unlist(d, class, &d->empty);
@@ -163,7 +163,7 @@ void *cache_refill(struct cache *cache, unsigned class, struct fault *fault)
             may_grow = !cache_reduce_before_growth(cache, fault);
     }
     if (block != NULL)
-        *magazine_mark(block) = 0;
+        magazine_clear_mark(block);
     return block;
 }
 
@@ -201,7 +201,7 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
     if (w != 0) {
         /* Journaled: should a split just made be undone, the slot is one of the upper half's again. */
         journal_store(&d->journal, magazine_next(w), (word)block);
-        *magazine_mark(block) = w;
+        magazine_set_mark(block, w);
         bool done = full && cache_trade(cache, class, cpu, old, w + WORD);
         depot_end_transit(d, class, shelf, done ? old : w + WORD);
     }

@@ -41,7 +41,7 @@ enum block_state heap_look(struct dvsm_heap *heap, const void *block)
         return BLOCK_OTHER;
     if (unlikely(word_peek(&heap->region->arenas.damaged) != 0) && is_set_aside(heap, block))
         return BLOCK_OTHER;
-    if (unlikely(cache_marks(&heap->cache, block)) && cache_holds(&heap->cache, block))
+    if (unlikely(magazine_is_marked(block)) && cache_holds(&heap->cache, block))
         return BLOCK_FREED;
     return BLOCK_PLAIN;
 }

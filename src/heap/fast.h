@@ -35,7 +35,7 @@ static inline __attribute__((always_inline)) void *heap_malloc_fast(const struct
         return NULL;
     }
     if (likely(block != NULL))
-        *magazine_mark(block) = 0;
+        magazine_clear_mark(block);
     return block;
 }
 
@@ -57,9 +57,9 @@ static inline size_t heap_rotate(size_t x)
 enum { HEAP_FLAGS = PINUSE | CINUSE };
 
 /* Whether the block has no mark, and the chunk after it says that it is in use. */
-static inline bool heap_is_plain(const struct lane_view *view, const void *block, size_t head)
+static inline bool heap_is_plain(const void *block, size_t head)
 {
-    return likely(*magazine_mark(block) - view->magazines >= view->magazine_span) &&
+    return likely(!magazine_is_marked(block)) &&
            likely((word_peek((const char *)block - WORD - HEAP_FLAGS + head) & PINUSE) != 0);
 }
 
@@ -83,13 +83,13 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
     if (likely(step <= CLASS_EXACT_LAST)) {
         *class = step;
         *bytes = MAGAZINE_BYTES;
-        return heap_is_plain(view, block, head);
+        return heap_is_plain(block, head);
     }
     if (unlikely(step > CLASS_MOST / CLASS_STEP + 1))
         return false;
     *class = view->coarse[step / 8];
     *bytes = MAGAZINE_COARSE_BYTES;
-    return heap_is_plain(view, block, head);
+    return heap_is_plain(block, head);
 }
 
 /* Whether this CPU's lane took the block, of which heap_may_cache() said class and bytes. */
@@ -126,7 +126,7 @@ static inline void *heap_malloc_locked(const struct lane_view *view, size_t size
 
     void *block = lane_locked_pop(heap_locked_lane(view), class_above(chunk_size_for(size)));
     if (likely(block != NULL))
-        *magazine_mark(block) = 0;
+        magazine_clear_mark(block);
     return block;
 }
 

@@ -180,7 +180,7 @@ static void test_content_that_looks_like_a_mark_is_freed_all_the_same(void **sta
         void *p = dvsm_heap_malloc(heap, SIZE);
 
         assert_non_null(p);
-        *magazine_mark(p) = (word)(uintptr_t)m + offset % MAGAZINE_BYTES;
+        magazine_set_mark(p, (word)(uintptr_t)m + offset % MAGAZINE_BYTES);
         size_t held = cached();
         dvsm_free(p);
         assert_int_equal(faults, 0);
@@ -192,7 +192,7 @@ static void test_content_that_looks_like_a_mark_is_freed_all_the_same(void **sta
 /* Its own former slot, which still has its address. */
 static void test_a_block_that_kept_its_old_mark_is_freed_all_the_same(void **state)
 {
-    word mark[100];
+    mark_half mark[100];
 
     (void)state;
     need_heap();
@@ -207,7 +207,7 @@ static void test_a_block_that_kept_its_old_mark_is_freed_all_the_same(void **sta
         for (size_t i = 0; i < 100; i++)
             for (size_t k = 0; k < 100; k++)
                 if (block[i] == same[k])
-                    *magazine_mark(block[i]) = mark[k];
+                    magazine_set_mark(block[i], mark[k]);
         release(0, 100);
         assert_int_equal(faults, 0);
         assert_int_equal(dvsm_check(heap, stderr), 0);
@@ -222,7 +222,7 @@ static void test_a_block_handed_out_has_no_mark(void **state)
     release(0, 200);
     for (size_t i = 0; i < 200; i++) {
         allocate(i, i + 1);
-        assert_false(cache_marks(cache, block[i]));
+        assert_false(magazine_is_marked(block[i]));
     }
 }
 

@@ -277,7 +277,8 @@ static void test_a_pushed_block_is_marked_with_its_slot(void **state)
     for (size_t k = 0; k < KINDS; k++) {
         lanes[lane_in_use].loaded[kinds[k]] = magazine_word(page(0), 3);
         assert_true(push(kinds[k], &block[9]));
-        assert_int_equal(*magazine_mark(&block[9]), magazine_word(page(0), 3));
+        assert_true(magazine_is_marked(&block[9]));
+        assert_int_equal(*magazine_mark(&block[9]), (mark_half)magazine_word(page(0), 3));
         assert_int_equal(page(0)->slot[3], (word)&block[9]);
         lanes[lane_in_use].loaded[kinds[k]] = 0;
     }
