@@ -16,8 +16,10 @@ word depot_unlist(struct depot *d, unsigned class, word *list)
 {
     word w = *list;
 
-    if (w != 0)
+    if (w != 0) {
         journal_store(&d->journal, list, magazine_of(class, w)->link);
+        magazine_expect(class, *list); /* or nothing, at the end of the list */
+    }
     return w;
 }
 

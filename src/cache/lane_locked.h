@@ -45,6 +45,7 @@ static inline void *lane_locked_pop(struct lane *lane, size_t class)
     word w = lane->loaded[class];
     if (!magazine_is_empty((unsigned)class, w)) {
         block = (void *)*magazine_last(w);
+        __builtin_prefetch((const void *)magazine_last(w)[-1], 1); /* what comes next */
         lane_store(lane, class, w - WORD);
     }
     brief_release(&lane->lock, former);

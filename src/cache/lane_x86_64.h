@@ -50,6 +50,9 @@
 /* What each is given. */
 #define LANE_INPUTS [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [class] "r"(class)
 
+/* The block below is what this lane hands out next of the class: its line is asked for, to be written,
+ * once the commit is done (before it, batches took a tenth longer on Zen 4). NB: its address is read
+ * inside the sequence: outside, the magazine may be another's, or gone. */
 static inline __attribute__((always_inline)) void *lane_pop(const struct lane_view *view,
                                                             size_t class, size_t mask)
 {
@@ -59,9 +62,11 @@ static inline __attribute__((always_inline)) void *lane_pop(const struct lane_vi
                                 "testl %[mask], %%r9d\n\t"         /* no block in the magazine? */
                                 "jz 6f\n\t"
                                 "movq -9(%%r9), %[block]\n\t" /* the last slot's block */
+                                "movq -17(%%r9), %%r10\n\t"   /* the one below, or the link */
                                 "subq $8, %%r9\n\t"
                                 "movq %%r9, (%%r8,%[class],8)\n" /* one fewer */
-                     LANE_END "7:\n\t"
+                     LANE_END "prefetchw (%%r10)\n"
+                                "7:\n\t"
                                 ".pushsection __rseq_abort, \"ax\"\n"
                                 "6:\n\t"
                                 "xorl %k[block], %k[block]\n\t" /* NULL */
@@ -69,7 +74,7 @@ static inline __attribute__((always_inline)) void *lane_pop(const struct lane_vi
                                 ".popsection"
                      : [block] "=&r"(block)
                      : LANE_INPUTS, [mask] "ri"((unsigned)mask)
-                     : "r8", "r9", "memory", "cc");
+                     : "r8", "r9", "r10", "memory", "cc");
     return block;
 }
 

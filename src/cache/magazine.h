@@ -16,7 +16,7 @@
 #include "base/compiler.h"
 #include "cache/classes.h"
 
-enum { MAGAZINE_BYTES = 512, MAGAZINE_COARSE_BYTES = 128 };
+enum { MAGAZINE_BYTES = 512, MAGAZINE_COARSE_BYTES = 128, CACHE_LINE = 64 };
 
 struct magazine {
     word link;
@@ -57,6 +57,16 @@ static inline bool magazine_is_empty(unsigned class, word w)
 static inline bool magazine_is_full(unsigned class, word w)
 {
     return ((w + WORD) & (magazine_bytes(class) - 2 * WORD)) == 0;
+}
+
+/* Brings all of it near, to be written: for one that is going to be loaded, and was used long ago.
+ * NB: always inlined: a function that only prefetches has no effect that gcc knows of, and goes. */
+static inline __attribute__((always_inline)) void magazine_expect(unsigned class, word w)
+{
+    const char *m = (const char *)magazine_of(class, w);
+
+    for (size_t i = 0; i < magazine_bytes(class); i += CACHE_LINE)
+        __builtin_prefetch(m + i, 1);
 }
 
 /* A freed block's mark: in its first four bytes the lower half of the word it was pushed by, in the next four
