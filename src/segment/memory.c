@@ -6,14 +6,16 @@
  */
 #include "segment/segment_map.h"
 
+/* NB: plain loads, of several words at a time: the words are whole, whoever stores them. */
 struct run_memory segment_memory(const struct segment_map *map, struct granule_run run)
 {
+    const word *words = map->level[0];
     size_t end = run_end(run) < map->ready ? run_end(run) : map->ready;
     size_t committed = 0;
     word any = 0;
 
     for (size_t i = run.first; i < end; i++) {
-        word w = granule_load(map, i);
+        word w = word_peek(&words[i]);
 
         committed += w & COMMITTED;
         any |= w;
@@ -55,8 +57,9 @@ bool segment_commit(struct segments *s, enum run_kind kind, struct run pending)
 {
     struct granule_run run = granules_of(s->map, pending);
     struct granule_run same;
+    bool has_all = segment_memory(s->map, run).committed == run.count;
 
-    for (size_t i = run.first; i < run_end(run); i = run_end(same)) {
+    for (size_t i = run.first; !has_all && i < run_end(run); i = run_end(same)) {
         same = same_memory(s->map, i, run_end(run));
         if ((granule_load(s->map, i) & COMMITTED) == 0 && !commit_run(s, same))
             return false;

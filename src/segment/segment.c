@@ -310,10 +310,13 @@ bool segment_is_large_block(const struct segment_map *map, segment_owner_id owne
         return false;
     if (beyond > segment_ready(map) || (granule_load(map, first) & ~MEMORY) != (tail | START))
         return false;
+
+    const word *words = map->level[0];
+    word others = 0;
+
     for (size_t i = first + 1; i < beyond; i++)
-        if ((granule_load(map, i) & ~MEMORY) != tail)
-            return false;
-    return (peek(map, beyond) & ~MEMORY) != tail;
+        others |= (word_peek(&words[i]) & ~MEMORY) ^ tail;
+    return others == 0 && (peek(map, beyond) & ~MEMORY) != tail;
 }
 
 const word *segment_words(const struct segment_map *map)
