@@ -189,6 +189,43 @@ static void test_content_that_looks_like_a_mark_is_freed_all_the_same(void **sta
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
+/* Lower halves from just before the magazines to just beyond them, in a heap that may have no cache. */
+static void free_what_looks_marked(struct dvsm_heap *in)
+{
+    const struct cache_table *table = in->cache.table;
+    size_t span = (size_t)(stretch_of(table, CACHE_CLASSES) - table->magazines);
+    size_t edges[] = {0, table->stripes * STRIPE_BYTES, span / 2, span, (size_t)1 << 31};
+
+    for (size_t i = 0; i < sizeof edges / sizeof edges[0]; i++)
+        for (size_t around = 0; around < 64; around++) {
+            void *p = dvsm_heap_malloc(in, SIZE);
+
+            assert_non_null(p);
+            magazine_set_mark(p, (word)table->magazines + edges[i] + around - 32);
+            assert_int_equal(dvsm_malloc_usable_size(p), SIZE);
+            dvsm_free(p);
+            assert_int_equal(faults, 0);
+        }
+    assert_int_equal(dvsm_check(in, stderr), 0);
+}
+
+static void test_content_that_marks_no_slot_is_freed_all_the_same(void **state)
+{
+    (void)state;
+    need_heap();
+    free_what_looks_marked(heap);
+}
+
+static void test_content_like_a_mark_means_nothing_without_a_cache(void **state)
+{
+    struct dvsm_heap *plain = dvsm_heap_create(&(dvsm_options){.cache_bytes = SIZE_MAX});
+
+    (void)state;
+    assert_non_null(plain);
+    free_what_looks_marked(plain);
+    assert_int_equal(dvsm_heap_destroy(plain), 0);
+}
+
 /* Its own former slot, which still has its address. */
 static void test_a_block_that_kept_its_old_mark_is_freed_all_the_same(void **state)
 {
@@ -370,6 +407,7 @@ int main(void)
         TEST(test_no_block_of_many_is_freed_again, kind),                                          \
         TEST(test_realloc_and_bulk_free_of_a_cached_block_are_faults, kind),                       \
         TEST(test_content_that_looks_like_a_mark_is_freed_all_the_same, kind),                     \
+        TEST(test_content_that_marks_no_slot_is_freed_all_the_same, kind),                         \
         TEST(test_a_block_that_kept_its_old_mark_is_freed_all_the_same, kind),                     \
         TEST(test_a_block_handed_out_has_no_mark, kind),                                           \
         TEST(test_blocks_of_a_damaged_arena_are_handed_out_no_more, kind),                         \
@@ -377,8 +415,9 @@ int main(void)
         TEST(test_the_check_finds_a_spoilt_list, kind),                                            \
         TEST(test_the_check_finds_a_spoilt_lane, kind),                                            \
         TEST(test_the_check_finds_blocks_in_two_places_or_in_none, kind)
-    const struct CMUnitTest tests[] = {TESTS(LANES_STAND_IN), TESTS(LANES_LOCKED),
-                                       TESTS(LANES_NONE)};
+    const struct CMUnitTest tests[] = {
+        TESTS(LANES_STAND_IN), TESTS(LANES_LOCKED), TESTS(LANES_NONE),
+        TEST(test_content_like_a_mark_means_nothing_without_a_cache, LANES_STAND_IN)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
