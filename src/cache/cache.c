@@ -168,19 +168,26 @@ static word marked_word(const struct cache_table *table, const void *block)
     return offset < span && offset % WORD == 1 ? (word)table->magazines + offset : 0;
 }
 
+static bool is_in_slot(const void *block, word slot)
+{
+    return word_peek(magazine_next(slot)) == (word)block;
+}
+
+/* The mark is read again under the lock: a split may just have moved the block. NB: that the slot has the
+ * block is seen after that it is counted: lanes change meanwhile, and what a slot had may be old. Before,
+ * too: most false marks end there, without a walk. */
 bool cache_holds(struct cache *cache, const void *block)
 {
-    word mark = marked_word(cache->table, block);
+    const struct cache_table *table = cache->table;
+    word mark = magazine_is_marked(block) ? marked_word(table, block) : 0;
+    unsigned class = mark != 0 ? magazine_class(table, mark) : CACHE_CLASSES;
 
-    if (!magazine_is_marked(block) || mark == 0)
+    if (class >= table->classes || !depot_enter(cache, class))
         return false;
+    mark = marked_word(table, block);
 
-    unsigned class = magazine_class(cache->table, mark);
-    if (class >= cache->table->classes || !depot_enter(cache, class))
-        return false;
-
-    bool held = depot_has(cache, class, mark) && is_counted(cache, class, mark) &&
-                word_peek(magazine_next(mark)) == (word)block;
+    bool held = depot_has(cache, class, mark) && is_in_slot(block, mark) &&
+                is_counted(cache, class, mark) && is_in_slot(block, mark);
 
     depot_leave(depot_of(cache, class));
     return held;

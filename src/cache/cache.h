@@ -29,8 +29,8 @@
  *  - fill and drain: the arena's transaction, in the arena's journal, moves the block and counts it
  *    in `transit_new`. A survivor has that arena's journal rolled back before it looks.
  *
- * A freed block begins with its mark, which names the slot that the block is in; cleared when it is
- * handed out (magazine.h). The mark is a hint: cache_holds() looks at the slot.
+ * A freed block begins with its mark, which names the slot that the block is in and is no more one when
+ * it is handed out (magazine.h). The mark is a hint: cache_holds() looks at the slot.
  */
 #ifndef DVSM_CACHE_CACHE_H
 #define DVSM_CACHE_CACHE_H

@@ -18,7 +18,8 @@ word depot_unlist(struct depot *d, unsigned class, word *list)
 
     if (w != 0) {
         journal_store(&d->journal, list, magazine_of(class, w)->link);
-        magazine_expect(class, *list); /* or nothing, at the end of the list */
+        if (*list != 0)
+            magazine_expect(class, *list);
     }
     return w;
 }
@@ -117,6 +118,17 @@ static word outside(const struct cache *cache, const struct depot *d, unsigned c
     return depot_is_loaded(cache, class, old) ? 0 : old;
 }
 
+/* Marks are not journaled: a split that was undone gave the upper half of a magazine, the first in its
+ * list again, marks of another; who died while filling one had not set them all. */
+static void remark(const struct cache *cache, unsigned class)
+{
+    const struct depot *d = depot_of(cache, class);
+
+    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
+        magazine_set_marks(class, d->stock[shelf]);
+    magazine_set_marks(class, outside(cache, d, class));
+}
+
 /* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
  * arena first: their journals may hold words of this depot. */
 static void recover(struct cache *cache, unsigned class)
@@ -130,6 +142,7 @@ static void recover(struct cache *cache, unsigned class)
     if (d->releasing > d->ready)
         release(cache, class);
     d->releasing = 0;
+    remark(cache, class);
     if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9))
         depot_end_transit(d, class, 0, outside(cache, d, class));
 }

@@ -52,7 +52,8 @@
 
 /* The block below is what this lane hands out next of the class: its line is asked for, to be written,
  * once the commit is done (before it, batches took a tenth longer on Zen 4). NB: its address is read
- * inside the sequence: outside, the magazine may be another's, or gone. */
+ * inside the sequence: outside, the magazine may be another's, or gone. Processors that do not know
+ * prefetchw do nothing there. */
 static inline __attribute__((always_inline)) void *lane_pop(const struct lane_view *view,
                                                             size_t class, size_t mask)
 {
@@ -93,7 +94,7 @@ static inline __attribute__((always_inline)) bool lane_push(const struct lane_vi
                    "movq %%r10, (%%r8,%[class],8)\n" /* one more */
         LANE_END
         :
-        : LANE_INPUTS, [block] "r"(block), [mask] "ri"((unsigned)mask), [mark] "i"(MARK)
+        : LANE_INPUTS, [block] "r"(block), [mask] "ri"((unsigned)mask), [mark] "i"(MAGAZINE_MARK)
         : "r8", "r9", "r10", "memory", "cc"
         : full);
     return true;

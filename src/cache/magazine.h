@@ -59,26 +59,29 @@ static inline bool magazine_is_full(unsigned class, word w)
     return ((w + WORD) & (magazine_bytes(class) - 2 * WORD)) == 0;
 }
 
-/* Brings all of it near, to be written: for one that is going to be loaded, and was used long ago.
+/* Brings all of it near: for one that is going to be loaded, and was used long ago.
  * NB: always inlined: a function that only prefetches has no effect that gcc knows of, and goes. */
 static inline __attribute__((always_inline)) void magazine_expect(unsigned class, word w)
 {
     const char *m = (const char *)magazine_of(class, w);
 
     for (size_t i = 0; i < magazine_bytes(class); i += CACHE_LINE)
-        __builtin_prefetch(m + i, 1);
+        __builtin_prefetch(m + i);
 }
 
-/* A freed block's mark: in its first four bytes the lower half of the word it was pushed by, in the next four
- * bytes MARK, the upper half of no address and of no usual number. MARK is stored last and tells alone.
+/* A freed block's mark: in its first four bytes the lower half of the word it was pushed by, in the next
+ * four MAGAZINE_MARK, the upper half of no address and of no usual number. That is stored last, tells
+ * alone, and is all that is cleared.
  *  - Not in the first four bytes: a program that has just written a byte or an int there would make the
  *    processor wait for that store.
- *  - Not beyond the first eight: malloc clears it at an address that is known late, and such a store can hold
- *    up the program's own loads from places with the same lowest twelve bits (seen on Zen 4). The program
- *    itself writes to the first eight bytes soon; a second place cost a ring of blocks a third. */
+ *  - Not beyond the first eight: malloc clears it at an address that is known late, and such a store can
+ *    hold up the program's own loads from places with the same lowest twelve bits (seen on Zen 4). The
+ *    program itself writes to the first eight bytes soon; a second place cost a ring of blocks a third.
+ * What a program still writes to a block that it has freed may destroy the mark: the second free of such
+ * a block is not seen. */
 typedef uint32_t MAY_ALIAS mark_half;
 
-#define MARK 0xd5a7c3e9
+#define MAGAZINE_MARK 0xd5a7c3e9
 
 static inline mark_half *magazine_mark(const void *block)
 {
@@ -87,19 +90,28 @@ static inline mark_half *magazine_mark(const void *block)
 
 static inline bool magazine_is_marked(const void *block)
 {
-    return magazine_mark(block)[1] == MARK;
+    return magazine_mark(block)[1] == MAGAZINE_MARK;
 }
 
 static inline void magazine_set_mark(void *block, word w)
 {
     magazine_mark(block)[0] = (mark_half)w;
     compiler_barrier();
-    magazine_mark(block)[1] = MARK;
+    magazine_mark(block)[1] = MAGAZINE_MARK;
 }
 
 static inline void magazine_clear_mark(void *block)
 {
     magazine_mark(block)[1] = 0;
+}
+
+/* All its blocks. */
+static inline void magazine_set_marks(unsigned class, word w)
+{
+    const struct magazine *m = magazine_of(class, w);
+
+    for (size_t i = 0; i < magazine_count(class, w); i++)
+        magazine_set_mark((void *)m->slot[i], magazine_word(m, i));
 }
 
 /* The slot that the next block goes to, and the one that the next comes from. */

@@ -58,8 +58,7 @@ word stock_fill(struct cache *cache, unsigned class, enum fill_from from, bool *
     journal_commit(&d->journal);
     *short_of_memory = false;
     size_t n = fill_magazine(cache, class, m, from, short_of_memory, fault);
-    for (size_t i = 0; i < n; i++)
-        magazine_set_mark((void *)m->slot[i], magazine_word(m, i));
+    magazine_set_marks(class, magazine_word(m, n));
     if (n > 0 && d->demand < 4)
         d->demand++;
     return d->transit_new;

@@ -64,8 +64,8 @@ static inline bool heap_is_plain(const void *block, size_t head)
 }
 
 /* Whether the cache may take the block, and where. Its granule is known to be one of a segment before
- * its header is read, the size to be a class's before its mark and the next chunk's header are. A block with a mark, right
- * or wrong, is for the slow path. */
+ * its header is read, the size to be a class's before its mark and the next chunk's header are. A
+ * block with a mark, right or wrong, is for the slow path. */
 static inline __attribute__((always_inline)) bool
 heap_may_cache(const struct lane_view *view, const void *block, size_t *class, size_t *bytes)
 {

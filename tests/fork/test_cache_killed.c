@@ -443,6 +443,7 @@ struct found {
     size_t used, held;
     bool target;
 };
+static bool known; /* each cached block, as such */
 
 static void find(const dvsm_chunk *chunk, void *context)
 {
@@ -463,6 +464,14 @@ static bool content_is_intact(void)
             if (block[i][k] != (unsigned char)(i + 1))
                 return false;
     return true;
+}
+
+/* That freeing it once more would be seen. */
+static bool is_known(void *context, void *cached, unsigned class)
+{
+    (void)context, (void)class;
+    known &= cache_holds(cache, cached);
+    return known;
 }
 
 #define SURVIVOR_CHECK(condition)                                                                  \
@@ -499,6 +508,9 @@ static bool survives(const struct scene *scene)
     dvsm_walk(heap, find, &found);
     SURVIVOR_CHECK(found.held == held());
     SURVIVOR_CHECK(content_is_intact());
+    known = true;
+    cache_walk(cache, is_known, NULL);
+    SURVIVOR_CHECK(known);
     size_t others = found.used - found.held;
     SURVIVOR_CHECK(others == (found.target ? 1 : 0) || (scene->allocates && others == 1));
     SURVIVOR_CHECK(can_be_used());

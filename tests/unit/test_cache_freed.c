@@ -10,9 +10,11 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cache/depot.h"
 #include "support/stand_in.h"
@@ -139,6 +141,38 @@ static void test_no_block_of_many_is_freed_again(void **state)
         release(i, i + 1);
     for (size_t i = 0; i < BLOCKS; i++)
         expect_double_free(block[i]);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+}
+
+static void *free_it(void *p)
+{
+    dvsm_free(p);
+    return NULL;
+}
+
+/* As a split does, while somebody who has read the mark waits for the depot. */
+static void test_a_block_that_moves_meanwhile_is_not_freed_again(void **state)
+{
+    pthread_t thread;
+
+    (void)state;
+    need_heap();
+    allocate(0, BLOCKS);
+    release(0, BLOCKS);
+    struct depot *d = depot_of(cache, CLASS);
+    assert_true(depot_enter(cache, CLASS));
+    word w = d->stock[0];
+    struct magazine *m = magazine_of(CLASS, w);
+    void *moved = (void *)m->slot[0];
+    assert_int_equal(pthread_create(&thread, NULL, free_it, moved), 0);
+    usleep(20000);
+    m->slot[0] = m->slot[1];
+    m->slot[1] = (word)moved;
+    magazine_set_marks(CLASS, w);
+    depot_leave(d);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(faults, 1);
+    assert_ptr_equal(fault_address, moved);
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
@@ -405,6 +439,7 @@ int main(void)
     TEST(test_a_block_in_this_lane_is_not_freed_again, kind),                                      \
         TEST(test_a_block_in_another_cpus_lane_is_not_freed_again, kind),                          \
         TEST(test_no_block_of_many_is_freed_again, kind),                                          \
+        TEST(test_a_block_that_moves_meanwhile_is_not_freed_again, kind),                          \
         TEST(test_realloc_and_bulk_free_of_a_cached_block_are_faults, kind),                       \
         TEST(test_content_that_looks_like_a_mark_is_freed_all_the_same, kind),                     \
         TEST(test_content_that_marks_no_slot_is_freed_all_the_same, kind),                         \
