@@ -76,7 +76,7 @@ static inline __attribute__((always_inline)) void magazine_expect(unsigned class
  *    processor wait for that store.
  *  - Not beyond the first eight: malloc clears it at an address that is known late, and such a store can
  *    hold up the program's own loads from places with the same lowest twelve bits (seen on Zen 4). The
- *    program itself writes to the first eight bytes soon; a second place cost a ring of blocks a third.
+ *    program itself writes to the first eight bytes soon; a second place cost rings of blocks a tenth.
  * What a program still writes to a block that it has freed may destroy the mark: the second free of such
  * a block is not seen. */
 typedef uint32_t MAY_ALIAS mark_half;
