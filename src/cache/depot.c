@@ -119,14 +119,12 @@ static word outside(const struct cache *cache, const struct depot *d, unsigned c
 }
 
 /* Marks are not journaled: a split that was undone gave the upper half of a magazine, the first in its
- * list again, marks of another; who died while filling one had not set them all. */
-static void remark(const struct cache *cache, unsigned class)
+ * list again, marks of another; who died while filling one, w, had not set them all. */
+static void remark(const struct depot *d, unsigned class, word w)
 {
-    const struct depot *d = depot_of(cache, class);
-
     for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
         magazine_set_marks(class, d->stock[shelf]);
-    magazine_set_marks(class, outside(cache, d, class));
+    magazine_set_marks(class, w);
 }
 
 /* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
@@ -142,9 +140,10 @@ static void recover(struct cache *cache, unsigned class)
     if (d->releasing > d->ready)
         release(cache, class);
     d->releasing = 0;
-    remark(cache, class);
+    word w = outside(cache, d, class);
+    remark(d, class, w);
     if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9))
-        depot_end_transit(d, class, 0, outside(cache, d, class));
+        depot_end_transit(d, class, 0, w);
 }
 
 bool depot_enter(struct cache *cache, unsigned class)

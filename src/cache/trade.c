@@ -56,13 +56,13 @@ static word split(struct cache *cache, unsigned class, size_t shelf, word w)
 
     if (PLANTED(7))
         journal_commit(&d->journal);
-    for (size_t i = lower; i < count; i++) {
+    for (size_t i = lower; i < count; i++)
         to->slot[i - lower] = from->slot[i];
-        magazine_set_mark((void *)to->slot[i - lower], magazine_word(to, i - lower));
-    }
+    word upper = magazine_word(to, count - lower);
+    magazine_set_marks(class, upper);
     compiler_barrier();
     depot_unlist(d, class, &d->empty);
-    depot_put_away(d, class, shelf, magazine_word(to, count - lower));
+    depot_put_away(d, class, shelf, upper);
     return magazine_word(from, lower);
 }
 

@@ -443,7 +443,6 @@ struct found {
     size_t used, held;
     bool target;
 };
-static bool known; /* each cached block, as such */
 
 static void find(const dvsm_chunk *chunk, void *context)
 {
@@ -469,9 +468,11 @@ static bool content_is_intact(void)
 /* That freeing it once more would be seen. */
 static bool is_known(void *context, void *cached, unsigned class)
 {
-    (void)context, (void)class;
-    known &= cache_holds(cache, cached);
-    return known;
+    bool *known = context;
+
+    (void)class;
+    *known = cache_holds(cache, cached);
+    return *known;
 }
 
 #define SURVIVOR_CHECK(condition)                                                                  \
@@ -503,13 +504,13 @@ static bool survives(const struct scene *scene)
 {
     struct found found = {0};
     dvsm_stats_t stats;
+    bool known = true; /* each cached block, as such */
 
     SURVIVOR_CHECK(dvsm_check(heap, stderr) == 0);
     dvsm_walk(heap, find, &found);
     SURVIVOR_CHECK(found.held == held());
     SURVIVOR_CHECK(content_is_intact());
-    known = true;
-    cache_walk(cache, is_known, NULL);
+    cache_walk(cache, is_known, &known);
     SURVIVOR_CHECK(known);
     size_t others = found.used - found.held;
     SURVIVOR_CHECK(others == (found.target ? 1 : 0) || (scene->allocates && others == 1));
