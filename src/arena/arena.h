@@ -180,6 +180,9 @@ bool arena_take_back(struct arena_call *call, void *block, word *count);
 /* Gives back what is unused beyond `pad` bytes; whether anything was. */
 bool arena_trim(struct arena_call *call, size_t pad);
 
+/* Whether arena_trim() might find something: a look at a few words, without the lock. */
+bool arena_may_give(const struct arena *arena);
+
 /* Usable bytes of a block after the checks of free; 0 and a fault where it is none. */
 size_t arena_usable(struct arena_call *call, const void *block);
 

@@ -26,6 +26,9 @@
 /* The change that needs most: an arena takes a new segment, the old top goes to a tree, and the new
  * chunk is cut in two (tests/unit/test_arena_growth.c makes it). */
 enum { JOURNAL_CAPACITY = 64, JOURNAL_MOST_SEEN = 38 };
+
+/* A lock of which there are many has a shorter one, and changes that fit: see struct short_journal. */
+enum { JOURNAL_SHORT_CAPACITY = 20, JOURNAL_SHORT_MOST_SEEN = 16 };
 _Static_assert(JOURNAL_MOST_SEEN <= JOURNAL_CAPACITY, "every change fits into the journal");
 
 struct journal_entry {
@@ -37,6 +40,13 @@ struct journal {
     volatile size_t count;
     struct journal_entry entry[JOURNAL_CAPACITY];
 };
+
+/* Room for a journal of fewer entries; worked on as a struct journal. */
+struct short_journal {
+    volatile size_t count;
+    struct journal_entry entry[JOURNAL_SHORT_CAPACITY];
+};
+_Static_assert(JOURNAL_SHORT_MOST_SEEN <= JOURNAL_SHORT_CAPACITY, "every change of a depot fits");
 
 /* Stores `value`, a word or a pointer, in *field, a word-sized object in memory that the lock
  * guards. */

@@ -50,7 +50,6 @@ enum { DEPOT_SHELVES = 8 };
 
 struct depot {
     struct lock lock;
-    struct journal journal;
     word stock[DEPOT_SHELVES]; /* lists of magazines that hold blocks */
     size_t stock_magazines;    /* their length */
     size_t stock_blocks;       /* in all of them */
@@ -58,27 +57,38 @@ struct depot {
     word transit_new;          /* on its way into a lane, or being filled or drained; 0: none */
     word transit_old;          /* the word of a lane that transit_new (0: nothing) is to replace */
     size_t arena;              /* id of the arena whose change may be counting in transit_new */
-    size_t made;               /* magazines, in stripes and in the class's stretch (place.h) */
-    size_t ready;              /* bytes of the stretch that are committed */
-    size_t releasing;          /* up to here, from `ready` on, memory is being released; 0: no */
+    size_t made;               /* magazines; 0 while units are being given back */
+    word units;                /* list of the class's units, in which they lie (place.h) */
+    word incoming;             /* of them, the one whose magazines are not made yet; 0: none */
+    struct run pending;        /* a granule on its way between the map and the cache */
     size_t demand;             /* how often it was filled: decides how many blocks come at once */
-    size_t last_trade[DEPOT_SHELVES]; /* enum trade: a hint */
+    unsigned char last_trade[DEPOT_SHELVES]; /* enum trade: a hint */
     size_t foreign; /* so many times more others' stock comes before the arena: a hint */
+    struct short_journal log;
 };
+
+static inline struct journal *depot_journal(struct depot *d)
+{
+    return (struct journal *)(void *)&d->log;
+}
 
 enum trade { TRADE_REFILL, TRADE_SPILL };
 enum cache_mode { CACHE_LOCKED, CACHE_SEQUENCES };
 
 /* In the region. */
 struct cache_table {
-    size_t mode;          /* enum cache_mode */
-    size_t cpus;          /* how many lanes */
-    size_t classes;       /* from this one on, lanes are not used */
-    size_t bound;         /* bytes in depots */
-    size_t area;          /* bytes of a class's stretch; a power of two */
-    size_t stripes;       /* how many */
-    size_t stripes_ready; /* of them, committed */
-    char *magazines;      /* stripes, then stretches */
+    size_t mode;         /* enum cache_mode */
+    size_t cpus;         /* how many lanes */
+    size_t lanes_used;   /* how many of them ever were */
+    size_t classes_most; /* from this one on, lanes are not used whatever the limit is */
+    size_t classes;      /* nor, with the heap's limit as it is, from this one on; 0: no cache */
+    size_t bytes_a_cpu;  /* what a CPU may have cached */
+    size_t bytes_in_all; /* what all may have, by the heap's limit: half in lanes, half in depots */
+    size_t short_of; /* bytes that could not be had; 0: until something was freed (pressure.h) */
+    size_t tight;    /* requests until the cache is used again */
+    size_t drained;  /* 1: no depot has any stock: a hint */
+    word room;       /* list of the cache's granules that have room for magazines */
+    size_t granules; /* how many it has in all */
     struct lane *lanes;
     struct depot *depots;
 };
@@ -92,12 +102,14 @@ struct cache {
     struct lane_view locked; /* locked mode; one of the two is all zeros but for the places */
 };
 
-/* Bytes that a heap's magazines take of its address space, for a region of so many bytes. */
-size_t cache_magazine_area(size_t region_bytes, size_t cpus);
+/* Makes the table: lanes and depots are committed and zero, their number and places set. `bytes_a_cpu`:
+ * dvsm_options.cache_bytes; `limit`: bytes that the heap may commit, SIZE_MAX: any number. 0 or an errno
+ * value. */
+int cache_init(struct cache_table *table, size_t bytes_a_cpu, size_t limit);
 
-/* Makes the table, of a region of so many bytes: lanes and depots are committed and zero, their
- * number and places set. `bytes_a_cpu`: dvsm_options.cache_bytes. 0 or an errno value. */
-int cache_init(struct cache_table *table, size_t region_bytes, size_t bytes_a_cpu);
+/* The heap's limit is another now: what may be cached is at most an eighth of it. What is above that goes
+ * back, from all CPUs. */
+void cache_set_limit(struct cache *cache, size_t limit, struct fault *fault);
 
 /* Makes a process's access to it; `base` is the first granule. */
 void cache_open(struct cache *cache, struct cache_table *table, struct arenas *arenas,
@@ -121,9 +133,37 @@ bool cache_holds(struct cache *cache, const void *block);
 /* Before an arena grows: returns some of what the depots hold, if it is worth while. Whether. */
 bool cache_reduce_before_growth(struct cache *cache, struct fault *fault);
 
-/* Returns all that can be reached, and the memory of magazines that are not needed any more. Whether
- * there was anything. */
-bool cache_drain(struct cache *cache, struct fault *fault);
+/* Returns all that can be reached, and the memory of magazines that are not needed any more: what depots
+ * have, and what lanes of other CPUs do if these are behind locks. DRAIN_ALL goes to the others, too, by a
+ * thread that is made for it: the caller's affinity stays as it is. Whether there was anything. */
+enum drain { DRAIN_HERE, DRAIN_ALL };
+bool cache_drain(struct cache *cache, enum drain drain, struct fault *fault);
+
+/* ---- when memory is short (pressure.c) */
+
+/* Whether a request for so many bytes was refused, all that is free having been looked at, and nothing
+ * that could serve it was freed since. */
+bool cache_is_short_of(struct cache *cache, size_t bytes);
+
+/* A request for so many bytes was refused. The cache is not used for a while: what is freed goes to the
+ * arenas at once, and the next request finds it there. */
+void cache_note_short_of(struct cache *cache, size_t bytes);
+
+/* Something was freed, or the limit raised. */
+static inline void cache_note_freed(struct cache *cache)
+{
+    if (unlikely(word_peek(&cache->table->short_of) != 0))
+        word_show(&cache->table->short_of, 0);
+}
+
+/* An arena served a request. */
+static inline void cache_note_served(struct cache *cache)
+{
+    size_t tight = word_peek(&cache->table->tight);
+
+    if (unlikely(tight != 0))
+        word_show(&cache->table->tight, tight - 1);
+}
 
 /* ---- looking inside */
 
@@ -153,9 +193,6 @@ void census_end(struct census *census);
 /* All depots locked, in order: then blocks move only between lanes and their users. */
 bool cache_lock_all(struct cache *cache);
 void cache_unlock_all(struct cache *cache);
-
-/* Bytes of magazines that are committed. */
-size_t cache_magazine_bytes(const struct cache_table *table);
 
 /* Every invariant of this header; the depots are locked. */
 void cache_check(struct cache *cache, struct check *check);

@@ -27,14 +27,14 @@ void cache_walk(struct cache *cache, cache_visit visit, void *context)
 {
     struct block_visitor visitor = {visit, context};
 
-    for (unsigned class = 0; class < cache->table->classes; class ++)
+    for (unsigned class = 0; class < cache->table->classes_most; class ++)
         if (!depot_walk(cache, class, visit_magazine, &visitor))
             return;
 }
 
 bool cache_lock_all(struct cache *cache)
 {
-    if (cache->table->classes == 0)
+    if (cache->table->classes_most == 0)
         return true;
     for (unsigned class = 0; class < CACHE_CLASSES; class ++)
         if (!depot_enter(cache, class)) {
@@ -47,14 +47,14 @@ bool cache_lock_all(struct cache *cache)
 
 void cache_unlock_all(struct cache *cache)
 {
-    if (cache->table->classes > 0)
+    if (cache->table->classes_most > 0)
         for (unsigned class = CACHE_CLASSES; class -- > 0;)
             depot_leave(depot_of(cache, class));
 }
 
 void cache_settle(struct cache *cache)
 {
-    for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes > 0; class ++)
+    for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes_most > 0; class ++)
         if (depot_enter(cache, class))
             depot_leave(depot_of(cache, class));
 }
@@ -185,19 +185,29 @@ static struct list_length check_list(struct depot_check *walk, word list, bool e
     return length;
 }
 
+/* The class's units, all of whose magazines were made. Returns how many. */
+static size_t check_units(struct cache *cache, unsigned class, struct check *check)
+{
+    const struct depot *d = depot_of(cache, class);
+    size_t count = 0, most = d->made / place_magazines(class);
+
+    for (word unit = d->units; unit != 0 && count <= most; unit = *place_link(unit), count++)
+        if (!check_that(check, unit % UNIT_BYTES == 0 && place_class(cache, unit) == class,
+                        "cache: class %u: %#zx is not a unit of the class", class, (size_t)unit))
+            break;
+    check_that(check, count * place_magazines(class) == d->made,
+               "cache: class %u: %zu magazines in %zu units", class, d->made, count);
+    return count;
+}
+
 static void check_depot(struct cache *cache, unsigned class, struct check *check)
 {
     const struct depot *d = depot_of(cache, class);
     struct depot_check walk = {cache, check, class, 0};
 
-    check_that(check, journal_is_empty(&d->journal), "cache: class %u: a change is under way",
-               class);
-    check_that(check, (d->transit_new | d->transit_old) == 0 && d->releasing == 0,
+    check_that(check, d->log.count == 0, "cache: class %u: a change is under way", class);
+    check_that(check, (d->transit_new | d->transit_old | d->incoming) == 0 && d->pending.bytes == 0,
                "cache: class %u: something is on its way", class);
-    if (!check_that(check, d->made <= depot_room(cache, class) && d->ready <= cache->table->area,
-                    "cache: class %u: %zu magazines, memory for %zu, %zu bytes of it its own",
-                    class, d->made, depot_room(cache, class), d->ready))
-        return;
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
         word w = lane_word(cache, cpu, class);
 
@@ -219,17 +229,15 @@ static void check_depot(struct cache *cache, unsigned class, struct check *check
                class, walk.magazines, d->made);
 }
 
-size_t cache_magazine_bytes(const struct cache_table *table)
-{
-    size_t bytes = table->stripes_ready * STRIPE_BYTES;
-
-    for (unsigned class = 0; class < CACHE_CLASSES; class ++)
-        bytes += table->depots[class].ready;
-    return bytes;
-}
-
 void cache_check(struct cache *cache, struct check *check)
 {
-    for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes > 0; class ++)
+    size_t units = 0;
+
+    if (cache->table->classes_most == 0)
+        return;
+    for (unsigned class = 0; class < CACHE_CLASSES; class ++) {
         check_depot(cache, class, check);
+        units += check_units(cache, class, check);
+    }
+    place_check(cache, units, check);
 }

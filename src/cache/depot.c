@@ -1,15 +1,12 @@
 /* depot.c - a depot's lock and recovery, its lists, its magazines' memory. */
 #include "cache/depot.h"
 
-/* Magazines' memory is committed in steps: at first so much, then as much again, up to a limit. */
-enum { READY_FIRST = 4 << 10, READY_STEP_MOST = 64 << 10 };
-
 /* ---- lists ----------------------------------------------------------------------------------- */
 
 void depot_list(struct depot *d, unsigned class, word *list, word w)
 {
-    journal_store(&d->journal, &magazine_of(class, w)->link, *list);
-    journal_store(&d->journal, list, w);
+    journal_store(depot_journal(d), &magazine_of(class, w)->link, *list);
+    journal_store(depot_journal(d), list, w);
 }
 
 word depot_unlist(struct depot *d, unsigned class, word *list)
@@ -17,7 +14,7 @@ word depot_unlist(struct depot *d, unsigned class, word *list)
     word w = *list;
 
     if (w != 0) {
-        journal_store(&d->journal, list, magazine_of(class, w)->link);
+        journal_store(depot_journal(d), list, magazine_of(class, w)->link);
         if (*list != 0)
             magazine_expect(class, *list);
     }
@@ -41,8 +38,8 @@ void depot_put_away(struct depot *d, unsigned class, size_t shelf, word w)
         return;
     }
     depot_list(d, class, &d->stock[shelf], w);
-    journal_store(&d->journal, &d->stock_magazines, d->stock_magazines + 1);
-    journal_store(&d->journal, &d->stock_blocks, d->stock_blocks + magazine_count(class, w));
+    journal_store(depot_journal(d), &d->stock_magazines, d->stock_magazines + 1);
+    journal_store(depot_journal(d), &d->stock_blocks, d->stock_blocks + magazine_count(class, w));
 }
 
 void depot_end_transit(struct depot *d, unsigned class, size_t shelf, word outside)
@@ -50,7 +47,7 @@ void depot_end_transit(struct depot *d, unsigned class, size_t shelf, word outsi
     depot_put_away(d, class, shelf, outside);
     if (!PLANTED(6))
         depot_set_transit(d, 0, 0);
-    journal_commit(&d->journal);
+    journal_commit(depot_journal(d));
 }
 
 word depot_take_stock(struct depot *d, unsigned class, size_t shelf)
@@ -58,8 +55,9 @@ word depot_take_stock(struct depot *d, unsigned class, size_t shelf)
     word w = depot_unlist(d, class, &d->stock[shelf]);
 
     if (w != 0) {
-        journal_store(&d->journal, &d->stock_magazines, d->stock_magazines - 1);
-        journal_store(&d->journal, &d->stock_blocks, d->stock_blocks - magazine_count(class, w));
+        journal_store(depot_journal(d), &d->stock_magazines, d->stock_magazines - 1);
+        journal_store(depot_journal(d), &d->stock_blocks,
+                      d->stock_blocks - magazine_count(class, w));
     }
     return w;
 }
@@ -83,6 +81,40 @@ bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, vo
     return true;
 }
 
+/* ---- magazines ------------------------------------------------------------------------------- */
+
+/* Lists the magazines of the unit that came last. Their links are written before anybody can see them. */
+static void make_magazines(struct depot *d, unsigned class)
+{
+    size_t count = place_magazines(class);
+    word list = d->empty;
+
+    for (size_t i = 0; i < count; i++) {
+        struct magazine *m = (struct magazine *)(d->incoming + i * magazine_bytes(class));
+
+        m->link = list;
+        list = magazine_word(m, 0);
+    }
+    compiler_barrier();
+    journal_store(depot_journal(d), &d->empty, list);
+    journal_store(depot_journal(d), &d->made, d->made + count);
+    journal_store(depot_journal(d), &d->incoming, 0);
+    journal_commit(depot_journal(d));
+}
+
+/* The class has no magazines: its units go back. */
+static void give_units(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+    word unit;
+
+    while ((unit = d->units) != 0) {
+        place_give(cache, class);
+        if (d->units == unit)
+            break; /* the map's lock is not to be had */
+    }
+}
+
 /* ---- the lock -------------------------------------------------------------------------------- */
 
 bool depot_is_loaded(const struct cache *cache, unsigned class, word w)
@@ -94,17 +126,6 @@ bool depot_is_loaded(const struct cache *cache, unsigned class, word w)
             return true;
     }
     return false;
-}
-
-static void release(struct cache *cache, unsigned class)
-{
-    const struct dvsm_backend *backend = cache->segments->backend;
-    struct depot *d = depot_of(cache, class);
-
-    backend->release(backend, cache->segments->mapping, stretch_of(cache->table, class) + d->ready,
-                     d->releasing - d->ready);
-    compiler_barrier();
-    d->releasing = 0;
 }
 
 /* Whichever of the two magazines of a trade is in no lane, or the one that was being filled or
@@ -133,20 +154,22 @@ static void recover(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
 
-    journal_roll_back(&d->journal);
+    journal_roll_back(depot_journal(d));
     segment_settle(cache->segments);
     if (d->arena != 0 && !PLANTED(12))
         arenas_settle(cache->arenas, d->arena - 1);
-    if (d->releasing > d->ready)
-        release(cache, class);
-    d->releasing = 0;
+    place_settle(cache, d);
+    if (d->incoming != 0)
+        make_magazines(d, class);
+    if (d->made == 0)
+        give_units(cache, class);
     word w = outside(cache, d, class);
     remark(d, class, w);
     if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9))
         depot_end_transit(d, class, 0, w);
 }
 
-bool depot_enter(struct cache *cache, unsigned class)
+bool depot_enter_to_drain(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
 
@@ -162,45 +185,21 @@ bool depot_enter(struct cache *cache, unsigned class)
     }
 }
 
+bool depot_enter(struct cache *cache, unsigned class)
+{
+    if (!depot_enter_to_drain(cache, class))
+        return false;
+    if (word_peek(&cache->table->drained) != 0)
+        word_show(&cache->table->drained, 0);
+    return true;
+}
+
 void depot_leave(struct depot *d)
 {
     lock_release(&d->lock);
 }
 
-/* ---- magazines ------------------------------------------------------------------------------- */
-
-size_t depot_room(const struct cache *cache, unsigned class)
-{
-    const struct cache_table *table = cache->table;
-
-    if (table->stripes_ready < table->stripes)
-        return table->stripes_ready;
-    return table->stripes + depot_of(cache, class)->ready / magazine_bytes(class);
-}
-
-/* Memory for one more, in a stripe, which other classes may have got meanwhile ... */
-static bool make_stripe_ready(struct cache *cache, size_t stripe)
-{
-    struct cache_table *table = cache->table;
-
-    return segment_charge(cache->segments, table->magazines + stripe * STRIPE_BYTES, STRIPE_BYTES,
-                          (word *)&table->stripes_ready, stripe + 1);
-}
-
-/* ... or in the class's stretch. */
-static bool make_stretch_ready(struct cache *cache, unsigned class)
-{
-    struct depot *d = depot_of(cache, class);
-    size_t step = d->ready < READY_FIRST ? READY_FIRST : d->ready;
-    size_t area = cache->table->area;
-
-    if (step > READY_STEP_MOST)
-        step = READY_STEP_MOST;
-    if (step > area - d->ready)
-        step = area - d->ready;
-    return step > 0 && segment_charge(cache->segments, stretch_of(cache->table, class) + d->ready,
-                                      step, (word *)&d->ready, d->ready + step);
-}
+/* ---- using magazines -------------------------------------------------------------------------- */
 
 bool depot_provide_empty(struct cache *cache, unsigned class)
 {
@@ -208,16 +207,9 @@ bool depot_provide_empty(struct cache *cache, unsigned class)
 
     if (d->empty != 0)
         return true;
-    if (d->made < cache->table->stripes) {
-        if (!make_stripe_ready(cache, d->made))
-            return false;
-    } else if (d->made == depot_room(cache, class) && !make_stretch_ready(cache, class)) {
+    if (!place_take(cache, class))
         return false;
-    }
-    struct magazine *m = magazine_at(cache->table, class, d->made);
-    journal_store(&d->journal, &d->made, d->made + 1);
-    depot_list(d, class, &d->empty, magazine_word(m, 0));
-    journal_commit(&d->journal);
+    make_magazines(d, class);
     return true;
 }
 
@@ -229,29 +221,17 @@ static bool is_used(const struct cache *cache, const struct depot *d, unsigned c
     return d->stock_magazines != 0;
 }
 
-static void release_stretch(struct cache *cache, unsigned class)
-{
-    struct depot *d = depot_of(cache, class);
-    size_t bytes = d->ready;
-
-    d->releasing = bytes;
-    compiler_barrier();
-    segment_uncharge(cache->segments, bytes, (word *)&d->ready, 0);
-    release(cache, class);
-}
-
 void depot_shrink(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
 
-    if (word_peek(&d->made) == 0 || !depot_enter(cache, class))
+    if (word_peek(&d->made) == 0 || !depot_enter_to_drain(cache, class))
         return;
     if (!is_used(cache, d, class)) {
-        journal_store(&d->journal, &d->empty, 0);
-        journal_store(&d->journal, &d->made, 0);
-        journal_commit(&d->journal);
-        if (d->ready > 0)
-            release_stretch(cache, class);
+        journal_store(depot_journal(d), &d->empty, 0);
+        journal_store(depot_journal(d), &d->made, 0);
+        journal_commit(depot_journal(d));
+        give_units(cache, class);
     }
     depot_leave(d);
 }

@@ -18,6 +18,9 @@ static inline size_t depot_bytes(const struct depot *d, unsigned class)
 /* Locks and, if the holder died, recovers. False: the calling thread holds it, interrupted by a
  * signal. */
 bool depot_enter(struct cache *cache, unsigned class);
+
+/* The same for who only takes stock away: all others make known that the depots may have some. */
+bool depot_enter_to_drain(struct cache *cache, unsigned class);
 void depot_leave(struct depot *d);
 
 /* Lists of magazines, linked by words; within the caller's transaction. */
@@ -28,8 +31,7 @@ word depot_unlist(struct depot *d, unsigned class, word *list);
  * takes no more steps than there are magazines: links lie among what users could overwrite. */
 static inline bool depot_has(const struct cache *cache, unsigned class, word w)
 {
-    return w != 0 &&
-           magazine_number(cache->table, class, w) < word_peek(&depot_of(cache, class)->made);
+    return place_is_magazine(cache, class, w);
 }
 
 /* Each magazine of the class that holds blocks, in lanes and in stock, by its word; until the visitor
@@ -53,12 +55,9 @@ void depot_end_transit(struct depot *d, unsigned class, size_t shelf, word outsi
 
 static inline void depot_set_transit(struct depot *d, word new, word old)
 {
-    journal_store(&d->journal, &d->transit_new, new);
-    journal_store(&d->journal, &d->transit_old, old);
+    journal_store(depot_journal(d), &d->transit_new, new);
+    journal_store(depot_journal(d), &d->transit_old, old);
 }
-
-/* How many magazines of the class there is memory for. */
-size_t depot_room(const struct cache *cache, unsigned class);
 
 /* Sees to it that there is an empty magazine in the list; a transaction of its own. */
 bool depot_provide_empty(struct cache *cache, unsigned class);
@@ -74,12 +73,15 @@ static inline word lane_word(const struct cache *cache, size_t cpu, unsigned cla
     return __atomic_load_n(&cache->table->lanes[cpu].loaded[class], __ATOMIC_RELAXED);
 }
 
-/* Whether this process uses lanes for that class. */
+/* Whether this process uses lanes for that class just now. */
 static inline bool cache_has_lanes(const struct cache *cache, unsigned class)
 {
-    return class < cache->table->classes &&
+    return class < cache->table->classes && word_peek(&cache->table->tight) == 0 &&
            (cache->table->mode == CACHE_LOCKED || cache->view.exact_limit != 0);
 }
+
+/* trade.c: the CPU whose lane the thread uses. */
+size_t cache_cpu(const struct cache *cache);
 
 /* trade.c: replaces a lane's word `old` on this CPU by `w`, which is not in a list; both are named in
  * transit meanwhile. Commits what the caller changed so far. Whether it took place. */
@@ -105,7 +107,12 @@ size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct
 /* Returns at least `bytes` of the largest stocks, as far as there are any; how many. */
 size_t stock_reduce(struct cache *cache, size_t bytes, struct fault *fault);
 
-/* Bytes in all depots, each at its own instant. */
+/* Bytes in all depots, each at its own instant, and how many there may be: what the CPUs in use and the
+ * heap's limit allow. */
 size_t stock_bytes(const struct cache *cache);
+size_t stock_bound(const struct cache *cache);
+
+/* Where they have more, returns some. */
+void stock_keep_bound(struct cache *cache, struct fault *fault);
 
 #endif

@@ -32,8 +32,10 @@ enum { LANE_SHIFT = 10, LANE_BYTES = 1 << LANE_SHIFT };
 
 struct lane {
     word loaded[CACHE_CLASSES]; /* by class; 0 where the cache is not to be used */
+    word noted;                 /* what the words were when memory was short (pressure.c) */
     uint32_t lock;              /* locked mode: a brief one */
-    char unused[LANE_BYTES - CACHE_CLASSES * WORD - sizeof(uint32_t)];
+    uint32_t used;              /* 1: a magazine was loaded here some time */
+    char unused[LANE_BYTES - (CACHE_CLASSES + 1) * WORD - 2 * sizeof(uint32_t)];
 };
 _Static_assert(sizeof(struct lane) == LANE_BYTES,
                "a lane's address is a shift of the CPU's number");

@@ -1,75 +1,77 @@
-/* place.h - where the magazines lie.
+/* place.h - where the magazines lie: in granules of the region that the cache owns.
  *
- *     | stripe 0 | stripe 1 | ... |      stretch of class 0      | stretch of class 1 | ...
+ *     granule ->  +--------+--------+--------+-----+----------+
+ *                 | header | unit 1 | unit 2 | ... | unit 127 |      512 bytes each
+ *                 +--------+--------+--------+-----+----------+
  *
- *     stripe:  one magazine of each class, side by side
- *     stretch: addresses of the class's own, for all its further magazines
+ * A unit is one magazine of a class of up to 1 KiB, or four of a larger class. Classes take units one by
+ * one, as they need them: so what a CPU has loaded of all its classes is in a few pages and spread over
+ * the sets of its cache. (With each class's magazines on pages of their own, all at the same place of
+ * them, a ring of a thousand blocks took a third longer.) The header says which class has which unit.
  *
- * A class's magazines are numbered as they were made: the first ones lie in the stripes, one in each. So
- * what a CPU has loaded of all its classes is in a few pages and spread over the sets of its cache: with
- * all in stretches, each a page of its own and at the same place of it, a ring of a thousand blocks took a
- * third longer. Stripes stay committed; stretches are committed and released by class.
+ * A class keeps its units in a list, linked by their last words, which no magazine uses, and gives them
+ * back when none of its magazines holds a block; a granule whose last unit comes back goes to the map.
+ *
+ * The map's lock guards all of it: units change hands within its changes, which store the depot's words,
+ * too. The depot's lock is held as well by whoever takes or gives for it.
  */
 #ifndef DVSM_CACHE_PLACE_H
 #define DVSM_CACHE_PLACE_H
 
 #include "cache/cache.h"
 
+/* By which the map knows the cache; arenas have lower numbers. */
+#define CACHE_OWNER SEGMENT_OWNER_MOST
+
 enum {
-    STRIPE_COARSE = (CLASS_EXACT_LAST + 1) * MAGAZINE_BYTES,
-    STRIPE_USED = STRIPE_COARSE + (CACHE_CLASSES - CLASS_EXACT_LAST - 1) * MAGAZINE_COARSE_BYTES,
-    STRIPE_BYTES = (STRIPE_USED + 4095) / 4096 * 4096
+    UNIT_BYTES = MAGAZINE_BYTES,
+    UNITS = 1 << GRANULE_SHIFT >> 9,
+    UNIT_COARSE = UNIT_BYTES / MAGAZINE_COARSE_BYTES, /* magazines of a larger class in one */
 };
 
-static inline size_t stripe_offset(unsigned class)
+struct magazine_granule {
+    word next;                   /* the next granule in the list of those that have room */
+    word used;                   /* units that classes have */
+    word given;                  /* list of units that came back, linked by their first words */
+    word unused;                 /* number of the first unit that was never taken; UNITS: none */
+    word class_of[UNITS / WORD]; /* a byte for each unit: its class, 0 for none */
+};
+_Static_assert(UNIT_BYTES *UNITS == 1 << GRANULE_SHIFT && CACHE_CLASSES <= 256 &&
+                   sizeof(struct magazine_granule) <= UNIT_BYTES,
+               "units fill a granule, and the first has room for the header");
+
+/* How many magazines of the class are in a unit. */
+static inline size_t place_magazines(unsigned class)
 {
-    return class <= CLASS_EXACT_LAST
-               ? (size_t) class * MAGAZINE_BYTES
-               : STRIPE_COARSE + (class - CLASS_EXACT_LAST - 1) * (size_t)MAGAZINE_COARSE_BYTES;
+    return UNIT_BYTES / magazine_bytes(class);
 }
 
-static inline char *stretch_of(const struct cache_table *table, unsigned class)
+/* The class that has the unit in which the address lies; 0: the cache has no such unit. Needs no lock: right
+ * for a magazine that stays the class's meanwhile. */
+unsigned place_class(const struct cache *cache, word address);
+
+/* Whether the word can be that of a magazine of the class. */
+bool place_is_magazine(const struct cache *cache, unsigned class, word w);
+
+/* The address in a magazine of the cache whose lower half is `half`; 0: there is none. */
+word place_of_mark(const struct cache *cache, mark_half half);
+
+/* Gives the class one more unit, first in its list and named as its depot's `incoming`. */
+bool place_take(struct cache *cache, unsigned class);
+
+/* Takes the first of the class's units away, none of whose magazines is in use. */
+void place_give(struct cache *cache, unsigned class);
+
+/* For a survivor: gives back a granule that was on its way. */
+void place_settle(struct cache *cache, struct depot *d);
+
+/* Every invariant of the granules; `units` of them are the classes'. */
+void place_check(struct cache *cache, size_t units, struct check *check);
+
+/* The next unit in a class's list. */
+static inline word *place_link(word unit)
 {
-    return table->magazines + table->stripes * STRIPE_BYTES + class * table->area;
-}
-
-/* The magazine of that number. */
-static inline struct magazine *magazine_at(const struct cache_table *table, unsigned class,
-                                           size_t number)
-{
-    char *place =
-        number < table->stripes
-            ? table->magazines + number * STRIPE_BYTES + stripe_offset(class)
-            : stretch_of(table, class) + (number - table->stripes) * magazine_bytes(class);
-
-    return (struct magazine *)(void *)place;
-}
-
-/* The number of the magazine that the word points into; SIZE_MAX: it is none of the class. */
-static inline size_t magazine_number(const struct cache_table *table, unsigned class, word w)
-{
-    uintptr_t place = (uintptr_t)magazine_of(class, w);
-    size_t in_stripe = place - (uintptr_t)table->magazines;
-    size_t in_stretch = place - (uintptr_t)stretch_of(table, class);
-
-    if (in_stripe < table->stripes * STRIPE_BYTES)
-        return in_stripe % STRIPE_BYTES == stripe_offset(class) ? in_stripe / STRIPE_BYTES
-                                                                : SIZE_MAX;
-    return in_stretch < table->area ? table->stripes + in_stretch / magazine_bytes(class)
-                                    : SIZE_MAX;
-}
-
-/* The class of an address among the magazines. */
-static inline unsigned magazine_class(const struct cache_table *table, word address)
-{
-    size_t offset = address - (uintptr_t)table->magazines, stripes = table->stripes * STRIPE_BYTES;
-    size_t in_stripe = offset % STRIPE_BYTES;
-
-    if (offset >= stripes)
-        return (unsigned)((offset - stripes) / table->area);
-    if (in_stripe < STRIPE_COARSE)
-        return (unsigned)(in_stripe / MAGAZINE_BYTES);
-    return (unsigned)((in_stripe - STRIPE_COARSE) / MAGAZINE_COARSE_BYTES) + CLASS_EXACT_LAST + 1;
+    return (word *)(unit + UNIT_BYTES) - 1;
 }
 
 #endif

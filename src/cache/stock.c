@@ -2,10 +2,11 @@
 #include "cache/depot.h"
 
 enum {
-    FILL_BYTES_MOST = 32 << 10, /* at once, beyond the block that is asked for */
-    REDUCE_LEAST = 256 << 10,   /* less in the depots is not worth emptying them for */
-    REDUCE_PART = 32,           /* ... nor less than this part of what the arenas have */
-    REDUCE_BYTES_MOST = 4 << 20 /* at once */
+    FILL_BYTES_MOST = 32 << 10,  /* at once, beyond the block that is asked for */
+    REDUCE_LEAST = 256 << 10,    /* less in the depots is not worth emptying them for */
+    REDUCE_PART = 32,            /* ... nor less than this part of what the arenas have */
+    REDUCE_BYTES_MOST = 4 << 20, /* at once */
+    KEEP_BELOW_PART = 32         /* of the bound, that much below it */
 };
 
 /* ---- filling --------------------------------------------------------------------------------- */
@@ -55,7 +56,7 @@ word stock_fill(struct cache *cache, unsigned class, enum fill_from from, bool *
 
     struct magazine *m = magazine_of(class, d->empty);
     depot_set_transit(d, depot_unlist(d, class, &d->empty), 0);
-    journal_commit(&d->journal);
+    journal_commit(depot_journal(d));
     *short_of_memory = false;
     size_t n = fill_magazine(cache, class, m, from, short_of_memory, fault);
     magazine_set_marks(class, magazine_word(m, n));
@@ -113,11 +114,11 @@ size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct
     struct depot *d = depot_of(cache, class);
     size_t drained = 0;
 
-    if (word_peek(&d->stock_magazines) == 0 || !depot_enter(cache, class))
+    if (word_peek(&d->stock_magazines) == 0 || !depot_enter_to_drain(cache, class))
         return 0;
     for (; drained < magazines && d->stock_magazines != 0; drained++) {
         depot_set_transit(d, depot_take_stock(d, class, depot_find_stock(d, 0)), 0);
-        journal_commit(&d->journal);
+        journal_commit(depot_journal(d));
         empty_transit(cache, class, fault);
         depot_end_transit(d, class, 0, d->transit_new);
     }
@@ -130,9 +131,19 @@ size_t stock_bytes(const struct cache *cache)
 {
     size_t bytes = 0;
 
-    for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes > 0; class ++)
+    for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes_most > 0; class ++)
         bytes += depot_bytes(depot_of(cache, class), class);
     return bytes;
+}
+
+size_t stock_bound(const struct cache *cache)
+{
+    const struct cache_table *table = cache->table;
+    size_t cpus = word_peek(&table->lanes_used), in_all = table->bytes_in_all / 2, by_cpus;
+
+    if (__builtin_mul_overflow(table->bytes_a_cpu, cpus > 0 ? cpus : 1, &by_cpus))
+        by_cpus = SIZE_MAX;
+    return by_cpus < in_all ? by_cpus : in_all;
 }
 
 static unsigned largest_stock(const struct cache *cache)
@@ -163,9 +174,21 @@ size_t stock_reduce(struct cache *cache, size_t bytes, struct fault *fault)
     return done;
 }
 
+/* To a little below the bound, so that not every magazine more is a look at all depots. */
+void stock_keep_bound(struct cache *cache, struct fault *fault)
+{
+    size_t bytes = stock_bytes(cache), bound = stock_bound(cache);
+
+    if (bytes > bound)
+        stock_reduce(cache, bytes - bound + bound / KEEP_BELOW_PART, fault);
+}
+
 /* Twice what growing would bring at least, so that what is cached falls while the arenas grow. */
 bool cache_reduce_before_growth(struct cache *cache, struct fault *fault)
 {
+    if (word_peek(&cache->table->drained) != 0)
+        return false;
+
     size_t footprint = arenas_footprint(cache->arenas->table);
     size_t bytes = stock_bytes(cache);
 

@@ -2,18 +2,28 @@
 #include "cache/depot.h"
 #include "cache/lane_locked.h"
 
-/* The CPU whose lane the thread uses. */
-static size_t this_cpu(const struct cache *cache)
+size_t cache_cpu(const struct cache *cache)
 {
     size_t cpu = cache->table->mode == CACHE_LOCKED ? lane_chosen() : lane_cpu(&cache->view);
 
     return cpu < cache->table->cpus ? cpu : 0;
 }
 
+/* A lane is used from now on: what may be cached goes by how many are. A hint, so no lock is needed. */
+static void note_used(struct cache_table *table, struct lane *lane)
+{
+    if (__atomic_exchange_n(&lane->used, 1, __ATOMIC_RELAXED) == 0)
+        __atomic_fetch_add(&table->lanes_used, 1, __ATOMIC_RELAXED);
+}
+
 static bool exchange(struct cache *cache, unsigned class, size_t cpu, word old, word w)
 {
+    struct lane *lane = &cache->table->lanes[cpu];
+
+    if (unlikely(__atomic_load_n(&lane->used, __ATOMIC_RELAXED) == 0))
+        note_used(cache->table, lane);
     if (cache->table->mode == CACHE_LOCKED)
-        return lane_locked_exchange(&cache->table->lanes[cpu], class, old, w);
+        return lane_locked_exchange(lane, class, old, w);
     return lane_exchange(&cache->view, (unsigned)cpu, class, old, w);
 }
 
@@ -22,7 +32,7 @@ bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word
     struct depot *d = depot_of(cache, class);
 
     depot_set_transit(d, w, old);
-    journal_commit(&d->journal);
+    journal_commit(depot_journal(d));
     return exchange(cache, class, cpu, old, w);
 }
 
@@ -33,7 +43,7 @@ bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word
 static void load(struct cache *cache, unsigned class, word w)
 {
     struct depot *d = depot_of(cache, class);
-    size_t cpu = this_cpu(cache), shelf = shelf_of(cpu);
+    size_t cpu = cache_cpu(cache), shelf = shelf_of(cpu);
     word old = lane_word(cache, cpu, class);
 
     if (magazine_is_empty(class, w) || !cache_has_lanes(cache, class) ||
@@ -55,7 +65,7 @@ static word split(struct cache *cache, unsigned class, size_t shelf, word w)
     size_t count = magazine_count(class, w), lower = count / 2;
 
     if (PLANTED(7))
-        journal_commit(&d->journal);
+        journal_commit(depot_journal(d));
     for (size_t i = lower; i < count; i++)
         to->slot[i - lower] = from->slot[i];
     word upper = magazine_word(to, count - lower);
@@ -136,7 +146,7 @@ static word find_blocks(struct cache *cache, unsigned class, size_t shelf, bool 
 static void *take_block(struct cache *cache, unsigned class, bool may_grow, bool *short_of_memory,
                         struct fault *fault)
 {
-    size_t shelf = shelf_of(this_cpu(cache));
+    size_t shelf = shelf_of(cache_cpu(cache));
     word w = find_blocks(cache, class, shelf, may_grow, short_of_memory, fault);
 
     if (magazine_is_empty(class, w)) {
@@ -148,11 +158,23 @@ static void *take_block(struct cache *cache, unsigned class, bool may_grow, bool
     return block;
 }
 
+/* Whether the class was hardly used yet: its first blocks are left to the arenas, so that a heap of few
+ * blocks has no magazines. */
+static bool is_first(struct depot *d)
+{
+    if (likely(word_peek(&d->demand) != 0 || word_peek(&d->made) != 0))
+        return false;
+    word_show(&d->demand, 1);
+    return true;
+}
+
 void *cache_refill(struct cache *cache, unsigned class, struct fault *fault)
 {
     void *block = NULL;
     bool may_grow = false, short_of_memory = true;
 
+    if (is_first(depot_of(cache, class)))
+        return NULL;
     while (block == NULL && short_of_memory && depot_enter(cache, class)) {
         short_of_memory = false;
         block = take_block(cache, class, may_grow, &short_of_memory, fault);
@@ -180,7 +202,7 @@ static word take_room(struct cache *cache, unsigned class, size_t shelf, size_t 
         if (magazine_count(class, w) <= most)
             return w;
         depot_put_away(d, class, shelf, w);
-        journal_commit(&d->journal);
+        journal_commit(depot_journal(d));
     }
     return depot_provide_empty(cache, class) ? depot_unlist(d, class, &d->empty) : 0;
 }
@@ -189,10 +211,12 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
 {
     struct depot *d = depot_of(cache, class);
 
+    if (word_peek(&d->made) == 0 && word_peek(&d->demand) < 2)
+        return false; /* as is_first() says */
     if (!depot_enter(cache, class))
         return false;
 
-    size_t cpu = this_cpu(cache), shelf = shelf_of(cpu), capacity = magazine_capacity(class);
+    size_t cpu = cache_cpu(cache), shelf = shelf_of(cpu), capacity = magazine_capacity(class);
     word old = lane_word(cache, cpu, class);
     bool full = cache_has_lanes(cache, class) && magazine_is_full(class, old);
     size_t most = !full ? capacity - 1 : is_streaming(d, shelf, TRADE_SPILL) ? 0 : capacity / 2;
@@ -200,7 +224,7 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
 
     if (w != 0) {
         /* Journaled: should a split just made be undone, the slot is one of the upper half's again. */
-        journal_store(&d->journal, magazine_next(w), (word)block);
+        journal_store(depot_journal(d), magazine_next(w), (word)block);
         magazine_set_mark(block, w);
         bool done = full && cache_trade(cache, class, cpu, old, w + WORD);
         depot_end_transit(d, class, shelf, done ? old : w + WORD);

@@ -13,75 +13,6 @@ static void *fail(int error)
     return NULL;
 }
 
-/* ---- from an arena --------------------------------------------------------------------------- */
-
-/* One request of any kind, so that all are tried in the same order. */
-struct request {
-    enum { MALLOC, MEMALIGN, CALLOCS, COMALLOCS } kind;
-    size_t count, size, alignment;
-    const size_t *sizes;
-    void **array;
-};
-
-static void *serve(struct arena_call *call, const struct request *r)
-{
-    switch (r->kind) {
-    case MEMALIGN:
-        return arena_memalign(call, r->alignment, r->size);
-    case CALLOCS:
-        return arena_independent_calloc(call, r->count, r->size, r->array);
-    case COMALLOCS:
-        return arena_independent_comalloc(call, r->count, r->sizes, r->array);
-    default:
-        return arena_malloc(call, r->size);
-    }
-}
-
-enum outcome { SERVED, FAULTED, NO_MEMORY, WOULD_GROW };
-
-static enum outcome attempt(struct dvsm_heap *heap, const struct request *r, bool may_grow,
-                            void **block, const char *function)
-{
-    struct heap_call call;
-    bool would_grow = false;
-
-    *block = NULL;
-    if (heap_enter(&call, heap, function)) {
-        do {
-            call.hold.call.no_growth = !may_grow;
-            *block = serve(&call.hold.call, r);
-            would_grow |= call.hold.call.short_of_memory;
-        } while (*block == NULL && !may_grow && call.hold.call.fault.kind == FAULT_NONE &&
-                 arenas_move_on(&heap->arenas, &call.hold));
-    }
-    if (unlikely(!heap_leave(&call)))
-        return FAULTED;
-    if (likely(*block != NULL))
-        return SERVED;
-    return would_grow ? WOULD_GROW : NO_MEMORY;
-}
-
-/* From what the arenas have; else, if it is worth while, from what comes back from the cache; else
- * from memory that is new to them; else from all that the cache gives up. */
-static void *heap_allocate(struct dvsm_heap *heap, const struct request *r, const char *function)
-{
-    struct fault fault = {0};
-    void *block;
-    bool large = r->kind == MALLOC && r->size >= ARENA_LARGE_THRESHOLD; /* granules of its own */
-    enum outcome outcome = attempt(heap, r, large, &block, function);
-
-    while (outcome == WOULD_GROW && cache_reduce_before_growth(&heap->cache, &fault))
-        outcome = attempt(heap, r, false, &block, function);
-    if (outcome == WOULD_GROW)
-        outcome = attempt(heap, r, true, &block, function);
-    if (outcome == NO_MEMORY && cache_drain(&heap->cache, &fault))
-        outcome = attempt(heap, r, true, &block, function);
-    heap_report(heap, &fault, function);
-    if (unlikely(outcome == NO_MEMORY))
-        errno = ENOMEM;
-    return block;
-}
-
 /* ---- malloc ---------------------------------------------------------------------------------- */
 
 /* What a lane could not do. */
@@ -100,7 +31,7 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
     heap_report(heap, &fault, function);
     if (block != NULL)
         return block;
-    return heap_allocate(heap, &(struct request){.kind = MALLOC, .size = size}, function);
+    return heap_serve(heap, &(struct heap_request){.kind = HEAP_MALLOC, .size = size}, function);
 }
 
 /* ---- the rest of the family ------------------------------------------------------------------ */
@@ -128,8 +59,9 @@ static void *heap_memalign(struct dvsm_heap *heap, size_t alignment, size_t size
         return fail(EINVAL);
     if (alignment <= CHUNK_ALIGN)
         return heap_malloc_of(heap, size, function);
-    return heap_allocate(
-        heap, &(struct request){.kind = MEMALIGN, .alignment = alignment, .size = size}, function);
+    return heap_serve(
+        heap, &(struct heap_request){.kind = HEAP_MEMALIGN, .alignment = alignment, .size = size},
+        function);
 }
 
 static void *heap_aligned_alloc(struct dvsm_heap *heap, size_t alignment, size_t size,
@@ -163,8 +95,9 @@ static void **heap_independent_calloc(struct dvsm_heap *heap, size_t count, size
 {
     if (heap == NULL)
         return NULL;
-    return heap_allocate(
-        heap, &(struct request){.kind = CALLOCS, .count = count, .size = size, .array = blocks},
+    return heap_serve(
+        heap,
+        &(struct heap_request){.kind = HEAP_CALLOCS, .count = count, .size = size, .array = blocks},
         function);
 }
 
@@ -173,9 +106,10 @@ static void **heap_independent_comalloc(struct dvsm_heap *heap, size_t count, co
 {
     if (heap == NULL)
         return NULL;
-    return heap_allocate(
-        heap, &(struct request){.kind = COMALLOCS, .count = count, .sizes = sizes, .array = blocks},
-        function);
+    return heap_serve(heap,
+                      &(struct heap_request){
+                          .kind = HEAP_COMALLOCS, .count = count, .sizes = sizes, .array = blocks},
+                      function);
 }
 
 /* ---- the default heap */

@@ -1,8 +1,9 @@
 /* check.c - every invariant of a heap, and that each byte of its region is accounted for.
  *
- *     region     = header, arenas, lanes, depots, map, magazines, granules     (region_check)
+ *     region     = header, lanes, depots, map, arenas, granules                (region_check)
  *     overhead   = what is committed of all but the granules, by their marks   (segment_check_overhead)
- *     granules   = free, retained, or each one arena's                         (segment_check, check_owners)
+ *     granules   = free, retained, each one arena's, or the cache's            (segment_check, check_owners)
+ *     the cache's = units of magazines, each one class's                      (place_check)
  *     an arena's = segments and large blocks, as it says itself                (check_claims)
  *     a segment  = chunks in use, free ones in bins, victim, top, records      (arena_check)
  *     in use     = cached, each in just one magazine, or the program's         (check_cached)
@@ -12,6 +13,7 @@
  */
 #include <errno.h>
 
+#include "cache/place.h"
 #include "heap/heap.h"
 
 /* What the map says of one owner's granules. */
@@ -92,7 +94,7 @@ static void note_highest(void *context, struct run run, segment_owner_id owner, 
 
     (void)run;
     (void)kind;
-    if (owner > *highest)
+    if (owner > *highest && owner != CACHE_OWNER)
         *highest = owner;
 }
 

@@ -8,6 +8,7 @@ static void start(struct heap_call *call, struct dvsm_heap *heap, const char *fu
 {
     call->heap = heap;
     call->function = function;
+    call->may_free = false;
     call->hold.slot = NULL;
     call->hold.call.fault.kind = FAULT_NONE; /* the rest is set when an arena is entered */
 }
@@ -44,6 +45,7 @@ bool heap_enter_owner(struct heap_call *call, const void *block, const char *fun
         return refuse(call, "not a block of this heap", block);
     if (unlikely(!arenas_enter_index(&call->heap->arenas, &call->hold, owner - 1)))
         return refuse(call, "called from inside a call that works on the block's arena", block);
+    call->may_free = true;
     return true;
 }
 
@@ -54,7 +56,7 @@ static NOINLINE void set_aside(struct dvsm_heap *heap)
     struct fault ignored = {0};
 
     heap_hide_frees(heap);
-    cache_drain(&heap->cache, &ignored);
+    cache_drain(&heap->cache, DRAIN_HERE, &ignored);
 }
 
 bool heap_report(struct dvsm_heap *heap, const struct fault *fault, const char *function)
@@ -77,5 +79,7 @@ bool heap_leave(struct heap_call *call)
 {
     if (call->hold.slot != NULL)
         arenas_leave(&call->heap->arenas, &call->hold);
+    if (call->may_free)
+        cache_note_freed(&call->heap->cache);
     return !heap_report(call->heap, &call->hold.call.fault, call->function);
 }

@@ -12,6 +12,7 @@
  *     default.c      the heap that is there before main()
  *     entry.c        locking the arena that a call works on, reporting faults
  *     block.c        what a block's header and mark tell, without a lock
+ *     serve.c        one request, from the arenas
  *     allocate.c, release.c, resize.c, text.c     the malloc family
  *     limits.c, inspect.c, check.c                looking after it, looking at it
  *
@@ -121,6 +122,7 @@ static inline struct dvsm_heap *heap_default(void)
 struct heap_call {
     struct dvsm_heap *heap; /* NULL: none was found */
     const char *function;   /* the public one */
+    bool may_free;          /* it works on a block: part of which or all of it may come back */
     struct arena_hold hold; /* hold.slot NULL: no arena is locked */
 };
 
@@ -167,6 +169,19 @@ static inline bool heap_next_in_use(const void *block, size_t size)
 {
     return (word_peek(&chunk_at(chunk_of_payload(block), size)->head) & CINUSE) != 0;
 }
+
+/* ---- serve.c */
+
+/* A request of any kind, so that all are looked for in the same order. */
+struct heap_request {
+    enum { HEAP_MALLOC, HEAP_MEMALIGN, HEAP_CALLOCS, HEAP_COMALLOCS } kind;
+    size_t count, size, alignment;
+    const size_t *sizes;
+    void **array;
+};
+
+/* What it gets from the arenas; NULL and errno: nothing. */
+void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const char *function);
 
 /* ---- allocate.c, release.c, resize.c */
 

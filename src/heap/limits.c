@@ -25,7 +25,7 @@ static int heap_trim(struct dvsm_heap *heap, size_t pad, const char *function)
     if (heap == NULL)
         return 0;
     size_t before = footprint(heap), kept = 0;
-    cache_drain(&heap->cache, &fault);
+    cache_drain(&heap->cache, DRAIN_ALL, &fault);
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
@@ -36,6 +36,7 @@ static int heap_trim(struct dvsm_heap *heap, size_t pad, const char *function)
         heap_leave(&call);
     }
     segment_release(&heap->segments, pad > kept ? pad - kept : 0);
+    cache_note_freed(&heap->cache);
     heap_report(heap, &fault, function);
     return footprint(heap) < before;
 }
@@ -88,9 +89,17 @@ static size_t limit(struct dvsm_heap *heap)
     return heap == NULL ? 0 : usage_of(heap).limit;
 }
 
-static size_t set_limit(struct dvsm_heap *heap, size_t bytes)
+/* The cache follows: what it may hold goes by the limit. */
+static size_t set_limit(struct dvsm_heap *heap, size_t bytes, const char *function)
 {
-    return heap == NULL ? 0 : segment_set_limit(&heap->segments, bytes);
+    struct fault fault = {0};
+
+    if (heap == NULL)
+        return 0;
+    size_t limit = segment_set_limit(&heap->segments, bytes);
+    cache_set_limit(&heap->cache, limit, &fault);
+    heap_report(heap, &fault, function);
+    return limit;
 }
 
 size_t dvsm_malloc_footprint(void)
@@ -110,7 +119,7 @@ size_t dvsm_malloc_footprint_limit(void)
 
 size_t dvsm_malloc_set_footprint_limit(size_t bytes)
 {
-    return set_limit(heap_default(), bytes);
+    return set_limit(heap_default(), bytes, "dvsm_malloc_set_footprint_limit");
 }
 
 size_t dvsm_heap_footprint(dvsm_heap *heap)
@@ -130,5 +139,5 @@ size_t dvsm_heap_limit(dvsm_heap *heap)
 
 size_t dvsm_heap_set_limit(dvsm_heap *heap, size_t bytes)
 {
-    return set_limit(registry_checked(heap), bytes);
+    return set_limit(registry_checked(heap), bytes, "dvsm_heap_set_limit");
 }

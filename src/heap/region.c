@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "cache/place.h"
 
 enum {
     ARENAS_A_CPU = 4,
@@ -56,7 +57,7 @@ static size_t arenas_most(size_t cpus)
 {
     size_t most = cpus * ARENAS_A_CPU < ARENAS_LEAST ? ARENAS_LEAST : cpus * ARENAS_A_CPU;
 
-    return most < SEGMENT_OWNER_MOST ? most : SEGMENT_OWNER_MOST;
+    return most < CACHE_OWNER ? most : CACHE_OWNER - 1;
 }
 
 static size_t depots_bytes(void)
@@ -78,10 +79,6 @@ static bool lay_out(struct region *r, struct places *p, size_t cpus)
 {
     char *place = r->base + whole_pages(sizeof(struct region));
 
-    p->arenas_most = arenas_most(cpus);
-    p->arena_stride = whole_pages(sizeof(struct arena_slot));
-    p->arenas = place;
-    place += p->arenas_most * p->arena_stride;
     r->cache.cpus = cpus;
     r->cache.lanes = (struct lane *)(void *)place;
     place += whole_pages(cpus * sizeof(struct lane));
@@ -89,8 +86,10 @@ static bool lay_out(struct region *r, struct places *p, size_t cpus)
     place += depots_bytes();
     r->map = (struct segment_map *)(void *)place;
     place += whole_pages(segment_map_bytes(r->bytes / GRANULE));
-    r->cache.magazines = place;
-    place += cache_magazine_area(r->bytes, cpus);
+    p->arenas_most = arenas_most(cpus);
+    p->arena_stride = whole_pages(sizeof(struct arena_slot));
+    p->arenas = place;
+    place += p->arenas_most * p->arena_stride;
 
     size_t metadata = bits_round_up((size_t)(place - r->base), GRANULE);
     if (metadata >= r->bytes)
@@ -107,8 +106,7 @@ size_t region_least_bytes(void)
     size_t cpus = cpu_count();
     size_t fixed = whole_pages(sizeof(struct region)) +
                    arenas_most(cpus) * whole_pages(sizeof(struct arena_slot)) +
-                   whole_pages(cpus * sizeof(struct lane)) + depots_bytes() +
-                   cache_magazine_area(0, cpus);
+                   whole_pages(cpus * sizeof(struct lane)) + depots_bytes();
     size_t granules = fixed / GRANULE + 1 + GRANULES_LEAST;
 
     return (granules + segment_map_bytes(2 * granules) / GRANULE + 1) * GRANULE;
@@ -125,24 +123,18 @@ static size_t first_bytes(const struct region *r, bool cached)
     return whole_pages(sizeof *r) + (cached ? lanes_bytes(r) + depots_bytes() : 0);
 }
 
-/* Commits them. */
+/* Commits them, which lie side by side, in one call, or what is on either side of lanes and depots that are
+ * not needed. */
 static int commit_parts(const struct segments *segments, const struct region *plan, bool cached)
 {
-    const struct {
-        void *start;
-        size_t bytes;
-    } parts[] = {
-        {plan->base, whole_pages(sizeof *plan)},
-        {plan->cache.lanes, cached ? lanes_bytes(plan) : 0},
-        {plan->cache.depots, cached ? depots_bytes() : 0},
-        {plan->map, segment_map_committed_bytes()},
-    };
-    int error = 0;
+    const dvsm_backend *backend = segments->backend;
+    char *map = (char *)plan->map;
+    size_t header = whole_pages(sizeof *plan), map_bytes = segment_map_committed_bytes();
+    size_t all = (size_t)(map - plan->base) + map_bytes;
+    int error = backend->commit(backend, segments->mapping, plan->base, cached ? all : header);
 
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0] && error == 0; i++)
-        if (parts[i].bytes > 0)
-            error = segments->backend->commit(segments->backend, segments->mapping, parts[i].start,
-                                              parts[i].bytes);
+    if (error == 0 && !cached)
+        error = backend->commit(backend, segments->mapping, map, map_bytes);
     return error;
 }
 
@@ -160,7 +152,8 @@ static int make_parts(struct segments *segments, struct region *plan, const stru
     error = arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most);
     if (error != 0 || !places->cached)
         return error;
-    return cache_init(&plan->cache, plan->bytes, options->cache_bytes);
+    return cache_init(&plan->cache, options->cache_bytes,
+                      options->limit != 0 ? options->limit : SIZE_MAX);
 }
 
 int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
@@ -193,8 +186,7 @@ size_t region_charged_bytes(const struct region *r)
 {
     bool cached = r->cache_bytes != SIZE_MAX;
 
-    return first_bytes(r, cached) + r->arenas.committed * r->arenas.stride +
-           (cached ? cache_magazine_bytes(&r->cache) : 0);
+    return first_bytes(r, cached) + r->arenas.committed * r->arenas.stride;
 }
 
 void region_check(const struct region *r, struct check *check)
@@ -208,9 +200,7 @@ void region_check(const struct region *r, struct check *check)
                    r->granule_count == right.granule_count,
                "heap: the granules or their map lie elsewhere than %p and %p",
                (void *)right.granules, (void *)right.map);
-    check_that(check,
-               r->cache.lanes == right.cache.lanes && r->cache.depots == right.cache.depots &&
-                   r->cache.magazines == right.cache.magazines,
+    check_that(check, r->cache.lanes == right.cache.lanes && r->cache.depots == right.cache.depots,
                "heap: a part of the cache lies elsewhere");
     check_that(check, r->arenas.slots == places.arenas && r->arenas.stride == places.arena_stride,
                "heap: the arenas lie elsewhere than %p", (void *)places.arenas);

@@ -1,12 +1,13 @@
 /* region.h - what lies where in a heap's region.
  *
- *     | header | arenas | lanes | depots | granule map | magazines | ... granules .............. |
- *     base                                                           granules       base + bytes
+ *     | header | lanes | depots | granule map | arenas | ... granules ........................ |
+ *     base                                             granules                  base + bytes
  *
  * Each part begins on a page of its own. The whole is reserved; committed are the header, lanes and
- * depots (where there is a cache), the arenas and magazines made so far, the first pages of the
- * granule map, and what the map hands out. Nothing here belongs to one process: no function pointers,
- * no file descriptors, no process or thread ids.
+ * depots (where there is a cache), the arenas made so far, the first pages of the granule map, and what
+ * the map hands out: segments, large blocks, and the cache's magazines. So no part in front of the granules
+ * has much address space that stays empty. Nothing here belongs to one process: no function pointers, no
+ * file descriptors, no process or thread ids.
  *
  * The header is written once; what changes has its lock beside it: see arenas.h, cache.h, segment.h.
  */
@@ -24,7 +25,7 @@
 #include "segment/segment.h"
 
 #define REGION_MAGIC ((word)0x6d737664) /* "dvsm" */
-enum { REGION_VERSION = 2 };
+enum { REGION_VERSION = 3 };
 
 struct region {
     word magic;

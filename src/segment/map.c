@@ -147,6 +147,17 @@ void segment_settle(struct segments *s)
         segment_leave(s);
 }
 
+bool segment_change(struct segments *s, void (*change)(struct journal *j, void *context),
+                    void *context)
+{
+    if (!segment_enter(s, "segment_change"))
+        return false;
+    change(&s->map->journal, context);
+    journal_commit(&s->map->journal);
+    segment_leave(s);
+    return true;
+}
+
 size_t segment_own_bytes(const struct segment_map *map)
 {
     size_t bytes = segment_map_committed_bytes();
@@ -296,6 +307,15 @@ size_t segment_set_limit(struct segments *s, size_t bytes)
     s->map->limit = limit;
     segment_leave(s);
     return limit == SIZE_MAX ? SIZE_MAX : limit << GRANULE_SHIFT;
+}
+
+bool segment_is_full(const struct segment_map *map, size_t bytes)
+{
+    size_t more = granules_for(bytes) + 1; /* the foot of a segment, say */
+
+    return more > segment_most(map, 0) ||
+           word_peek(&map->committed) > segment_most(map, 0) - more ||
+           more > map->granules - word_peek(&map->used);
 }
 
 void segment_set_retain(struct segments *s, size_t bytes)

@@ -140,6 +140,12 @@ void segment_uncharge(struct segments *s, size_t bytes, word *mark, word value);
  * that the map's changes may have stored. */
 void segment_settle(struct segments *s);
 
+/* Calls `change` with the map's lock held and its journal empty: what it stores through the journal, words
+ * of the caller's that this lock guards, is one change, committed when it returns. False: the lock is not
+ * to be had, and nothing was called. */
+bool segment_change(struct segments *s, void (*change)(struct journal *j, void *context),
+                    void *context);
+
 struct segment_usage {
     size_t committed; /* bytes: taken or retained */
     size_t committed_most;
@@ -154,6 +160,10 @@ void segment_usage(struct segments *s, struct segment_usage *usage);
 /* Bytes that may be committed; rounded up to granules and returned; SIZE_MAX: no limit. Below what
  * is committed now it only keeps more from being taken. */
 size_t segment_set_limit(struct segments *s, size_t bytes);
+
+/* Whether the limit or the end of the address space keeps `bytes` more from being had in a run; as it looks
+ * just now, without the lock. */
+bool segment_is_full(const struct segment_map *map, size_t bytes);
 
 /* Bytes of free granules that stay committed when they are given back. */
 void segment_set_retain(struct segments *s, size_t bytes);

@@ -30,8 +30,8 @@ enum {
     VALUE_SHIFT = SIZE_BITS / 2, /* the high half of a granule's word */
     FANOUT = 16,                 /* children of a node */
     LEVELS_MOST = 8,             /* 16^8 granules are more than a word can count */
-    READY_AT_FIRST = 8192,
-    SLICE_MOST = 32 /* granules released in one hold of the lock: 2 MiB */
+    READY_AT_FIRST = 512,        /* a page of words, for 32 MiB */
+    SLICE_MOST = 32              /* granules released in one hold of the lock: 2 MiB */
 };
 #define GRANULES_MOST (((size_t)1 << VALUE_SHIFT) - 1)
 #define NO_GRANULE SIZE_MAX

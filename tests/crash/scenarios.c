@@ -677,12 +677,12 @@ static bool in_filling(void)
 
 static bool in_trade(void)
 {
-    return a_depot()->transit_old != 0 && a_depot()->journal.count == 0;
+    return a_depot()->transit_old != 0 && a_depot()->log.count == 0;
 }
 
 static bool in_shrinking(void)
 {
-    return a_depot()->releasing != 0;
+    return a_depot()->made == 0 && a_depot()->units != 0;
 }
 
 static bool in_making(void)
@@ -696,11 +696,11 @@ static bool in_lane(void)
     return !lanes_are_locked() || this_lane()->lock != 0;
 }
 
-/* Little in stock, but so many magazines made that the class has a stretch of its own. */
-static void prepare_stretch(void)
+/* Little in stock, but several magazines that were made. */
+static void prepare_magazines(void)
 {
     struct fault fault = {0};
-    size_t count = (the_heap->region->cache.stripes + 2) * magazine_capacity(CLASS_EXACT_LAST);
+    size_t count = 3 * magazine_capacity(CLASS_EXACT_LAST);
     void *last = NULL;
 
     for (size_t i = 0; i < count; i++) {
@@ -802,8 +802,8 @@ const struct scenario scenarios[] = {
      .died_when = in_trade},
     {"after-draining", .prepare = prepare_stock, .act = act_small_cached, .act_before = act_trim,
      .died_when = in_filling},
-    {"after-shrinking", .prepare = prepare_stretch, .act = act_small_cached, .act_before = act_trim,
-     .died_when = in_shrinking},
+    {"after-shrinking", .prepare = prepare_magazines, .act = act_small_cached,
+     .act_before = act_trim, .died_when = in_shrinking},
     {"after-making", UNCACHED, prepare_holes, act_large_once, .hold = hold_first_arena,
      .act_before = act_elsewhere, .died_when = in_making},
     {"reap-arena", UNCACHED, prepare_holes, act_reap, .act_before = act_through_holes,

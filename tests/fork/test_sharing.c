@@ -433,7 +433,7 @@ static int die_with_all_locks(void *context)
     (void)context;
     if (heap->cache.table->classes > 0) {
         CHILD_CHECK(lock_acquire(&d->lock) == LOCK_ACQUIRED);
-        journal_store(&d->journal, &d->demand, d->demand + 1);
+        journal_store(depot_journal(d), &d->demand, d->demand + 1);
     }
     CHILD_CHECK(lock_acquire(&heap->arenas.table->lock) == LOCK_ACQUIRED);
     CHILD_CHECK(heap_enter(&call, heap, "test"));

@@ -44,7 +44,6 @@ struct dvsm_heap *stand_in_heap(enum lanes lanes, const dvsm_options *options)
         abort();
     }
     struct cache *cache = &heap->cache;
-    cache->table->stripes = 1; /* on any machine the second magazine of a class is in its stretch */
     struct lane_view *view = lanes == LANES_LOCKED ? &cache->locked : &cache->view;
 
     /* As cache_open() leaves it, whatever the mode the heap was made in. */

@@ -209,33 +209,32 @@ static void test_content_that_looks_like_a_mark_is_freed_all_the_same(void **sta
     allocate(0, 200);
     release(0, 150);
     const struct depot *d = depot_of(cache, CLASS);
-    for (size_t offset = 0; offset < d->made * MAGAZINE_BYTES; offset++) {
-        struct magazine *m = magazine_at(cache->table, CLASS, offset / MAGAZINE_BYTES);
-        void *p = dvsm_heap_malloc(heap, SIZE);
+    for (word unit = d->units; unit != 0; unit = *place_link(unit))
+        for (size_t offset = 0; offset < MAGAZINE_BYTES; offset++) {
+            void *p = dvsm_heap_malloc(heap, SIZE);
 
-        assert_non_null(p);
-        magazine_set_mark(p, (word)(uintptr_t)m + offset % MAGAZINE_BYTES);
-        size_t held = cached();
-        dvsm_free(p);
-        assert_int_equal(faults, 0);
-        assert_int_equal(cached(), held + 1);
-    }
+            assert_non_null(p);
+            magazine_set_mark(p, unit + offset);
+            size_t held = cached();
+            dvsm_free(p);
+            assert_int_equal(faults, 0);
+            assert_int_equal(cached(), held + 1);
+        }
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
-/* Lower halves from just before the magazines to just beyond them, in a heap that may have no cache. */
+/* Lower halves around the borders of a granule of magazines and of its units, in a heap that may have none. */
 static void free_what_looks_marked(struct dvsm_heap *in)
 {
-    const struct cache_table *table = in->cache.table;
-    size_t span = (size_t)(stretch_of(table, CACHE_CLASSES) - table->magazines);
-    size_t edges[] = {0, table->stripes * STRIPE_BYTES, span / 2, span, (size_t)1 << 31};
+    word room = in->cache.table->room, granule = room != 0 ? room : (word)in->region->granules;
+    const size_t edges[] = {0, UNIT_BYTES, 2 * UNIT_BYTES, GRANULE, (size_t)1 << 31};
 
     for (size_t i = 0; i < sizeof edges / sizeof edges[0]; i++)
         for (size_t around = 0; around < 64; around++) {
             void *p = dvsm_heap_malloc(in, SIZE);
 
             assert_non_null(p);
-            magazine_set_mark(p, (word)table->magazines + edges[i] + around - 32);
+            magazine_set_mark(p, granule + edges[i] + around - 32);
             assert_int_equal(dvsm_malloc_usable_size(p), SIZE);
             dvsm_free(p);
             assert_int_equal(faults, 0);
@@ -386,10 +385,12 @@ static void test_the_check_finds_a_spoilt_depot(void **state)
     spoil(&d->transit_old, d->stock[0]);
     spoil((word *)&d->made, d->made + 1);
     spoil((word *)&d->made, d->made - 1);
-    spoil((word *)&d->ready, 0);
-    spoil((word *)&d->ready, cache->table->area + 1);
-    spoil((word *)&d->releasing, d->ready);
-    spoil((word *)&d->journal.count, 1);
+    spoil(&d->units, 0);
+    spoil(&d->units, d->units + WORD);
+    spoil(place_link(d->units), d->units);
+    spoil(&d->incoming, d->units);
+    spoil((word *)&d->pending.bytes, GRANULE);
+    spoil((word *)&d->log.count, 1);
 }
 
 static void test_the_check_finds_a_spoilt_list(void **state)

@@ -54,16 +54,15 @@ static void test_every_part_has_its_place(void **state)
 
     (void)state;
     assert_ptr_equal(r->base, r);
-    assert_true(offset_of(r->arenas.slots) >= sizeof *r);
-    assert_true((char *)cache->lanes >= slots_end);
+    assert_true(offset_of(cache->lanes) >= sizeof *r);
     assert_true((char *)cache->depots >= (char *)(cache->lanes + cache->cpus));
     assert_true((char *)r->map >= (char *)(cache->depots + CACHE_CLASSES));
-    assert_true(cache->magazines >= map_end);
-    assert_true(r->granules >= stretch_of(cache, CACHE_CLASSES));
+    assert_true(r->arenas.slots >= map_end);
+    assert_true(r->granules >= slots_end);
     assert_int_equal(r->granules + r->granule_count * GRANULE - r->base, r->bytes);
     assert_int_equal(offset_of(r->arenas.slots) % page + offset_of(cache->lanes) % page, 0);
     assert_int_equal(offset_of(cache->depots) % page + offset_of(r->map) % page, 0);
-    assert_int_equal(offset_of(cache->magazines) % page + offset_of(r->granules) % GRANULE, 0);
+    assert_int_equal(offset_of(r->granules) % GRANULE, 0);
     assert_true(cache->cpus >= (size_t)sysconf(_SC_NPROCESSORS_ONLN));
     assert_true(r->arenas.most >= 64);
     assert_int_equal(region_arena_count(r), 1);
@@ -85,7 +84,7 @@ static void test_metadata_is_small_until_it_is_needed(void **state)
         heap->region->cache.cpus * sizeof(struct lane) + CACHE_CLASSES * sizeof(struct depot);
 
     (void)state;
-    assert_true(overhead(heap) <= 16 * page + cache + STRIPE_BYTES);
+    assert_true(overhead(heap) <= 16 * page + cache);
 }
 
 /* The footprint counts what the file has, but for the rest of its last page. */
@@ -236,7 +235,7 @@ static void test_check_sees_parts_that_lie_elsewhere(void **state)
     struct region *r = heap->region;
 
     (void)state;
-    expect_violation((size_t *)(void *)&r->cache.magazines, (size_t)r->cache.magazines + GRANULE,
+    expect_violation((size_t *)(void *)&r->cache.depots, (size_t)r->cache.depots + GRANULE,
                      "part of the cache");
     expect_violation(&r->arenas.stride, 2 * r->arenas.stride, "arenas lie elsewhere");
     expect_violation((size_t *)(void *)&r->granules, (size_t)r->granules - GRANULE,

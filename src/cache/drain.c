@@ -1,0 +1,119 @@
+/* drain.c - emptying the cache: depots, and the lanes that can be reached.
+ *
+ * A lane that is behind a lock can be emptied by anybody, one with sequences only from its own CPU. The
+ * thread that calls stays where it is, with the affinity that the program gave it: where all lanes are
+ * to be emptied a thread of the library's own goes to the other CPUs, and ends.
+ */
+#define _GNU_SOURCE
+#include "cache/depot.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+enum { VISITOR_STACK = 128 << 10, MASK_BYTES = (1 << 16) / CHAR_BIT };
+
+/* Takes what is loaded on that CPU, on which the thread is unless lanes are locked, to the depots. */
+static void unload(struct cache *cache, size_t cpu)
+{
+    for (unsigned class = 0; class < cache->table->classes_most; class ++) {
+        struct depot *d = depot_of(cache, class);
+        word w = lane_word(cache, cpu, class);
+
+        if (w == 0 || !depot_enter(cache, class))
+            continue;
+        w = lane_word(cache, cpu, class);
+        bool done = w != 0 && cache_trade(cache, class, cpu, w, 0);
+        depot_end_transit(d, class, shelf_of(cpu), done ? w : 0);
+        depot_leave(d);
+    }
+}
+
+/* Goes to each CPU that the thread may run on, in a thread that nothing else is done in. */
+static void *visit_cpus(void *context)
+{
+    struct cache *cache = context;
+    size_t bytes = CPU_ALLOC_SIZE(cache->table->cpus);
+    char allowed[MASK_BYTES], one[MASK_BYTES];
+
+    if (bytes > sizeof allowed || sched_getaffinity(0, bytes, (cpu_set_t *)(void *)allowed) != 0)
+        return NULL;
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
+        if (!CPU_ISSET_S(cpu, bytes, (cpu_set_t *)(void *)allowed))
+            continue;
+        CPU_ZERO_S(bytes, (cpu_set_t *)(void *)one);
+        CPU_SET_S(cpu, bytes, (cpu_set_t *)(void *)one);
+        if (sched_setaffinity(0, bytes, (cpu_set_t *)(void *)one) == 0)
+            unload(cache, cpu);
+    }
+    return NULL;
+}
+
+/* The thread takes no signals: they are the program's. */
+static void send_visitor(struct cache *cache)
+{
+    pthread_attr_t attributes;
+    pthread_t visitor;
+    sigset_t all, before;
+    int state;
+
+    if (pthread_attr_init(&attributes) != 0)
+        return;
+    pthread_attr_setstacksize(&attributes, VISITOR_STACK);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    bool made = pthread_create(&visitor, &attributes, visit_cpus, cache) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (made)
+        pthread_join(visitor, NULL);
+    pthread_setcancelstate(state, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+/* Whether a lane of another CPU has anything, at a look. */
+static bool others_have_blocks(const struct cache *cache)
+{
+    size_t here = cache_cpu(cache);
+
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
+        if (cpu == here || __atomic_load_n(&cache->table->lanes[cpu].used, __ATOMIC_RELAXED) == 0)
+            continue;
+        for (unsigned class = 0; class < cache->table->classes_most; class ++)
+            if (lane_word(cache, cpu, class) != 0)
+                return true;
+    }
+    return false;
+}
+
+static void unload_lanes(struct cache *cache, enum drain drain)
+{
+    if (cache->table->mode == CACHE_LOCKED) {
+        for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
+            unload(cache, cpu);
+        return;
+    }
+    if (cache->view.exact_limit == 0) /* a process without sequences leaves lanes alone */
+        return;
+    unload(cache, cache_cpu(cache));
+    if (drain == DRAIN_ALL && others_have_blocks(cache))
+        send_visitor(cache);
+}
+
+bool cache_drain(struct cache *cache, enum drain drain, struct fault *fault)
+{
+    size_t drained = 0;
+
+    if (cache->table->classes_most == 0)
+        return false;
+    unload_lanes(cache, drain);
+    if (word_peek(&cache->table->drained) != 0)
+        return false;
+    word_show(&cache->table->drained, 1); /* who puts something into a depot takes that back */
+    for (unsigned class = 0; class < CACHE_CLASSES; class ++) {
+        drained += stock_drain(cache, class, SIZE_MAX, fault);
+        depot_shrink(cache, class);
+    }
+    return drained > 0;
+}

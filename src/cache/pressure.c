@@ -1,0 +1,57 @@
+/* pressure.c - what the heap remembers when memory is short.
+ *
+ * At its limit a program frees and asks by turns. So that neither costs much: what could not be had is
+ * remembered until something is freed, and the cache is left out for as long as requests keep being
+ * refused: then a freed block joins its neighbours at once, and no request need empty lanes and depots.
+ * A block that is pushed onto a lane is freed without anybody being told: so the lanes' words are noted, and
+ * looked at again. All of this are hints: a wrong one costs time, or a request one more look.
+ */
+#include "cache/depot.h"
+
+enum { TIGHT_REQUESTS = 1024 };
+
+/* Changes with every block that comes to the lane or leaves it. */
+static word sum_of_words(const struct cache *cache, size_t cpu)
+{
+    word sum = 0;
+
+    if (__atomic_load_n(&cache->table->lanes[cpu].used, __ATOMIC_RELAXED) == 0)
+        return 0;
+    for (unsigned class = 0; class < cache->table->classes_most; class ++)
+        sum += lane_word(cache, cpu, class) * (2 * class + 1);
+    return sum;
+}
+
+static bool is_as_noted(const struct cache *cache, size_t cpu)
+{
+    return word_peek(&cache->table->lanes[cpu].noted) == sum_of_words(cache, cpu);
+}
+
+/* Only the lanes that cache_drain(DRAIN_HERE) would empty count. */
+static bool are_lanes_as_noted(const struct cache *cache)
+{
+    if (cache->table->mode == CACHE_SEQUENCES)
+        return is_as_noted(cache, cache_cpu(cache));
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
+        if (!is_as_noted(cache, cpu))
+            return false;
+    return true;
+}
+
+bool cache_is_short_of(struct cache *cache, size_t bytes)
+{
+    size_t short_of = word_peek(&cache->table->short_of);
+
+    return unlikely(short_of != 0) && bytes >= short_of &&
+           (cache->table->classes_most == 0 || are_lanes_as_noted(cache));
+}
+
+void cache_note_short_of(struct cache *cache, size_t bytes)
+{
+    struct cache_table *table = cache->table;
+
+    for (size_t cpu = 0; cpu < table->cpus && table->classes_most != 0; cpu++)
+        word_show(&table->lanes[cpu].noted, sum_of_words(cache, cpu));
+    word_show(&table->tight, TIGHT_REQUESTS);
+    word_show(&table->short_of, bytes != 0 ? bytes : 1);
+}

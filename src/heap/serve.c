@@ -1,0 +1,148 @@
+/* serve.c - one request, from the arenas: in which order memory is looked for, down to the last of it.
+ *
+ *     what the arenas have     the CPU's own first, then the others
+ *     what the cache has       where depots have so much that it is worth while
+ *     what is new to them      granules from the map; a large block takes them first of all
+ *     ---- from here on memory is short
+ *     all of the cache         that can be reached from here
+ *     what arenas can do without   the ends of their tops, unused segments: others may grow by these
+ *
+ * What is refused in the end is remembered until something is freed (cache.h).
+ */
+#include <errno.h>
+
+#include "heap/heap.h"
+
+static void *serve(struct arena_call *call, const struct heap_request *r)
+{
+    switch (r->kind) {
+    case HEAP_MEMALIGN:
+        return arena_memalign(call, r->alignment, r->size);
+    case HEAP_CALLOCS:
+        return arena_independent_calloc(call, r->count, r->size, r->array);
+    case HEAP_COMALLOCS:
+        return arena_independent_comalloc(call, r->count, r->sizes, r->array);
+    default:
+        return arena_malloc(call, r->size);
+    }
+}
+
+/* Bytes that it takes at least; SIZE_MAX: more than there can be. */
+static size_t bytes_of(const struct heap_request *r)
+{
+    size_t bytes = r->size;
+
+    if (r->kind == HEAP_MEMALIGN && __builtin_add_overflow(r->size, r->alignment, &bytes))
+        return SIZE_MAX;
+    if (r->kind == HEAP_CALLOCS && __builtin_mul_overflow(r->count, r->size, &bytes))
+        return SIZE_MAX;
+    if (r->kind == HEAP_COMALLOCS)
+        for (size_t i = bytes = 0; i < r->count; i++)
+            if (__builtin_add_overflow(bytes, r->sizes[i], &bytes))
+                return SIZE_MAX;
+    return bytes;
+}
+
+enum outcome { SERVED, FAULTED, NO_MEMORY, WOULD_GROW };
+
+/* A request on its way. */
+struct search {
+    struct dvsm_heap *heap;
+    const struct heap_request *request;
+    const char *function; /* the public one */
+    void *block;          /* what it got */
+};
+
+/* From what some arena has or, if it may grow, from the CPU's arena. */
+static enum outcome attempt(struct search *s, bool may_grow)
+{
+    struct heap_call call;
+    bool would_grow = false;
+
+    s->block = NULL;
+    if (heap_enter(&call, s->heap, s->function)) {
+        do {
+            call.hold.call.no_growth = !may_grow;
+            s->block = serve(&call.hold.call, s->request);
+            would_grow |= call.hold.call.short_of_memory;
+        } while (s->block == NULL && !may_grow && call.hold.call.fault.kind == FAULT_NONE &&
+                 arenas_move_on(&s->heap->arenas, &call.hold));
+    }
+    if (unlikely(!heap_leave(&call)))
+        return FAULTED;
+    if (likely(s->block != NULL))
+        return SERVED;
+    return would_grow ? WOULD_GROW : NO_MEMORY;
+}
+
+static enum outcome usual_search(struct search *s, struct fault *fault)
+{
+    const struct heap_request *r = s->request;
+    bool large =
+        r->kind == HEAP_MALLOC && r->size >= ARENA_LARGE_THRESHOLD; /* granules of its own */
+    enum outcome outcome = attempt(s, large);
+
+    while (outcome == WOULD_GROW && cache_reduce_before_growth(&s->heap->cache, fault))
+        outcome = attempt(s, false);
+    return outcome == WOULD_GROW ? attempt(s, true) : outcome;
+}
+
+/* Gives back what arenas can do without. Whether there was anything. */
+static bool squeeze(struct dvsm_heap *heap, const char *function)
+{
+    bool given = false;
+
+    for (size_t i = 0; i < region_arena_count(heap->region); i++) {
+        struct heap_call call;
+
+        if (!arena_may_give(&region_arena(heap->region, i)->arena))
+            continue;
+        if (heap_enter_index(&call, heap, i, function))
+            given |= arena_trim(&call.hold.call, 0);
+        heap_leave(&call);
+    }
+    return segment_release(&heap->segments, 0) > 0 || given;
+}
+
+/* Once the usual search found nothing. */
+static enum outcome last_search(struct search *s, struct fault *fault)
+{
+    cache_drain(&s->heap->cache, DRAIN_HERE, fault);
+
+    enum outcome outcome = attempt(s, false);
+    if (outcome == WOULD_GROW || outcome == NO_MEMORY) {
+        squeeze(s->heap, s->function);
+        outcome = attempt(s, true);
+    }
+    return outcome;
+}
+
+static bool is_more_than_all(const struct dvsm_heap *heap, size_t bytes)
+{
+    return bytes > PTRDIFF_MAX || bytes > heap->region->granule_count * GRANULE;
+}
+
+void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const char *function)
+{
+    struct search s = {.heap = heap, .request = r, .function = function};
+    struct fault fault = {0};
+    size_t bytes = bytes_of(r);
+    enum outcome outcome = NO_MEMORY;
+
+    if (!is_more_than_all(heap, bytes) && !cache_is_short_of(&heap->cache, bytes)) {
+        outcome = usual_search(&s, &fault);
+        if (outcome == NO_MEMORY)
+            outcome = last_search(&s, &fault);
+        if (unlikely(outcome == NO_MEMORY)) {
+            /* Where it is the system that has no more, it may have some the next time. */
+            if (segment_is_full(heap->segments.map, bytes))
+                cache_note_short_of(&heap->cache, bytes);
+        } else {
+            cache_note_served(&heap->cache);
+        }
+        heap_report(heap, &fault, function);
+    }
+    if (unlikely(outcome == NO_MEMORY))
+        errno = ENOMEM;
+    return s.block;
+}
