@@ -29,6 +29,9 @@
  *   Signals   No function is to be called from a signal handler. One that interrupted a call of the
  *             same heap never hangs: allocating takes another arena or fails, and to free a block
  *             of the arena that the interrupted call works on is a fault.
+ *   Cancelling   No function is a cancellation point or is ended by a cancellation that is pending,
+ *             but for dvsm_heap_destroy(), at its end, and what the program's own functions do (a
+ *             backend's, a fault handler, dvsm_walk()'s visitor).
  *   Blocks    The functions that take a block accept one of any heap mapped in the calling process.
  *   Faults    A pointer that no heap handed out, a block freed twice and damaged metadata are
  *             faults: see dvsm_set_fault_handler().
@@ -238,7 +241,8 @@ dvsm_heap *dvsm_heap_create(const dvsm_options *options);
 
 /* Unmaps the heap in the calling process and removes its name, if it has one: none of its blocks
  * may be used here any more. Other processes keep it; the memory goes with the last of them. No
- * other thread may be using the heap. 0, or -1 with errno and the heap as it was:
+ * other thread may be using the heap. A thread that is to be cancelled ends here, once the heap is
+ * gone. 0, or -1 with errno and the heap as it was:
  *
  *     EINVAL   no heap, or the default heap
  *     EACCES, ...   what the backend's system calls gave, for a name that may not be removed */

@@ -9,8 +9,8 @@
  * few instructions it need not enter the list itself. The list's head is the C library's. A signal
  * handler that comes in between puts back what it found there.
  *
- * What the thread must know of itself (its id, its list) is looked up at its first use in each process
- * (process.h).
+ * What the thread must know of itself is looked up at its first use: its list once, by a system call; its
+ * id in each process (process.h).
  */
 #ifndef DVSM_BASE_BRIEF_H
 #define DVSM_BASE_BRIEF_H
@@ -35,6 +35,7 @@ struct brief_self {
     uint32_t tid;
     uint32_t process; /* *process_number when this was looked up; 0: never */
     struct brief_list_head *head;
+    bool has_none; /* the kernel does not tell: a sandbox */
 };
 
 extern __thread struct brief_self brief_self

@@ -1,9 +1,11 @@
 /* fault.c - recording and reporting of faults. */
+#define _GNU_SOURCE
 #include "base/fault.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { LINE = 512 }; /* the longest label of a heap, 255 bytes, and as much again */
@@ -22,8 +24,9 @@ fault_handler fault_set_handler(fault_handler handler)
     return atomic_exchange(&current_handler, handler);
 }
 
-/* One write and no stdio buffer: the heap may be the very thing that is broken. A line that is cut
- * ends as one, too. */
+/* One write and no stdio buffer: the heap may be the very thing that is broken. By syscall(), since
+ * write() is a cancellation point: a thread that is to end would end there, and the fault be forgotten.
+ * A line that is cut ends as one, too. */
 static _Noreturn void print_and_abort(const struct fault_report *report)
 {
     char line[LINE];
@@ -35,8 +38,7 @@ static _Noreturn void print_and_abort(const struct fault_report *report)
         bytes = sizeof line - 1;
         line[bytes - 1] = '\n';
     }
-    ssize_t ignored = write(STDERR_FILENO, line, bytes);
-    (void)ignored;
+    syscall(SYS_write, STDERR_FILENO, line, bytes);
     abort();
 }
 

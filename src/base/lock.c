@@ -44,10 +44,10 @@ static enum lock_state state_of(int error)
     }
 }
 
-/* The holder's id is the C library's: in a new process it is looked at once. */
+/* The holder's id is the C library's: it is looked at where that may not know this thread. */
 static void greet(void)
 {
-    if (process_is_new())
+    if (process_is_in_doubt())
         process_greet();
 }
 

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "base/process.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #endif
 
 volatile uint32_t *process_number;
+__thread struct process_self process_self;
 
 /* The last number that was given, here or before the fork. */
 static _Atomic(uint32_t) last_number = 1;
@@ -23,6 +25,7 @@ void process_start(void)
 {
     size_t bytes = (size_t)sysconf(_SC_PAGESIZE);
 
+    process_greet();
     if (process_number != NULL)
         return;
     void *page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -36,36 +39,69 @@ void process_start(void)
     process_number = page;
 }
 
-/* Whether the C library takes the calling thread for the one that it is. What it writes into a mutex
- * tells. */
-static bool is_known_to_libc(void)
+static uint32_t id_of_kernel(void)
+{
+    return (uint32_t)syscall(SYS_gettid);
+}
+
+/* What the C library writes into a mutex tells; no system call is made. */
+static uint32_t id_of_libc(void)
 {
 #ifdef __GLIBC__
     pthread_mutex_t mutex = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
 
     pthread_mutex_lock(&mutex);
-    bool known = mutex.__data.__owner == (int)syscall(SYS_gettid);
+    uint32_t id = (uint32_t)mutex.__data.__owner;
     pthread_mutex_unlock(&mutex);
-    return known;
+    return id;
 #else
-    return true;
+    return id_of_kernel();
 #endif
 }
 
-NOINLINE void process_greet(void)
+/* Whether it is the thread's: fork() gave a new process another one than it had; a new thread, whose own
+ * variables are all zero, got it from the C library. Anything else is for the kernel to say, also that
+ * the child has by chance the parent's in another PID namespace. */
+static bool is_right(uint32_t id, bool is_new_process)
+{
+    uint32_t former = process_self.tid;
+
+    if (is_new_process ? former != 0 && former != id : former == 0)
+        return true;
+    return id == id_of_kernel();
+}
+
+/* NB: syscall(), since write() is a cancellation point. */
+static _Noreturn void stop(void)
 {
     static const char text[] =
         "dvsm: this process was made by a raw clone(): its thread's id is not "
         "known to the C library, and its death would free no lock; use fork()\n";
 
-    if (!is_known_to_libc()) {
-        ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
-        (void)ignored;
-        abort();
-    }
+    syscall(SYS_write, STDERR_FILENO, text, sizeof text - 1);
+    abort();
+}
+
+static void number_process(void)
+{
     uint32_t expected = 0, number = atomic_fetch_add(&last_number, 1) + 1;
+
     if (number == 0)
         number = atomic_fetch_add(&last_number, 1) + 1;
     __atomic_compare_exchange_n(process_number, &expected, number, false, __ATOMIC_RELAXED,
                                 __ATOMIC_RELAXED); /* another thread may have been first */
+}
+
+NOINLINE void process_greet(void)
+{
+    bool is_new = process_number != NULL && *process_number == 0;
+    uint32_t id = id_of_libc();
+    int saved = errno;
+
+    if (!is_right(id, is_new))
+        stop();
+    process_self = (struct process_self){id, process_stack()};
+    if (is_new)
+        number_process();
+    errno = saved;
 }

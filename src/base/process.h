@@ -1,10 +1,19 @@
-/* process.h - noticing that this is a new process, without a handler of fork.
+/* process.h - noticing that this is a new process, without a handler of fork, and that it is one which
+ * the C library knows.
  *
- * A page that the kernel wipes in every process that is made by copying (MADV_WIPEONFORK) holds the
- * process's number: 0 means that nobody has looked yet. The first who does makes sure that the C
- * library knows which thread this is: robust locks hold the thread's id, and a child made by a raw
- * clone() behind the library's back has its parent's, so that its death would free nothing. Such a
- * child is stopped, with a message.
+ * Robust locks hold the thread's id as the C library knows it. A child made by a raw clone() behind its
+ * back has its parent's id there, so that its death would free nothing. Such a child is stopped, with a
+ * message, where it first comes to a lock:
+ *
+ *   - A copy of the process: a page that the kernel wipes in every process made by copying
+ *     (MADV_WIPEONFORK) holds the process's number; 0 means that nobody has looked yet. fork() gave the
+ *     thread a new id, a raw clone() left the old one.
+ *   - One that shares the memory (CLONE_VM without CLONE_THREAD) shares that page, too, and even the
+ *     thread's own variables; but it must run on another stack. So a thread that comes from elsewhere
+ *     than before is asked for its id.
+ *
+ * The kernel is asked only in doubt: neither a child of fork nor a new thread needs a system call here,
+ * but where the thread that forked had not come by before.
  */
 #ifndef DVSM_BASE_PROCESS_H
 #define DVSM_BASE_PROCESS_H
@@ -17,16 +26,35 @@
 /* NULL: the system cannot wipe pages (before Linux 4.14), or there was no memory. */
 extern volatile uint32_t *process_number __attribute__((visibility("hidden")));
 
+/* What was seen of the calling thread when it last came by; a child has its parent's. */
+struct process_self {
+    uint32_t tid;    /* 0: never */
+    uintptr_t stack; /* about where on its stack it was */
+};
+extern __thread struct process_self process_self
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+enum { PROCESS_STACK_NEAR = 256 << 10 };
+
 /* Makes the page, unless it is there. */
 void process_start(void);
 
-/* A new process: checks it, and gives it a number that none of its ancestors had: the thread that was
- * copied still has one of theirs, and must not be taken for known because another thread came first. */
+/* In doubt: makes sure that the thread is what the C library takes it for, or stops the process. A new
+ * process gets a number that none of its ancestors had: the thread that was copied still has one of
+ * theirs, and must not be taken for known because another thread came first. Leaves errno alone. */
 void process_greet(void);
 
-static inline bool process_is_new(void)
+static inline uintptr_t process_stack(void)
 {
-    return unlikely(process_number != NULL && *process_number == 0);
+    return (uintptr_t)__builtin_frame_address(0);
+}
+
+static inline bool process_is_in_doubt(void)
+{
+    return unlikely(
+        process_number != NULL &&
+        (*process_number == 0 || process_stack() - process_self.stack + PROCESS_STACK_NEAR >
+                                     2 * (uintptr_t)PROCESS_STACK_NEAR));
 }
 
 #endif

@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 
+#include "base/cancel.h"
 #include "cache/place.h"
 #include "heap/heap.h"
 
@@ -167,12 +168,10 @@ static size_t charged(const void *region)
     return region_charged_bytes(region);
 }
 
-int dvsm_check(dvsm_heap *heap, FILE *report)
+static int check_heap(struct dvsm_heap *heap, FILE *report)
 {
     struct check check = {.report = report};
 
-    if (registry_checked(heap) == NULL)
-        return -1;
     check_region(heap, &check);
     if (check.violations > 0)
         return check.violations; /* nothing can be found by such a header */
@@ -186,4 +185,16 @@ int dvsm_check(dvsm_heap *heap, FILE *report)
     check_owners(heap, &check);
     segment_check_overhead(&heap->segments, charged, heap->region, &check);
     return check.violations;
+}
+
+/* The report is printed while locks are held. */
+int dvsm_check(dvsm_heap *heap, FILE *report)
+{
+    if (registry_checked(heap) == NULL)
+        return -1;
+
+    int cancel = cancel_put_off();
+    int violations = check_heap(heap, report);
+    cancel_restore(cancel);
+    return violations;
 }

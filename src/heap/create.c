@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "base/bits.h"
+#include "base/cancel.h"
 #include "heap/heap.h"
 #include "shm/shm.h"
 
@@ -20,13 +21,14 @@ static size_t wanted_bytes(const dvsm_options *options)
                                        : bits_round_up(wanted, GRANULE);
 }
 
-static int reserve(struct dvsm_heap *heap, const dvsm_options *options, size_t least)
+static int reserve_from(const dvsm_backend *backend, struct dvsm_heap *heap,
+                        const dvsm_options *options, size_t least)
 {
     size_t wanted = wanted_bytes(options);
 
     if (least < region_least_bytes())
         least = region_least_bytes();
-    heap->backend = options->backend != NULL ? options->backend : &dvsm_backend_memfd;
+    heap->backend = backend;
     heap->mapping = (dvsm_mapping){
         .bytes = wanted,
         .fd = -1,
@@ -35,6 +37,23 @@ static int reserve(struct dvsm_heap *heap, const dvsm_options *options, size_t l
         .flags = options->flags,
     };
     return shm_reserve_fitting(heap->backend, &heap->mapping, least < wanted ? least : wanted);
+}
+
+/* A kernel that has no memory files, or a sandbox that refuses them: where nobody asked for one, memory
+ * without a file does as well. */
+static bool has_no_memory_files(int error)
+{
+    return error == ENOSYS || error == EPERM || error == EACCES;
+}
+
+static int reserve(struct dvsm_heap *heap, const dvsm_options *options, size_t least)
+{
+    if (options->backend != NULL)
+        return reserve_from(options->backend, heap, options, least);
+
+    int error = reserve_from(&dvsm_backend_memfd, heap, options, least);
+    return has_no_memory_files(error) ? reserve_from(&dvsm_backend_anon, heap, options, least)
+                                      : error;
 }
 
 /* The process's own access to each part of the region. */
@@ -48,8 +67,8 @@ static void open_parts(struct dvsm_heap *heap)
     cache_open(&heap->cache, &region->cache, &heap->arenas, &heap->segments, region->granules);
 }
 
-struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size_t least,
-                            int *error)
+static struct dvsm_heap *make(const dvsm_options *options, const char *label, size_t least,
+                              int *error)
 {
     struct dvsm_heap *heap = registry_claim();
 
@@ -73,9 +92,17 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
     return heap;
 }
 
-/* Not found any more before it is unmapped; its slot stays taken until it is. What cannot be
- * unmapped lives on; a backend that unmaps and gives an error all the same leaves no heap. */
-int heap_unmake(struct dvsm_heap *heap)
+struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size_t least,
+                            int *error)
+{
+    int cancel = cancel_put_off();
+    struct dvsm_heap *heap = make(options, label, least, error);
+
+    cancel_restore(cancel);
+    return heap;
+}
+
+static int unmake(struct dvsm_heap *heap)
 {
     if (!registry_withdraw(heap))
         return EINVAL;
@@ -84,6 +111,16 @@ int heap_unmake(struct dvsm_heap *heap)
         registry_publish(heap);
     else
         registry_free(heap);
+    return error;
+}
+
+/* Not found any more before it is unmapped; its slot stays taken until it is. What cannot be
+ * unmapped lives on; a backend that unmaps and gives an error all the same leaves no heap. */
+int heap_unmake(struct dvsm_heap *heap)
+{
+    int cancel = cancel_put_off(), error = unmake(heap);
+
+    cancel_restore(cancel);
     return error;
 }
 
@@ -117,12 +154,18 @@ int dvsm_heap_destroy(dvsm_heap *heap)
     if (heap == heap_default())
         return fail(EINVAL);
     int error = heap_unmake(heap);
-    return error == 0 ? 0 : fail(error);
+    if (error != 0)
+        return fail(error);
+    pthread_testcancel(); /* put off until nothing is left behind */
+    return 0;
 }
 
 int dvsm_heap_unlink(const char *name)
 {
     if (name == NULL || name[0] != '/')
         return fail(EINVAL);
-    return shm_unlink(name);
+
+    int cancel = cancel_put_off(), result = shm_unlink(name);
+    cancel_restore(cancel);
+    return result;
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cancel.h"
 #include "heap/fast.h"
 
 /* Below this much address space the default is tried on another backend first: better a large
@@ -47,7 +48,10 @@ static void know_environment(void)
     if (environment_known)
         return;
     environment_known = true;
+
+    int cancel = cancel_put_off(); /* it may have something to say */
     environment_read(&environment);
+    cancel_restore(cancel);
     set_up(&setup, &environment.options, false);
     creator = getpid();
 }

@@ -78,7 +78,7 @@ static inline bool heap_holds(const struct dvsm_heap *heap, const void *address)
 /* Copies the options, of whatever version, into *out; NULL: all defaults. False: refused. */
 bool options_read(const dvsm_options *options, dvsm_options *out);
 
-/* Bytes of address space if nobody says how many. */
+/* Bytes of address space if nobody says how many: at most half of what RLIMIT_AS leaves. */
 size_t options_default_reserve(void);
 
 struct environment {

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "base/cancel.h"
 #include "heap/heap.h"
 
 /* ---- one by one */
@@ -247,10 +248,12 @@ struct dvsm_mallinfo dvsm_heap_mallinfo(dvsm_heap *heap)
 void dvsm_malloc_stats(void)
 {
     struct dvsm_mallinfo info = dvsm_mallinfo();
+    int cancel = cancel_put_off();
 
     fprintf(stderr,
             "max system bytes = %10zu\n"
             "system bytes     = %10zu\n"
             "in use bytes     = %10zu\n",
             dvsm_malloc_max_footprint(), dvsm_malloc_footprint(), info.uordblks);
+    cancel_restore(cancel);
 }

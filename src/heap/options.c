@@ -1,9 +1,14 @@
 /* options.c - a heap's options: versions, limits of what may be asked for, defaults. */
 #define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "heap/heap.h"
+#include "shm/shm.h"
 
 /* The first version's options; later ones are longer. NB: all of `size` bytes are read: one that no
  * version will ever have is a variable that was not initialised. */
@@ -47,14 +52,50 @@ bool options_read(const dvsm_options *options, dvsm_options *out)
     return out->backend == NULL || backend_is_complete(out->backend);
 }
 
+/* Twice the machine's memory; 0: not known. Not by sysconf(), which reads a file in older C libraries.
+ */
+static size_t twice_the_memory(void)
+{
+    struct sysinfo info;
+
+    return sysinfo(&info) == 0 ? 2 * (size_t)info.totalram * info.mem_unit : 0;
+}
+
+/* What the process has mapped by now. */
+static size_t address_space_used(void)
+{
+    char text[32] = "";
+    int fd = shm_open_above_stdio("/proc/self/statm", O_RDONLY);
+
+    if (fd < 0)
+        return 0;
+    if (read(fd, text, sizeof text - 1) < 0)
+        text[0] = '\0';
+    close(fd);
+    return (size_t)strtoull(text, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Half of what is left of the process's limit: the rest is for its own malloc, its threads and files.
+ */
+static size_t most_of_address_space(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur >= SIZE_MAX)
+        return SIZE_MAX;
+
+    size_t used = address_space_used();
+    return limit.rlim_cur > used ? ((size_t)limit.rlim_cur - used) / 2 : 0;
+}
+
 size_t options_default_reserve(void)
 {
-    if (sizeof(void *) < 8)
-        return (size_t)1 << 30;
+    size_t wanted = (size_t)1 << 30, most = most_of_address_space();
 
-    size_t least = (size_t)1 << 30 << 6; /* 64 GiB, in two steps for 32 bit */
-    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    size_t twice = pages > 0 && page > 0 ? 2 * (size_t)pages * (size_t)page : 0;
+    if (sizeof(void *) >= 8) {
+        size_t twice = twice_the_memory();
 
-    return twice > least ? twice : least;
+        wanted = wanted << 6 > twice ? wanted << 6 : twice; /* 64 GiB */
+    }
+    return wanted < most ? wanted : most;
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -11,6 +12,7 @@
 
 #include "base/bits.h"
 #include "cache/place.h"
+#include "shm/shm.h"
 
 enum {
     ARENAS_A_CPU = 4,
@@ -31,10 +33,10 @@ static size_t whole_pages(size_t bytes)
 /* One more than the highest number a CPU of this machine can have, now or later: lanes are found by
  * it. "0-7" or "0,2-7" in the system's list; without that, what the kernel's own masks have room
  * for. */
-static size_t cpu_count(void)
+static size_t look_up_cpus(void)
 {
     char list[256] = "";
-    int fd = open("/sys/devices/system/cpu/possible", O_RDONLY | O_CLOEXEC);
+    int fd = shm_open_above_stdio("/sys/devices/system/cpu/possible", O_RDONLY);
 
     if (fd >= 0) {
         if (read(fd, list, sizeof list - 1) < 0)
@@ -51,6 +53,17 @@ static size_t cpu_count(void)
     for (char *p = last; (p = strpbrk(p, ",-")) != NULL;)
         last = ++p;
     return (size_t)strtoul(last, NULL, 10) + 1;
+}
+
+/* Looked up once: making a heap asks several times. */
+static size_t cpu_count(void)
+{
+    static _Atomic(size_t) known;
+    size_t count = atomic_load(&known);
+
+    if (count == 0)
+        atomic_store(&known, count = look_up_cpus());
+    return count;
 }
 
 static size_t arenas_most(size_t cpus)

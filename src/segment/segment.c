@@ -3,6 +3,8 @@
 
 #include <assert.h>
 
+#include "shm/shm.h"
+
 static void store_word(struct segment_map *map, size_t granule, word flags, size_t value)
 {
     word kept = granule_load(map, granule) & COMMITTED;
@@ -81,6 +83,7 @@ static bool make_room(struct segments *s, struct granule_run run, size_t had_mem
     size_t more = run.count - had_memory;
 
     return excess_over_limit(map, more) <= map->retained - had_memory &&
+           shm_may_commit(s->backend, more << GRANULE_SHIFT) &&
            segment_make_ready(s, run_end(run)) &&
            excess_over_limit(map, more) <= map->retained - had_memory &&
            segment_release_retained(s, excess_over_limit(map, more), run);

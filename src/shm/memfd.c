@@ -27,17 +27,24 @@ static int open_file(const char *label)
     return fd;
 }
 
+/* Nobody makes it shorter, nor does anybody add a seal; longer it gets as the heap grows. A file that
+ * for a moment had a number of stdio's may have been printed to by another thread. */
+static int prepare(int fd, bool moved)
+{
+    if (moved && ftruncate(fd, 0) != 0)
+        return errno;
+    return shm_kernel.seal(fd, F_SEAL_SHRINK | F_SEAL_SEAL) == 0 ? 0 : errno;
+}
+
 static int memfd_reserve(const dvsm_backend *self, dvsm_mapping *mapping)
 {
     (void)self;
-    int fd = open_file(mapping->name);
+    int low = open_file(mapping->name), fd = shm_fd_above_stdio(low);
     if (fd < 0)
         return errno;
-    int error = shm_map_file(mapping, fd);
-    if (error == 0 && shm_kernel.seal(fd, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-        error = errno;
-        munmap(mapping->base, mapping->bytes);
-    }
+    int error = prepare(fd, fd != low);
+    if (error == 0)
+        error = shm_map_file(mapping, fd);
     if (error != 0)
         close(fd);
     return error;

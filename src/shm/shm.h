@@ -15,6 +15,7 @@
 #ifndef DVSM_SHM_SHM_H
 #define DVSM_SHM_SHM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "dvsm/backend.h"
@@ -26,5 +27,13 @@ const dvsm_backend *shm_backend_named(const char *name);
  * down to `least`; both are multiples of 64 KiB. 0, or the errno value of the last attempt, with
  * mapping->bytes as it was. */
 int shm_reserve_fitting(const dvsm_backend *backend, dvsm_mapping *mapping, size_t least);
+
+/* Whether it is worth while to make ready for committing so many bytes more: false where the machine or the
+ * cgroup does not have them. commit() looks again. */
+bool shm_may_commit(const dvsm_backend *backend, size_t bytes);
+
+/* Opens a file to work with for a moment, closed on exec, under a number that is not one of stdio's:
+ * the program may have been started without them. -1 and errno. */
+int shm_open_above_stdio(const char *path, int flags);
 
 #endif

@@ -1,41 +1,106 @@
-/* shm_internal.h - what the backends share; for this folder and its tests. */
+/* shm_internal.h - what the backends share; for this folder and its tests.
+ *
+ *     map.c        address space for a heap, and giving it back
+ *     commit.c     memory behind a range, and taking it away
+ *     file.c       the descriptor of a mapping's file: kept, found again; a longer file
+ *     available.c  whether the machine and the cgroup have what is asked for
+ */
 #ifndef DVSM_SHM_SHM_INTERNAL_H
 #define DVSM_SHM_SHM_INTERNAL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "dvsm/backend.h"
 
-enum { SHM_ALIGN = 64 << 10 };
+enum {
+    SHM_ALIGN = 64 << 10,
+    SHM_LARGE = 64 << 20 /* whether there is so much is always worth a look */
+};
 
-/* The calls that an older kernel may lack or that fail only on machines no test has. Tests replace
- * them; nothing else does. As the C library's: -1 and errno. */
+/* The calls that an older kernel may lack or a sandbox refuse, or that fail only on machines no test
+ * has. Tests replace them; nothing else does. As the C library's: -1 and errno. */
 struct shm_kernel {
     int (*memfd)(const char *name, unsigned flags);
     int (*advise)(void *start, size_t bytes, int advice);
     int (*allocate)(int fd, int mode, off_t offset, off_t bytes);
     int (*seal)(int fd, int seals);
+    int (*open)(const char *path, int flags, unsigned mode);
+    /* Has the kernel store eight bytes there. */
+    int (*store)(void *word);
 };
 extern struct shm_kernel shm_kernel;
 
-/* Makes the new file `fd` mapping->bytes long and maps it; on success the fd is the mapping's, on
- * failure it is still the caller's. */
+/* What this process knows of a mapping beyond what the library does: mapping->context. A forked child
+ * has a copy. */
+struct shm_record {
+    atomic_bool taken;
+    atomic_int fd;                /* -1: without a file; else the file's, as far as is known */
+    uint64_t device, inode;       /* which file it is; both 0: none */
+    _Atomic(size_t) length;       /* the file has at least that */
+    _Atomic(size_t) look_at;      /* beyond this offset, see what is available; available.c */
+    _Atomic(size_t) spent, share; /* committed since that was seen; when to look again */
+};
+
+static inline struct shm_record *shm_record(const dvsm_mapping *mapping)
+{
+    return mapping->context;
+}
+
+/* ---- map.c */
+
+/* Maps mapping->bytes of the new, empty file `fd`; on success the fd is the mapping's, on failure it
+ * is still the caller's. */
 int shm_map_file(dvsm_mapping *mapping, int fd);
 
 /* Maps shared memory without a file. */
 int shm_map_anonymous(dvsm_mapping *mapping);
 
-/* Whether mapping->fd is still the file that was mapped, not one opened since under that number. */
+/* ---- file.c */
+
+/* The same file under a descriptor of 3 or above, closed on exec: what it had before is closed. 0, 1
+ * and 2 are what a program prints to, also where it was started without them. -1 and errno: closed. */
+int shm_fd_above_stdio(int fd);
+
+/* Notes which file the mapping is of. */
+int shm_note_file(struct shm_record *record, int fd);
+
+/* Whether the mapping's descriptor is still the file that was mapped, not one opened since under that
+ * number. */
 bool shm_owns_fd(const dvsm_mapping *mapping);
 
 /* Whether `fd` is the file that was mapped. */
 bool shm_is_file_of(const dvsm_mapping *mapping, int fd);
 
-/* Three of the four calls, the same for all backends. */
+/* Makes the file at least so long, never shorter; 0 also where it is. *was_short tells. */
+int shm_lengthen(const dvsm_mapping *mapping, size_t length, bool *was_short);
+
+/* EFBIG: the process may not write a file of that length (and gets SIGXFSZ if it tries); ENOMEM: no
+ * file can have it. */
+int shm_check_length(size_t length);
+
+/* ---- commit.c: the same for all backends */
+
 int shm_commit(const dvsm_backend *self, const dvsm_mapping *mapping, void *start, size_t bytes);
 int shm_release(const dvsm_backend *self, const dvsm_mapping *mapping, void *start, size_t bytes);
 int shm_unmap(const dvsm_backend *self, dvsm_mapping *mapping, int destroy);
+
+/* ---- available.c */
+
+/* Of a new mapping: nothing was seen yet. */
+void shm_start_watching(struct shm_record *record);
+
+/* Whether so many bytes more, that end at that offset of the mapping, may be had: false where the
+ * kernel would have to kill somebody for them. */
+bool shm_is_available(struct shm_record *record, size_t end, size_t bytes);
+
+/* The same of a large request, before anything is done for it. */
+bool shm_has_available(size_t bytes);
+
+/* Bytes that can be had now, as far as the system tells; SIZE_MAX: it does not. */
+size_t shm_available(void);
 
 #endif

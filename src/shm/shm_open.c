@@ -5,48 +5,51 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { NAME_ATTEMPTS = 100, PRIVATE_MODE = 0600 };
+enum { PRIVATE_MODE = 0600 };
 
 static int create(const char *name)
 {
     return shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, PRIVATE_MODE);
 }
 
-/* The name lives for a moment only; that it was not there before is what O_EXCL sees to. */
+/* The new file is given a number above stdio's; what another thread printed to it before that is taken
+ * away. 0, or an errno value and nothing is open. */
+static int move_above_stdio(int *fd)
+{
+    int low = *fd;
+
+    *fd = shm_fd_above_stdio(low);
+    if (*fd < 0)
+        return errno;
+    if (*fd == low || ftruncate(*fd, 0) == 0)
+        return 0;
+    int error = errno;
+    close(*fd);
+    return error;
+}
+
+/* A file that has no name at any time and, O_EXCL, never gets one. Where the file system has none such
+ * a memory file does as well. */
 static int create_unnamed(void)
 {
-    static atomic_uint counter;
+    int fd = shm_kernel.open("/dev/shm", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, PRIVATE_MODE);
 
-    for (int attempt = 0; attempt < NAME_ATTEMPTS; attempt++) {
-        char name[64];
-        struct timespec now;
-
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        snprintf(name, sizeof name, "/dvsm-%ld-%u-%lx", (long)getpid(),
-                 atomic_fetch_add(&counter, 1), (unsigned long)now.tv_nsec);
-        int fd = create(name);
-        if (fd >= 0)
-            shm_unlink(name);
-        if (fd >= 0 || errno != EEXIST)
-            return fd;
-    }
-    return -1;
+    if (fd < 0 && errno != EMFILE && errno != ENFILE && errno != ENOSPC)
+        fd = shm_kernel.memfd("dvsm:shm_open", MFD_CLOEXEC);
+    return fd;
 }
 
 static int reserve_unnamed(dvsm_mapping *mapping)
 {
-    int fd = create_unnamed();
+    int fd = create_unnamed(), error = move_above_stdio(&fd);
 
-    if (fd < 0)
-        return errno;
-    int error = shm_map_file(mapping, fd);
+    if (error != 0)
+        return error;
+    error = shm_map_file(mapping, fd);
     if (error != 0)
         close(fd);
     return error;
@@ -62,11 +65,14 @@ static int reserve_named(dvsm_mapping *mapping)
     int fd = create(mapping->name);
     if (fd < 0)
         return errno;
-    int error = fchmod(fd, mode) == 0 ? shm_map_file(mapping, fd) : errno;
-    if (error != 0) {
-        shm_unlink(mapping->name);
-        close(fd);
+    int error = move_above_stdio(&fd);
+    if (error == 0) {
+        error = fchmod(fd, mode) == 0 ? shm_map_file(mapping, fd) : errno;
+        if (error != 0)
+            close(fd);
     }
+    if (error != 0)
+        shm_unlink(mapping->name);
     return error;
 }
 
@@ -80,7 +86,7 @@ static int shm_open_reserve(const dvsm_backend *self, dvsm_mapping *mapping)
  * taken for ours. */
 static bool name_is_of_another(const dvsm_mapping *mapping)
 {
-    int fd = shm_open(mapping->name, O_RDONLY | O_CLOEXEC, 0);
+    int fd = shm_fd_above_stdio(shm_open(mapping->name, O_RDONLY | O_CLOEXEC, 0));
 
     if (fd < 0)
         return false;

@@ -295,15 +295,17 @@ static void test_huge_pages_are_a_wish_only(void **state)
     with_each_backend(takes_huge_page_wish);
 }
 
-static void test_memfd_cannot_be_resized(void **state)
+static void test_memfd_cannot_be_made_shorter(void **state)
 {
     (void)state;
     dvsm_mapping m = reserved(&dvsm_backend_memfd);
 
+    assert_int_equal(commit(&dvsm_backend_memfd, &m, 0, PIECE), 0);
     assert_int_equal(ftruncate(m.fd, 0), -1);
     assert_int_equal(errno, EPERM);
-    assert_int_equal(ftruncate(m.fd, 2 * RESERVED), -1);
+    assert_int_equal(ftruncate(m.fd, PIECE - 4096), -1);
     assert_int_equal(errno, EPERM);
+    assert_int_equal(fcntl(m.fd, F_ADD_SEALS, F_SEAL_GROW), -1);
     assert_int_equal(fcntl(m.fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
     assert_int_equal(destroy(&dvsm_backend_memfd, &m), 0);
 }
@@ -560,7 +562,7 @@ static int interrupted_allocate(int fd, int mode, off_t offset, off_t bytes)
 
 static int full_allocate(int fd, int mode, off_t offset, off_t bytes)
 {
-    if (mode == FALLOC_FL_KEEP_SIZE && offset >= 2 * MIB) {
+    if (mode == FALLOC_FL_KEEP_SIZE && offset + bytes > 2 * MIB) {
         errno = ENOSPC;
         return -1;
     }
@@ -601,7 +603,7 @@ static void commits_without_populate(const dvsm_backend *b)
 
     fail_times(-1, EINVAL);
     assert_int_equal(commit(b, &m, PIECE, bytes), 0);
-    assert_int_equal(allocations, m.fd < 0 ? 0 : 3);
+    assert_int_equal(allocations, m.fd < 0 ? 0 : 1 + 3); /* for the length, and for the pages */
     assert_int_equal(allocated(&m), bytes);
     assert_true(is_all((char *)m.base + PIECE, bytes, 0));
     assert_int_equal(release(b, &m, PIECE, bytes), 0);
@@ -861,20 +863,24 @@ static void test_a_limit_of_file_size_is_met_without_a_signal(void **state)
     with_each_backend(fits_into_file_size);
 }
 
-/* The limit may have been set after the heap was made. */
+/* The limit may have been set after the heap was made: the file is as long as it is then. */
 static int commit_beyond_file_size(void *context)
 {
     const dvsm_backend *b = context;
     dvsm_mapping m = {.bytes = RESERVED, .fd = -1};
     const struct rlimit limit = {MIB, MIB};
+    const int beyond = b == &dvsm_backend_anon ? 0 : ENOMEM;
 
     CHILD_CHECK(signal(SIGXFSZ, count_signal) != SIG_ERR);
     CHILD_CHECK(reserve(b, &m) == 0);
+    CHILD_CHECK(commit(b, &m, 8 * MIB - PIECE, PIECE) == 0);
     CHILD_CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
     CHILD_CHECK(commit(b, &m, 0, 4 * MIB) == 0);
+    CHILD_CHECK(commit(b, &m, 8 * MIB, PIECE) == beyond);
     shm_kernel.advise = populate_fails;
     fail_times(-1, EINVAL);
     CHILD_CHECK(commit(b, &m, 4 * MIB, 4 * MIB) == 0);
+    CHILD_CHECK(commit(b, &m, 8 * MIB, PIECE) == beyond);
     memset(m.base, 'x', 8 * MIB);
     CHILD_CHECK(release(b, &m, 0, 8 * MIB) == 0);
     CHILD_CHECK(destroy(b, &m) == 0);
@@ -971,7 +977,9 @@ static int reserve_without_shm(void *context)
     (void)context;
     if (!enter_own_mounts() || mount("none", "/dev", "tmpfs", 0, "size=1m") != 0)
         return CHILD_SKIP;
-    CHILD_CHECK(reserve(&dvsm_backend_shm_open, &m) == ENOENT);
+    CHILD_CHECK(reserve(&dvsm_backend_shm_open, &m) == 0); /* a memory file does as well */
+    CHILD_CHECK(commit(&dvsm_backend_shm_open, &m, 0, PIECE) == 0);
+    CHILD_CHECK(destroy(&dvsm_backend_shm_open, &m) == 0);
     CHILD_CHECK(shm_reserve_fitting(&dvsm_backend_shm_open, &named, PIECE) == ENOENT);
     CHILD_CHECK(reserve(&dvsm_backend_memfd, &m) == 0);
     CHILD_CHECK(destroy(&dvsm_backend_memfd, &m) == 0);
@@ -1103,7 +1111,7 @@ int main(void)
         cmocka_unit_test(test_parent_and_child_see_one_memory),
         cmocka_unit_test(test_the_fd_is_closed_on_exec),
         cmocka_unit_test(test_huge_pages_are_a_wish_only),
-        cmocka_unit_test(test_memfd_cannot_be_resized),
+        cmocka_unit_test(test_memfd_cannot_be_made_shorter),
         cmocka_unit_test(test_memfd_takes_any_label),
         cmocka_unit_test(test_nameless_files_are_unlinked_at_once),
         cmocka_unit_test(test_a_name_lives_until_destroy),
