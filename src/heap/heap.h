@@ -5,7 +5,8 @@
  * malloc is needed and a fork at any moment finds the table usable: a forked child has a copy.
  * Everything that is shared is in the region (region.h).
  *
- *     registry.c     the table; a pointer's heap
+ *     registry.c     the table
+ *     locate.c       a pointer's heap
  *     options.c      what the user asked for, completed
  *     environment.c  the DVSM_ variables
  *     create.c       making and destroying a heap
@@ -60,6 +61,15 @@ void registry_free(struct dvsm_heap *heap);
 
 /* The heap if it is one that lives, else NULL and errno EINVAL. */
 struct dvsm_heap *registry_checked(const struct dvsm_heap *heap);
+
+/* Slots below that number were claimed at least once; they stay where they are. */
+size_t registry_used(void);
+struct dvsm_heap *registry_slot(size_t index);
+
+/* ---- locate.c */
+
+/* A heap came or went: dvsm_heap_of() finds that one quickly from now on. */
+void locate_update(void);
 
 /* Whether the address lies in the heap. Slots are used again: that `base` is still the same shows
  * that base and span belong together. */
