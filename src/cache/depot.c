@@ -1,6 +1,8 @@
 /* depot.c - a depot's lock and recovery, its lists, its magazines' memory. */
 #include "cache/depot.h"
 
+#include "base/fault.h"
+
 /* Magazines' memory is committed in steps: at first so much, then as much again, up to a limit. */
 enum { READY_FIRST = 4 << 10, READY_STEP_MOST = 64 << 10 };
 
@@ -75,7 +77,7 @@ bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, vo
         if (depot_has(cache, class, w) && !visit(context, class, w))
             return false;
     }
-    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
+    for (size_t shelf = 0; shelf < DEPOT_SHELVES && !d->damaged; shelf++)
         for (word w = d->stock[shelf]; depot_has(cache, class, w) && left-- > 0;
              w = magazine_of(class, w)->link)
             if (!visit(context, class, w))
@@ -96,7 +98,7 @@ bool depot_is_loaded(const struct cache *cache, unsigned class, word w)
     return false;
 }
 
-static void release(struct cache *cache, unsigned class)
+void depot_release(struct cache *cache, unsigned class)
 {
     const struct dvsm_backend *backend = cache->segments->backend;
     struct depot *d = depot_of(cache, class);
@@ -107,46 +109,19 @@ static void release(struct cache *cache, unsigned class)
     d->releasing = 0;
 }
 
-/* Whichever of the two magazines of a trade is in no lane, or the one that was being filled or
- * drained. */
-static word outside(const struct cache *cache, const struct depot *d, unsigned class)
+/* In an order that may be interrupted and repeated. */
+static void set_aside(struct depot *d)
 {
-    word new = d->transit_new, old = d->transit_old;
-
-    if (new != 0)
-        return depot_is_loaded(cache, class, new) || PLANTED(14) ? old : new;
-    return depot_is_loaded(cache, class, old) ? 0 : old;
+    if (!d->damaged)
+        fault_note("damaged journal of a depot", d);
+    d->damaged = 1;
+    compiler_barrier();
+    d->stock_magazines = d->stock_blocks = d->arena = d->releasing = 0;
+    d->transit_new = d->transit_old = 0;
+    journal_commit(&d->journal);
 }
 
-/* Marks are not journaled: a split that was undone gave the upper half of a magazine, the first in its
- * list again, marks of another; who died while filling one, w, had not set them all. */
-static void remark(const struct depot *d, unsigned class, word w)
-{
-    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
-        magazine_set_marks(class, d->stock[shelf]);
-    magazine_set_marks(class, w);
-}
-
-/* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
- * arena first: their journals may hold words of this depot. */
-static void recover(struct cache *cache, unsigned class)
-{
-    struct depot *d = depot_of(cache, class);
-
-    journal_roll_back(&d->journal);
-    segment_settle(cache->segments);
-    if (d->arena != 0 && !PLANTED(12))
-        arenas_settle(cache->arenas, d->arena - 1);
-    if (d->releasing > d->ready)
-        release(cache, class);
-    d->releasing = 0;
-    word w = outside(cache, d, class);
-    remark(d, class, w);
-    if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9))
-        depot_end_transit(d, class, 0, w);
-}
-
-bool depot_enter(struct cache *cache, unsigned class)
+bool depot_enter_any(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
 
@@ -154,12 +129,25 @@ bool depot_enter(struct cache *cache, unsigned class)
     case LOCK_ACQUIRED:
         return true;
     case LOCK_OWNER_DIED:
-        recover(cache, class);
+        if (!depot_recover(cache, class))
+            set_aside(d);
         lock_repaired(&d->lock);
         return true;
     default:
         return false;
     }
+}
+
+bool depot_enter(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+
+    if (!depot_enter_any(cache, class))
+        return false;
+    if (likely(!d->damaged))
+        return true;
+    depot_leave(d);
+    return false;
 }
 
 void depot_leave(struct depot *d)
@@ -237,7 +225,7 @@ static void release_stretch(struct cache *cache, unsigned class)
     d->releasing = bytes;
     compiler_barrier();
     segment_uncharge(cache->segments, bytes, (word *)&d->ready, 0);
-    release(cache, class);
+    depot_release(cache, class);
 }
 
 void depot_shrink(struct cache *cache, unsigned class)

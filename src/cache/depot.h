@@ -16,8 +16,9 @@ static inline size_t depot_bytes(const struct depot *d, unsigned class)
 }
 
 /* Locks and, if the holder died, recovers. False: the calling thread holds it, interrupted by a
- * signal. */
+ * signal. depot_enter() also where the class was set aside; the other is for looking. */
 bool depot_enter(struct cache *cache, unsigned class);
+bool depot_enter_any(struct cache *cache, unsigned class);
 void depot_leave(struct depot *d);
 
 /* Lists of magazines, linked by words; within the caller's transaction. */
@@ -32,8 +33,15 @@ static inline bool depot_has(const struct cache *cache, unsigned class, word w)
            magazine_number(cache->table, class, w) < word_peek(&depot_of(cache, class)->made);
 }
 
+/* recover.c: undoes what the dead left; may be interrupted and repeated. False: that cannot be theirs. */
+bool depot_recover(struct cache *cache, unsigned class);
+
+/* Releases the memory of the stretch from `ready` to `releasing`. */
+void depot_release(struct cache *cache, unsigned class);
+
 /* Each magazine of the class that holds blocks, in lanes and in stock, by its word; until the visitor
- * says false. Whether it never did. */
+ * says false. Whether it never did. Of
+ * a class that was set aside, those in lanes. */
 typedef bool (*depot_visit)(void *context, unsigned class, word w);
 bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, void *context);
 

@@ -44,6 +44,7 @@ struct dvsm_heap {
     struct region *region;
     const dvsm_backend *backend;
     dvsm_mapping mapping;
+    struct region_marks marks;
     struct segments segments;
     struct arenas arenas;
     struct cache cache;
@@ -152,6 +153,10 @@ bool heap_leave(struct heap_call *call);
 
 /* Reports a fault found where no arena was locked; nothing, if there is none. Returns whether. */
 bool heap_report(struct dvsm_heap *heap, const struct fault *fault, const char *function);
+
+/* Reports what was noted by locks that could not be repaired (fault.h); heap_leave() and heap_report() do it,
+ * too. */
+void heap_report_noted(struct dvsm_heap *heap, const char *function);
 
 /* Reports that a block, found in the cache, was freed already. */
 void heap_report_freed(struct dvsm_heap *heap, const void *block, const char *function);

@@ -1,0 +1,62 @@
+/* marks.c - the words of other parts of the region that changes of the granule map store. */
+#include "heap/region.h"
+
+/* The arena whose slot that is in; NULL: none. Only arenas that have memory. */
+static struct arena *arena_at(const struct region_marks *marks, const word *address)
+{
+    size_t offset = (uintptr_t)address - (uintptr_t)marks->arenas;
+    size_t index = offset / marks->arena_stride;
+
+    if (index >= marks->arenas_most || index >= marks->region->arenas.committed)
+        return NULL;
+    return &((struct arena_slot *)(void *)(marks->arenas + index * marks->arena_stride))->arena;
+}
+
+static struct depot *depot_at(const struct region_marks *marks, const word *address)
+{
+    size_t index = ((uintptr_t)address - (uintptr_t)marks->depots) / sizeof(struct depot);
+
+    return marks->depots != NULL && index < CACHE_CLASSES ? &marks->depots[index] : NULL;
+}
+
+static bool guards(const struct journal_guard *guard, const word *address)
+{
+    const struct region_marks *marks = (const struct region_marks *)guard;
+    const void *place = address;
+    const struct arena *arena = arena_at(marks, address);
+    const struct depot *depot = depot_at(marks, address);
+
+    if (arena != NULL)
+        return place == &arena->pending.start || place == &arena->pending.bytes;
+    if (depot != NULL)
+        return place == &depot->ready;
+    return place == &marks->region->arenas.committed ||
+           place == &marks->region->cache.stripes_ready;
+}
+
+/* What is pending is looked at by whoever gives it back. */
+static bool is_sound(const struct journal_guard *guard, const word *address)
+{
+    const struct region_marks *marks = (const struct region_marks *)guard;
+    const struct depot *depot = depot_at(marks, address);
+
+    return marks->region->arenas.committed <= marks->arenas_most &&
+           marks->region->cache.stripes_ready <= marks->stripes &&
+           (depot == NULL || depot->ready <= marks->area);
+}
+
+struct region_marks region_marks(struct region *region)
+{
+    bool cached = region->cache_bytes != SIZE_MAX;
+
+    return (struct region_marks){
+        .guard = {guards, is_sound},
+        .region = region,
+        .arenas = region->arenas.slots,
+        .arena_stride = region->arenas.stride,
+        .arenas_most = region->arenas.most,
+        .depots = cached ? region->cache.depots : NULL,
+        .stripes = region->cache.stripes,
+        .area = region->cache.area,
+    };
+}
