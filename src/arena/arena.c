@@ -41,14 +41,6 @@ struct arena *arena_init_in(void *buffer, size_t bytes)
     return a;
 }
 
-void arena_recover(struct arena *a, const struct arena_source *source)
-{
-    journal_roll_back(&a->journal);
-    /* Even where nothing seems pending: the source may have a change of the dead to undo. */
-    if (source != NULL && !PLANTED(10))
-        source->give(source, a, (struct run){0});
-}
-
 bool arena_finish(struct arena_call *call)
 {
     if (likely(!arena_faulted(call))) {

@@ -68,6 +68,13 @@ struct arena_source {
     /* Whether the memory from `start`, rounded down to a unit, to `end` is one large block's. */
     bool (*is_large_block)(const struct arena_source *source, const struct arena *arena,
                            const void *start, const void *end);
+    /* For recovery, which believes nothing; both may be NULL: all is believed then. Whether a change of the
+     * arena's may store there: to a word of memory that it has, or to one of its caller's. */
+    bool (*may_store)(const struct arena_source *source, const struct arena *arena,
+                      const word *address);
+    /* Gives back all that is pending; false, and nothing done: that is no memory of the arena's, or where
+     * the arena says that its chunks are, nothing of it is. */
+    bool (*recover)(const struct arena_source *source, struct arena *arena);
 };
 
 /* A segment's record. The newest segment's is in the arena; each older one's in the foot of its own
@@ -136,8 +143,9 @@ void arena_init(struct arena *arena, size_t id);
 struct arena *arena_init_in(void *buffer, size_t bytes);
 
 /* For whoever finds the arena's lock held by the dead: undoes the change under way and gives back
- * what was on its way. Needs no memory; may be interrupted and repeated. */
-void arena_recover(struct arena *arena, const struct arena_source *source);
+ * what was on its way. Needs no memory; may be interrupted and repeated. False: what the dead left
+ * cannot be theirs; nothing was stored by it, and the arena is damaged. */
+bool arena_recover(struct arena *arena, const struct arena_source *source);
 
 /* As the C functions; no errno. */
 void *arena_malloc(struct arena_call *call, size_t bytes);

@@ -21,7 +21,13 @@ int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t mo
 
 void arenas_open(struct arenas *arenas, struct arena_table *table, struct segments *segments)
 {
-    *arenas = (struct arenas){.table = table, .segments = segments};
+    *arenas = (struct arenas){
+        .table = table,
+        .segments = segments,
+        .slots = table->slots,
+        .stride = table->stride,
+        .most = table->most,
+    };
     region_source_init(&arenas->source, segments);
 }
 
@@ -56,13 +62,43 @@ static bool make_slot(struct arenas *arenas, size_t index)
     return true;
 }
 
+/* Whether the table says what it can say; `committed` and what lies behind it may be more than `count`. */
+static bool is_whole(const struct arenas *arenas)
+{
+    const struct arena_table *table = arenas->table;
+
+    return table->slots == arenas->slots && table->stride == arenas->stride &&
+           table->most == arenas->most && table->committed <= table->most &&
+           arenas_count(table) <= table->committed;
+}
+
+/* Where the dead left a table that cannot be theirs, no arena is made any more, and no more are used than
+ * there can be. */
+static void recover_table(struct arenas *arenas)
+{
+    struct arena_table *table = arenas->table;
+
+    segment_settle(arenas->segments); /* `committed` may be being stored */
+    if (is_whole(arenas))
+        return;
+    fault_note("damaged table of arenas", table);
+    table->closed = 1;
+    table->slots = arenas->slots;
+    table->stride = arenas->stride;
+    table->most = arenas->most;
+    if (table->committed > table->most)
+        table->committed = 0;
+    if (table->count > table->committed)
+        __atomic_store_n(&table->count, table->committed, __ATOMIC_RELEASE);
+}
+
 static bool enter_table(struct arenas *arenas)
 {
     struct arena_table *table = arenas->table;
 
     switch (lock_acquire(&table->lock)) {
     case LOCK_OWNER_DIED:
-        segment_settle(arenas->segments); /* `committed` may be being stored */
+        recover_table(arenas);
         lock_repaired(&table->lock);
         return true;
     case LOCK_ACQUIRED:
@@ -79,7 +115,9 @@ bool arenas_make(struct arenas *arenas, size_t index)
 
     if (index >= table->most || !enter_table(arenas))
         return false;
-    if (table->count == index)
+    if (table->closed)
+        made = false;
+    else if (table->count == index)
         made = make_slot(arenas, index);
     lock_release(&table->lock);
     return made;
@@ -93,7 +131,10 @@ static void begin(struct arenas *arenas, struct arena_hold *hold, struct arena_s
     const struct arena_source *source = &arenas->source.source;
 
     if (unlikely(state == LOCK_OWNER_DIED)) {
-        arena_recover(&slot->arena, source);
+        if (!arena_recover(&slot->arena, source)) {
+            fault_note("damaged journal", &slot->arena.journal);
+            __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
+        }
         slot->recoveries++;
         lock_repaired(&slot->lock);
     }
@@ -119,12 +160,17 @@ bool arenas_enter_index(struct arenas *arenas, struct arena_hold *hold, size_t i
     return enter(arenas, hold, index, true);
 }
 
-void arenas_settle(struct arenas *arenas, size_t index)
+bool arenas_settle(struct arenas *arenas, size_t index)
 {
+    const struct arena_table *table = arenas->table;
     struct arena_hold hold;
 
+    if (index >= arenas_count(table) || index >= arenas->most || table->slots != arenas->slots ||
+        table->stride != arenas->stride)
+        return false;
     if (enter(arenas, &hold, index, true))
         arenas_leave(arenas, &hold);
+    return true;
 }
 
 void arenas_settle_all(struct arenas *arenas)

@@ -13,7 +13,8 @@
  *
  * Locks: the table's own lock guards the making of arenas, taken while no arena's is held; the
  * granule map's may be taken inside. It needs no journal: each change ends in one store. An arena's
- * lock found held by the dead is recovered by whoever takes it next. `preferred` is a hint.
+ * lock found held by the dead is recovered by whoever takes it next; an arena that cannot be, since what
+ * the dead left was overwritten, is damaged from then on, which is noted (fault.h). `preferred` is a hint.
  */
 #ifndef DVSM_ARENA_ARENAS_H
 #define DVSM_ARENA_ARENAS_H
@@ -41,6 +42,7 @@ struct arena_table {
     size_t wanted;                      /* how many are made for speed; more only after damage */
     size_t committed;                   /* slots that have memory */
     size_t damaged;                     /* 1: some arena was set aside */
+    size_t closed;                      /* 1: the table was damaged, and no more are made */
     size_t count;                       /* made so far; grows only, read without the lock */
     size_t preferred[ARENAS_PREFERRED]; /* by CPU, modulo the length: 1 + an index; 0: none yet */
 };
@@ -50,6 +52,10 @@ struct arenas {
     struct arena_table *table;
     struct segments *segments;
     struct region_source source;
+    /* Where the table is and what it can hold, known since it was made: whoever repairs what the dead left
+     * goes by these. */
+    char *slots;
+    size_t stride, most;
 };
 
 /* A table of `most` slots, each of `stride` bytes, at `slots`, where nothing is committed yet.
@@ -95,8 +101,8 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold);
 bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold);
 
 /* Sees to it that no change of a dead process to that arena is half done: for whoever looks at words
- * of its own that the arena's changes may have stored. */
-void arenas_settle(struct arenas *arenas, size_t index);
+ * of its own that the arena's changes may have stored. False: there is no such arena. */
+bool arenas_settle(struct arenas *arenas, size_t index);
 
 /* The same for all arenas and for the making of one. */
 void arenas_settle_all(struct arenas *arenas);

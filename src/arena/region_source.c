@@ -53,10 +53,81 @@ static bool is_large_block(const struct arena_source *source, const struct arena
     return segment_is_large_block(segments_of(source)->map, owner_of(arena), start, end);
 }
 
+static bool may_store(const struct arena_source *source, const struct arena *arena,
+                      const word *address)
+{
+    const struct region_source *s = (const struct region_source *)source;
+    size_t offset = (uintptr_t)address - (uintptr_t)s->counters.first;
+
+    if (s->counters.count > 0 && offset < s->counters.count * s->counters.stride)
+        return offset % s->counters.stride == 0;
+    return segment_has_memory_of(s->segments->map, owner_of(arena), address);
+}
+
+/* ---- recovery: whether what the arena's own words lead to is memory of its segments ------------- */
+
+/* Whether a chunk of that size may be at that place; size 0: there is none. */
+static bool may_be_chunk(const struct arena_source *s, const struct arena *a, const void *c,
+                         size_t size)
+{
+    if (size == 0)
+        return true;
+    return chunk_is_aligned(c) && size <= a->footprint && size % CHUNK_ALIGN == 0 &&
+           in_segment(s, a, c) && in_segment(s, a, (const char *)c + size - 1);
+}
+
+/* NULL, or a chunk or record. */
+static bool may_be_link(const struct arena_source *s, const struct arena *a, const void *place)
+{
+    return place == NULL || (chunk_is_aligned(place) && in_segment(s, a, place));
+}
+
+static bool may_be_segment(const struct arena_source *s, const struct arena *a)
+{
+    const struct arena_segment *newest = &a->segment;
+
+    if (newest->size == 0)
+        return true;
+    return (uintptr_t)newest->base % GRANULE == 0 && newest->size % GRANULE == 0 &&
+           newest->size <= a->footprint && in_segment(s, a, newest->base) &&
+           in_segment(s, a, newest->base + newest->size - 1) && may_be_link(s, a, newest->next);
+}
+
+/* An empty list leads to its own head, which lies among the bins. */
+static bool may_be_listed(const struct arena_source *s, const struct arena *a, const void *place)
+{
+    const char *bins = (const char *)&a->bins;
+
+    return (uintptr_t)place - (uintptr_t)bins < sizeof a->bins || may_be_link(s, a, place);
+}
+
+static bool may_be_bins(const struct arena_source *s, const struct arena *a)
+{
+    const struct segment_map *map = segments_of(s)->map;
+    const struct bins *b = &a->bins;
+    bool good = b->span == 0 || segment_holds(map, b->low, b->span);
+
+    for (size_t i = 0; i < BINS_SMALL && good; i++)
+        good = may_be_listed(s, a, b->small[i].fd) && may_be_listed(s, a, b->small[i].bk);
+    for (size_t i = 0; i < BINS_TREE && good; i++)
+        good = may_be_link(s, a, b->tree[i]);
+    return good;
+}
+
+static bool recover(const struct arena_source *source, struct arena *arena)
+{
+    segment_settle(segments_of(source));
+    return arena->large_bytes <= arena->footprint && may_be_segment(source, arena) &&
+           may_be_chunk(source, arena, arena->dv, arena->dv_size) &&
+           may_be_chunk(source, arena, arena->top, arena->top_size) && may_be_bins(source, arena) &&
+           segment_recover(segments_of(source), owner_of(arena), &arena->pending);
+}
+
 void region_source_init(struct region_source *source, struct segments *segments)
 {
     *source = (struct region_source){
-        .source = {GRANULE, take, extend, commit, give, owns, in_segment, is_large_block},
+        .source = {GRANULE, take, extend, commit, give, owns, in_segment, is_large_block, may_store,
+                   recover},
         .segments = segments,
     };
 }

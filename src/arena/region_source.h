@@ -12,6 +12,11 @@
 struct region_source {
     struct arena_source source; /* what the engine sees */
     struct segments *segments;
+    /* The words that arena_fill() and arena_take_back() may count in: so many, so far apart. */
+    struct {
+        const char *first;
+        size_t stride, count;
+    } counters;
 };
 
 void region_source_init(struct region_source *source, struct segments *segments);

@@ -19,6 +19,22 @@ bool fault_raise(struct fault *fault, enum fault_kind kind, const char *what, co
     return false;
 }
 
+__thread struct fault fault_noted;
+
+void fault_note(const char *what, const void *address)
+{
+    fault_raise(&fault_noted, FAULT_DAMAGE, what, address);
+}
+
+bool fault_take_noted(struct fault *fault)
+{
+    if (fault_noted.kind == FAULT_NONE)
+        return false;
+    *fault = fault_noted;
+    fault_noted.kind = FAULT_NONE;
+    return true;
+}
+
 fault_handler fault_set_handler(fault_handler handler)
 {
     return atomic_exchange(&current_handler, handler);

@@ -25,6 +25,17 @@ struct fault {
  */
 bool fault_raise(struct fault *fault, enum fault_kind kind, const char *what, const void *address);
 
+extern __thread struct fault fault_noted
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* Damage found by a call that took a lock whose holder died: part of the heap was set aside, and the
+ * call goes on without it if it can. Kept for the calling thread until the public function reports it,
+ * with no lock held. */
+void fault_note(const char *what, const void *address);
+
+/* Takes back what was noted first; false: nothing was. */
+bool fault_take_noted(struct fault *fault);
+
 /* What the handler is told; matches dvsm_fault in dvsm.h, which documents it. */
 struct fault_report {
     const char *what;

@@ -13,6 +13,9 @@
  * between count and store, the roll back writes a value that is there already. Rolling back can be
  * interrupted and repeated. NB: what nothing reads after a roll back (bytes inside a free chunk, or
  * inside one just cut) need not be journaled; everything else must be.
+ *
+ * A journal that somebody else left may have been overwritten, by accident or not. journal_recover()
+ * stores nothing unless each word that it names is one that the lock's holder could have changed.
  */
 #ifndef DVSM_BASE_JOURNAL_H
 #define DVSM_BASE_JOURNAL_H
@@ -93,7 +96,22 @@ static inline bool journal_is_empty(const struct journal *j)
     return j->count == 0;
 }
 
-/* Puts every logged word back, the last one first. */
+/* Puts every logged word back, the last one first: of a change that the caller made itself. */
 void journal_roll_back(struct journal *j);
+
+/* What a lock guards, asked by whoever believes nothing of the dead. */
+struct journal_guard {
+    /* Whether a change may store to that word: it is one of those that the lock guards, and in memory
+     * that is there. The answer is the same before, during and after the roll back. */
+    bool (*guards)(const struct journal_guard *guard, const word *address);
+    /* Whether that word, after the roll back, has a value that it can have; NULL: nobody can tell. */
+    bool (*is_sound)(const struct journal_guard *guard, const word *address);
+    size_t capacity; /* of its journal, in entries; 0: JOURNAL_CAPACITY */
+};
+
+/* The same for a change that the dead left. False: the journal is damaged. If it counts more than it can
+ * hold or names what the lock does not guard, nothing was stored; else what the lock guards has values
+ * that it cannot have, and must not be used. The journal is as it was. `guard` NULL: all is believed. */
+bool journal_recover(struct journal *j, const struct journal_guard *guard);
 
 #endif

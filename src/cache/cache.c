@@ -98,6 +98,9 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     view->words = segment_words(segments->map);
     class_fill_table(view->coarse);
     cache->locked = *view;
+    arenas->source.counters.first = (const char *)&table->depots[0].transit_new;
+    arenas->source.counters.stride = sizeof(struct depot);
+    arenas->source.counters.count = table->classes_most > 0 ? CACHE_CLASSES : 0;
     if (table->classes_most == 0)
         return;
     if (table->mode == CACHE_LOCKED)
@@ -182,7 +185,7 @@ bool cache_holds(struct cache *cache, const void *block)
     word mark = magazine_is_marked(block) ? marked_word(cache, block) : 0;
     unsigned class = mark != 0 ? place_class(cache, mark) : CACHE_CLASSES;
 
-    if (class == 0 || class >= cache->table->classes_most || !depot_enter(cache, class))
+    if (class == 0 || class >= cache->table->classes_most || !depot_enter_any(cache, class))
         return false;
     mark = marked_word(cache, block);
 

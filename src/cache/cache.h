@@ -29,6 +29,10 @@
  *  - fill and drain: the arena's transaction, in the arena's journal, moves the block and counts it
  *    in `transit_new`. A survivor has that arena's journal rolled back before it looks.
  *
+ *  - what the dead left is believed only as far as it can be theirs. Else the class is set aside, which is
+ *    noted (fault.h): no magazine enters a lane any more, what is in stock is lost, and the arenas serve
+ *    what the lanes cannot.
+ *
  * A freed block begins with its mark, which names the slot that the block is in and is no more one when
  * it is handed out (magazine.h). The mark is a hint: cache_holds() looks at the slot.
  */
@@ -64,6 +68,7 @@ struct depot {
     size_t demand;             /* how often it was filled: decides how many blocks come at once */
     unsigned char last_trade[DEPOT_SHELVES]; /* enum trade: a hint */
     size_t foreign; /* so many times more others' stock comes before the arena: a hint */
+    size_t damaged; /* 1: set aside, see below */
     struct short_journal log;
 };
 

@@ -37,7 +37,7 @@ bool cache_lock_all(struct cache *cache)
     if (cache->table->classes_most == 0)
         return true;
     for (unsigned class = 0; class < CACHE_CLASSES; class ++)
-        if (!depot_enter(cache, class)) {
+        if (!depot_enter_any(cache, class)) {
             while (class -- > 0)
                 depot_leave(depot_of(cache, class));
             return false;
@@ -55,7 +55,7 @@ void cache_unlock_all(struct cache *cache)
 void cache_settle(struct cache *cache)
 {
     for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes_most > 0; class ++)
-        if (depot_enter(cache, class))
+        if (depot_enter_any(cache, class))
             depot_leave(depot_of(cache, class));
 }
 
@@ -205,6 +205,8 @@ static void check_depot(struct cache *cache, unsigned class, struct check *check
     const struct depot *d = depot_of(cache, class);
     struct depot_check walk = {cache, check, class, 0};
 
+    if (!check_that(check, !d->damaged, "cache: class %u was set aside", class))
+        return;
     check_that(check, d->log.count == 0, "cache: class %u: a change is under way", class);
     check_that(check, (d->transit_new | d->transit_old | d->incoming) == 0 && d->pending.bytes == 0,
                "cache: class %u: something is on its way", class);

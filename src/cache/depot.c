@@ -1,6 +1,8 @@
 /* depot.c - a depot's lock and recovery, its lists, its magazines' memory. */
 #include "cache/depot.h"
 
+#include "base/fault.h"
+
 /* ---- lists ----------------------------------------------------------------------------------- */
 
 void depot_list(struct depot *d, unsigned class, word *list, word w)
@@ -73,7 +75,7 @@ bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, vo
         if (depot_has(cache, class, w) && !visit(context, class, w))
             return false;
     }
-    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
+    for (size_t shelf = 0; shelf < DEPOT_SHELVES && !d->damaged; shelf++)
         for (word w = d->stock[shelf]; depot_has(cache, class, w) && left-- > 0;
              w = magazine_of(class, w)->link)
             if (!visit(context, class, w))
@@ -83,8 +85,8 @@ bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, vo
 
 /* ---- magazines ------------------------------------------------------------------------------- */
 
-/* Lists the magazines of the unit that came last. Their links are written before anybody can see them. */
-static void make_magazines(struct depot *d, unsigned class)
+/* Their links are written before anybody can see them. */
+void depot_make_magazines(struct depot *d, unsigned class)
 {
     size_t count = place_magazines(class);
     word list = d->empty;
@@ -102,8 +104,7 @@ static void make_magazines(struct depot *d, unsigned class)
     journal_commit(depot_journal(d));
 }
 
-/* The class has no magazines: its units go back. */
-static void give_units(struct cache *cache, unsigned class)
+void depot_give_units(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
     word unit;
@@ -128,48 +129,20 @@ bool depot_is_loaded(const struct cache *cache, unsigned class, word w)
     return false;
 }
 
-/* Whichever of the two magazines of a trade is in no lane, or the one that was being filled or
- * drained. */
-static word outside(const struct cache *cache, const struct depot *d, unsigned class)
+/* In an order that may be interrupted and repeated. Its units, and what was on its way, are lost. */
+static void set_aside(struct depot *d)
 {
-    word new = d->transit_new, old = d->transit_old;
-
-    if (new != 0)
-        return depot_is_loaded(cache, class, new) || PLANTED(14) ? old : new;
-    return depot_is_loaded(cache, class, old) ? 0 : old;
+    if (!d->damaged)
+        fault_note("damaged journal of a depot", d);
+    d->damaged = 1;
+    compiler_barrier();
+    d->stock_magazines = d->stock_blocks = d->arena = d->made = 0;
+    d->units = d->incoming = d->pending.bytes = 0;
+    d->transit_new = d->transit_old = 0;
+    journal_commit(depot_journal(d));
 }
 
-/* Marks are not journaled: a split that was undone gave the upper half of a magazine, the first in its
- * list again, marks of another; who died while filling one, w, had not set them all. */
-static void remark(const struct depot *d, unsigned class, word w)
-{
-    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
-        magazine_set_marks(class, d->stock[shelf]);
-    magazine_set_marks(class, w);
-}
-
-/* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
- * arena first: their journals may hold words of this depot. */
-static void recover(struct cache *cache, unsigned class)
-{
-    struct depot *d = depot_of(cache, class);
-
-    journal_roll_back(depot_journal(d));
-    segment_settle(cache->segments);
-    if (d->arena != 0 && !PLANTED(12))
-        arenas_settle(cache->arenas, d->arena - 1);
-    place_settle(cache, d);
-    if (d->incoming != 0)
-        make_magazines(d, class);
-    if (d->made == 0)
-        give_units(cache, class);
-    word w = outside(cache, d, class);
-    remark(d, class, w);
-    if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9))
-        depot_end_transit(d, class, 0, w);
-}
-
-bool depot_enter_to_drain(struct cache *cache, unsigned class)
+bool depot_enter_any(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
 
@@ -177,12 +150,25 @@ bool depot_enter_to_drain(struct cache *cache, unsigned class)
     case LOCK_ACQUIRED:
         return true;
     case LOCK_OWNER_DIED:
-        recover(cache, class);
+        if (!depot_recover(cache, class))
+            set_aside(d);
         lock_repaired(&d->lock);
         return true;
     default:
         return false;
     }
+}
+
+bool depot_enter_to_drain(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+
+    if (!depot_enter_any(cache, class))
+        return false;
+    if (likely(!d->damaged))
+        return true;
+    depot_leave(d);
+    return false;
 }
 
 bool depot_enter(struct cache *cache, unsigned class)
@@ -209,7 +195,7 @@ bool depot_provide_empty(struct cache *cache, unsigned class)
         return true;
     if (!place_take(cache, class))
         return false;
-    make_magazines(d, class);
+    depot_make_magazines(d, class);
     return true;
 }
 
@@ -231,7 +217,7 @@ void depot_shrink(struct cache *cache, unsigned class)
         journal_store(depot_journal(d), &d->empty, 0);
         journal_store(depot_journal(d), &d->made, 0);
         journal_commit(depot_journal(d));
-        give_units(cache, class);
+        depot_give_units(cache, class);
     }
     depot_leave(d);
 }

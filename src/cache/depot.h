@@ -16,11 +16,14 @@ static inline size_t depot_bytes(const struct depot *d, unsigned class)
 }
 
 /* Locks and, if the holder died, recovers. False: the calling thread holds it, interrupted by a
- * signal. */
+ * signal. depot_enter() also where the class was set aside; the other is for looking. */
 bool depot_enter(struct cache *cache, unsigned class);
 
 /* The same for who only takes stock away: all others make known that the depots may have some. */
 bool depot_enter_to_drain(struct cache *cache, unsigned class);
+
+/* The same for who looks at a class that may have been set aside. */
+bool depot_enter_any(struct cache *cache, unsigned class);
 void depot_leave(struct depot *d);
 
 /* Lists of magazines, linked by words; within the caller's transaction. */
@@ -34,8 +37,18 @@ static inline bool depot_has(const struct cache *cache, unsigned class, word w)
     return place_is_magazine(cache, class, w);
 }
 
+/* recover.c: undoes what the dead left; may be interrupted and repeated. False: that cannot be theirs. */
+bool depot_recover(struct cache *cache, unsigned class);
+
+/* Lists the magazines of the unit that came last; a transaction of its own. */
+void depot_make_magazines(struct depot *d, unsigned class);
+
+/* Gives back the units of a class that has no magazines. */
+void depot_give_units(struct cache *cache, unsigned class);
+
 /* Each magazine of the class that holds blocks, in lanes and in stock, by its word; until the visitor
- * says false. Whether it never did. */
+ * says false. Whether it never did. Of
+ * a class that was set aside, those in lanes. */
 typedef bool (*depot_visit)(void *context, unsigned class, word w);
 bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, void *context);
 

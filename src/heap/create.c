@@ -62,7 +62,13 @@ static void open_parts(struct dvsm_heap *heap)
     struct region *region = heap->mapping.base;
 
     heap->region = region;
-    heap->segments = (struct segments){region->map, heap->backend, &heap->mapping};
+    heap->marks = region_marks(region);
+    heap->segments = (struct segments){
+        .map = region->map,
+        .backend = heap->backend,
+        .mapping = &heap->mapping,
+        .marks = &heap->marks.guard,
+    };
     arenas_open(&heap->arenas, &region->arenas, &heap->segments);
     cache_open(&heap->cache, &region->cache, &heap->arenas, &heap->segments, region->granules);
 }

@@ -59,13 +59,31 @@ static NOINLINE void set_aside(struct dvsm_heap *heap)
     cache_drain(&heap->cache, DRAIN_HERE, &ignored);
 }
 
-bool heap_report(struct dvsm_heap *heap, const struct fault *fault, const char *function)
+static NOINLINE void report(struct dvsm_heap *heap, const struct fault *fault, const char *function)
 {
-    if (likely(fault->kind == FAULT_NONE))
-        return false;
-    if (fault->kind == FAULT_DAMAGE)
+    if (fault->kind == FAULT_DAMAGE && heap != NULL)
         set_aside(heap);
     fault_report(fault, heap != NULL ? heap->label : "no heap", function);
+}
+
+/* The call goes on, or fails for what else it met: with another part of the heap it may have done its work. */
+void heap_report_noted(struct dvsm_heap *heap, const char *function)
+{
+    struct fault noted;
+    int saved = errno;
+
+    while (unlikely(fault_take_noted(&noted)))
+        report(heap, &noted, function);
+    errno = saved;
+}
+
+bool heap_report(struct dvsm_heap *heap, const struct fault *fault, const char *function)
+{
+    if (unlikely(fault_noted.kind != FAULT_NONE))
+        heap_report_noted(heap, function);
+    if (likely(fault->kind == FAULT_NONE))
+        return false;
+    report(heap, fault, function);
     errno = EINVAL;
     return true;
 }

@@ -5,7 +5,8 @@
  * malloc is needed and a fork at any moment finds the table usable: a forked child has a copy.
  * Everything that is shared is in the region (region.h).
  *
- *     registry.c     the table; a pointer's heap
+ *     registry.c     the table
+ *     locate.c       a pointer's heap
  *     options.c      what the user asked for, completed
  *     environment.c  the DVSM_ variables
  *     create.c       making and destroying a heap
@@ -44,6 +45,7 @@ struct dvsm_heap {
     struct region *region;
     const dvsm_backend *backend;
     dvsm_mapping mapping;
+    struct region_marks marks;
     struct segments segments;
     struct arenas arenas;
     struct cache cache;
@@ -61,6 +63,15 @@ void registry_free(struct dvsm_heap *heap);
 
 /* The heap if it is one that lives, else NULL and errno EINVAL. */
 struct dvsm_heap *registry_checked(const struct dvsm_heap *heap);
+
+/* Slots below that number were claimed at least once; they stay where they are. */
+size_t registry_used(void);
+struct dvsm_heap *registry_slot(size_t index);
+
+/* ---- locate.c */
+
+/* A heap came or went: dvsm_heap_of() finds that one quickly from now on. */
+void locate_update(void);
 
 /* Whether the address lies in the heap. Slots are used again: that `base` is still the same shows
  * that base and span belong together. */
@@ -144,6 +155,10 @@ bool heap_leave(struct heap_call *call);
 
 /* Reports a fault found where no arena was locked; nothing, if there is none. Returns whether. */
 bool heap_report(struct dvsm_heap *heap, const struct fault *fault, const char *function);
+
+/* Reports what was noted by locks that could not be repaired (fault.h); heap_leave() and heap_report() do it,
+ * too. */
+void heap_report_noted(struct dvsm_heap *heap, const char *function);
 
 /* Reports that a block, found in the cache, was freed already. */
 void heap_report_freed(struct dvsm_heap *heap, const void *block, const char *function);

@@ -14,6 +14,7 @@ int dvsm_reap(dvsm_heap *heap)
     cache_settle(&heap->cache);
     arenas_settle_all(&heap->arenas);
     segment_settle(&heap->segments);
+    heap_report_noted(heap, "dvsm_reap");
     errno = saved;
     return (int)(lock_repairs() - before);
 }

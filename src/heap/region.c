@@ -179,7 +179,7 @@ int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
     if (!lay_out(&plan, &places, cpu_count()))
         return ENOMEM;
 
-    struct segments segments = {plan.map, backend, mapping};
+    struct segments segments = {.map = plan.map, .backend = backend, .mapping = mapping};
     int error = make_parts(&segments, &plan, &places, options);
     if (error != 0)
         return error;

@@ -56,6 +56,19 @@ int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
  * arenas and magazines made so far; not the granule map's own. */
 size_t region_charged_bytes(const struct region *region);
 
+/* The words outside the granule map that its changes store: an arena's `pending`, and what marks how far the
+ * arenas, stripes and stretches have memory. A process's own, taken when the region was made: recovery goes
+ * by it, whatever the header says then. */
+struct region_marks {
+    struct journal_guard guard;
+    struct region *region;
+    char *arenas;
+    size_t arena_stride, arenas_most;
+    struct depot *depots; /* NULL: no cache */
+    const struct segment_map *map;
+};
+struct region_marks region_marks(struct region *region);
+
 /* That each byte of the region is in the part that the header says. */
 void region_check(const struct region *region, struct check *check);
 

@@ -6,6 +6,16 @@
 static struct dvsm_heap heaps[HEAPS_MOST];
 static atomic_size_t heaps_used; /* no slot from here on was ever claimed */
 
+size_t registry_used(void)
+{
+    return atomic_load_explicit(&heaps_used, memory_order_acquire);
+}
+
+struct dvsm_heap *registry_slot(size_t index)
+{
+    return &heaps[index];
+}
+
 static void note_used(size_t count)
 {
     size_t used = atomic_load(&heaps_used);
@@ -17,9 +27,10 @@ static void note_used(size_t count)
 struct dvsm_heap *registry_claim(void)
 {
     for (size_t i = 0; i < HEAPS_MOST; i++) {
-        unsigned state = HEAP_FREE;
+        unsigned state = atomic_load_explicit(&heaps[i].state, memory_order_relaxed);
 
-        if (atomic_compare_exchange_strong(&heaps[i].state, &state, HEAP_CLAIMED)) {
+        if (state == HEAP_FREE &&
+            atomic_compare_exchange_strong(&heaps[i].state, &state, HEAP_CLAIMED)) {
             note_used(i + 1);
             return &heaps[i];
         }
@@ -32,6 +43,7 @@ void registry_publish(struct dvsm_heap *heap)
     atomic_store(&heap->base, (uintptr_t)heap->mapping.base);
     atomic_store(&heap->span, heap->mapping.bytes);
     atomic_store_explicit(&heap->state, HEAP_LIVE, memory_order_release);
+    locate_update();
 }
 
 bool registry_withdraw(struct dvsm_heap *heap)
@@ -41,6 +53,7 @@ bool registry_withdraw(struct dvsm_heap *heap)
     if (!atomic_compare_exchange_strong(&heap->state, &state, HEAP_CLAIMED))
         return false;
     atomic_store(&heap->span, 0);
+    locate_update();
     return true;
 }
 
@@ -64,18 +77,5 @@ struct dvsm_heap *registry_checked(const struct dvsm_heap *heap)
             return slot;
     }
     errno = EINVAL;
-    return NULL;
-}
-
-dvsm_heap *dvsm_heap_of(const void *block)
-{
-    struct dvsm_heap *heap = atomic_load_explicit(&heap_the_default, memory_order_acquire);
-    size_t used = atomic_load_explicit(&heaps_used, memory_order_acquire);
-
-    if (likely(heap != NULL && heap_holds(heap, block)))
-        return heap;
-    for (size_t i = 0; i < used; i++)
-        if (heap_holds(&heaps[i], block))
-            return &heaps[i];
     return NULL;
 }

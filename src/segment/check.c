@@ -177,8 +177,10 @@ void segment_check(struct segments *s, struct check *check)
 {
     const struct segment_map *map = s->map;
 
-    if (!segment_enter(s, "segment_check"))
+    if (!segment_enter(s, "segment_check")) {
+        check_that(check, !map->damaged, "granule map: was set aside");
         return;
+    }
     check_that(check, journal_is_empty(&map->journal), "granule map: a change is not committed");
     check_that(check, map->rewriting.count == 0 && map->releasing.count == 0,
                "granule map: a note to a survivor was not taken back");

@@ -95,27 +95,13 @@ void segment_rewrite_inner(struct segment_map *map, struct granule_run run, word
     compiler_barrier();
 }
 
-/* The last word, restored by the journal, says whether the run is taken and whose. */
-static void restore_inner(struct segment_map *map)
+/* Whether the map can be used; else the lock is released. */
+static bool is_usable(struct segments *s)
 {
-    struct granule_run run = map->rewriting;
-
-    if (run.count == 0 || PLANTED(11))
-        return;
-
-    word last = granule_load(map, run_end(run) - 1);
-
-    segment_rewrite_inner(map, run, (last & TAKEN) != 0 ? last & ~MEMORY : 0);
-    map->rewriting.count = 0;
-    compiler_barrier();
-}
-
-/* Each step may be interrupted, and is then done again by the next survivor. */
-static void recover(struct segments *s)
-{
-    journal_roll_back(&s->map->journal);
-    restore_inner(s->map);
-    segment_finish_release(s);
+    if (likely(!s->map->damaged))
+        return true;
+    lock_release(&s->map->lock);
+    return false;
 }
 
 bool segment_enter(struct segments *s, const char *function)
@@ -125,11 +111,11 @@ bool segment_enter(struct segments *s, const char *function)
 
     switch (lock_acquire(&s->map->lock)) {
     case LOCK_ACQUIRED:
-        return true;
+        return is_usable(s);
     case LOCK_OWNER_DIED:
-        recover(s);
+        segment_undo(s);
         lock_repaired(&s->map->lock);
-        return true;
+        return is_usable(s);
     default:
         fault_report(&fault, "granule map", function);
         return false;

@@ -105,12 +105,28 @@ static void count_released(struct segment_map *map)
     journal_commit(j);
 }
 
-void segment_finish_release(struct segments *s)
+/* Whether it can be a note of the dead: the granules are free, and counted as having memory. */
+static bool is_releasable(const struct segment_map *map, struct granule_run run)
 {
-    if (s->map->releasing.count == 0)
-        return;
-    release_run(s, s->map->releasing, 0);
+    if (!run_is_ready(map, run) || run.count > map->retained || run.count > map->committed)
+        return false;
+    for (size_t i = run.first; i < run_end(run); i++)
+        if ((granule_load(map, i) & TAKEN) != 0)
+            return false;
+    return true;
+}
+
+bool segment_finish_release(struct segments *s)
+{
+    struct granule_run run = s->map->releasing;
+
+    if (run.count == 0)
+        return true;
+    if (!is_releasable(s->map, run))
+        return false;
+    release_run(s, run, 0);
     count_released(s->map);
+    return true;
 }
 
 static bool release_slice(struct segments *s, struct granule_run slice)

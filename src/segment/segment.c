@@ -129,10 +129,10 @@ static size_t find_lowest(const struct segment_map *map, size_t n)
 bool segment_take(struct segments *s, segment_owner_id owner, enum run_kind kind, size_t bytes,
                   struct run *pending)
 {
-    assert(owner > 0 && owner <= SEGMENT_OWNER_MOST && pending->bytes == 0);
-    assert(bytes % GRANULE == 0);
+    assert(owner > 0 && owner <= SEGMENT_OWNER_MOST && bytes % GRANULE == 0);
     if (bytes == 0 || !segment_enter(s, "segment_take"))
         return false;
+    assert(pending->bytes == 0);
 
     struct granule_run run = {.count = bytes >> GRANULE_SHIFT};
 
@@ -162,10 +162,11 @@ bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind k
 {
     struct granule_run run = granules_of(s->map, (struct run){start, bytes});
 
-    assert(owner > 0 && owner <= SEGMENT_OWNER_MOST && pending->bytes == 0);
+    assert(owner > 0 && owner <= SEGMENT_OWNER_MOST);
     assert(bytes % GRANULE == 0 && (uintptr_t)start % GRANULE == 0);
     if (bytes == 0 || !segment_enter(s, "segment_take_at"))
         return false;
+    assert(pending->bytes == 0);
 
     bool taken = begins_free(s->map, run) && take_run(s, run, owner, kind, pending);
 
@@ -300,6 +301,22 @@ segment_owner_id segment_owner(const struct segment_map *map, const void *addres
     if (kind != NULL)
         *kind = (w & LARGE) == 0 ? RUN_SEGMENT : (w & START) != 0 ? RUN_LARGE : RUN_LARGE_TAIL;
     return (w & TAKEN) != 0 ? (segment_owner_id)granule_value(w) : 0;
+}
+
+bool segment_holds(const struct segment_map *map, const void *start, size_t bytes)
+{
+    size_t all = map->granules << GRANULE_SHIFT;
+    size_t offset = (uintptr_t)start - (uintptr_t)map->base;
+
+    return offset <= all && bytes <= all - offset;
+}
+
+bool segment_has_memory_of(const struct segment_map *map, segment_owner_id owner,
+                           const void *address)
+{
+    word w = peek(map, granule_of(map, address));
+
+    return (w & (TAKEN | COMMITTED)) == (TAKEN | COMMITTED) && granule_value(w) == owner;
 }
 
 bool segment_is_large_block(const struct segment_map *map, segment_owner_id owner,

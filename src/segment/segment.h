@@ -33,6 +33,10 @@
  * Words inside a run are rewritten before the change that turns it from free to taken or back; the
  * map notes which, so that a survivor restores them. The same holds for memory on its way: what
  * the dead left UNSETTLED is released by whoever gives their run back.
+ *
+ * What the dead left is believed only as far as it can be theirs. A journal or a note that cannot sets
+ * the map aside, which is noted (fault.h): nothing is taken or given back from then on, and what was handed
+ * out stays in use.
  */
 #ifndef DVSM_SEGMENT_SEGMENT_H
 #define DVSM_SEGMENT_SEGMENT_H
@@ -63,6 +67,9 @@ struct segments {
     struct segment_map *map;
     const struct dvsm_backend *backend;
     const dvsm_mapping *mapping;
+    /* Which words outside the map its changes may store (*pending, *mark), for recovery, which believes
+     * nothing of the dead; NULL: any. */
+    const struct journal_guard *marks;
 };
 
 /* Bytes of address space that the map of `granules` granules takes, a multiple of the page size,
@@ -96,6 +103,17 @@ bool segment_commit(struct segments *s, enum run_kind kind, struct run pending);
  * stays). Does nothing where nothing is pending. What the backend fails to release stays retained.
  */
 void segment_give(struct segments *s, struct run *pending, struct run keep);
+
+/* The same for a survivor, who believes nothing: all of it, if it is a run of that owner's. False, and
+ * nothing done: it is not. */
+bool segment_recover(struct segments *s, segment_owner_id owner, struct run *pending);
+
+/* Whether the address is in a granule of the owner's that has memory. Takes no lock. */
+bool segment_has_memory_of(const struct segment_map *map, segment_owner_id owner,
+                           const void *address);
+
+/* Whether all of it lies among the map's granules. */
+bool segment_holds(const struct segment_map *map, const void *start, size_t bytes);
 
 /* Releases memory of free granules, from the highest on, until at most `keep` bytes of them are
  * committed; bytes released. Stops where the backend fails. */

@@ -70,6 +70,8 @@ struct segment_map {
     struct granule_run
         rewriting; /* the words inside this run are no longer as its last word says */
     struct granule_run releasing; /* free granules whose memory is being taken away */
+
+    size_t damaged; /* 1: set aside */
 };
 
 static inline word granule_load(const struct segment_map *map, size_t granule)
@@ -125,9 +127,18 @@ static inline struct granule_run granules_of(const struct segment_map *map, stru
     return (struct granule_run){granule_of(map, run.start), run.bytes >> GRANULE_SHIFT};
 }
 
+/* Whether the run is one of granules that have words. */
+static inline bool run_is_ready(const struct segment_map *map, struct granule_run run)
+{
+    return run.count > 0 && run.count <= map->ready && run.first <= map->ready - run.count;
+}
+
 /* map.c: the lock, with recovery; false: not to be had, and a fault was reported. */
 bool segment_enter(struct segments *s, const char *function);
 void segment_leave(struct segments *s);
+/* recover.c: undoes what the dead left, with the lock held; may be interrupted and repeated. Where that cannot
+ * be theirs, the map is damaged. */
+void segment_undo(struct segments *s);
 /* Commits the map's own pages for the granules below `end`. */
 bool segment_make_ready(struct segments *s, size_t end);
 /* Where each level lies, from the lowest on; the end of the last. */
@@ -163,7 +174,7 @@ struct run_memory segment_memory(const struct segment_map *map, struct granule_r
 void segment_release_taken(struct segments *s, struct granule_run run);
 /* Releases that many retained granules outside `but`; false where the backend fails. */
 bool segment_release_retained(struct segments *s, size_t count, struct granule_run but);
-/* Releases again what a dead process was releasing. */
-void segment_finish_release(struct segments *s);
+/* Releases again what a dead process was releasing. False: the note of it cannot be theirs. */
+bool segment_finish_release(struct segments *s);
 
 #endif

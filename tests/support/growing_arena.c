@@ -98,7 +98,11 @@ static void start_map(struct growing_arena *g, size_t granules)
     must(backend->commit(backend, &g->mapping, place, segment_map_committed_bytes()) == 0 &&
              segment_init(place, g->granules, granules, SIZE_MAX) == 0,
          "growing_arena_new: the map");
-    g->segments = (struct segments){(struct segment_map *)(void *)place, backend, &g->mapping};
+    g->segments = (struct segments){
+        .map = (struct segment_map *)(void *)place,
+        .backend = backend,
+        .mapping = &g->mapping,
+    };
 }
 
 struct growing_arena *growing_arena_new(size_t granules)
@@ -110,8 +114,16 @@ struct growing_arena *growing_arena_new(size_t granules)
     must(g->arena != NULL, "growing_arena_new");
     start_map(g, granules);
     region_source_init(&g->region, &g->segments);
-    g->source = (struct arena_source){GRANULE, take, extend,     commit,
-                                      give,    owns, in_segment, is_large_block};
+    g->source = (struct arena_source){
+        .unit = GRANULE,
+        .take = take,
+        .extend = extend,
+        .commit = commit,
+        .give = give,
+        .owns = owns,
+        .in_segment = in_segment,
+        .is_large_block = is_large_block,
+    };
     arena_init(g->arena, GROWING_ARENA_ID);
     return g;
 }

@@ -1,0 +1,171 @@
+/* recover.c - what the dead left of a change of a depot, believed only as far as it can be theirs.
+ *
+ * Marks are written into blocks, and what is in stock will be handed out: so every magazine of the class
+ * is looked at, and every block in it, before anything is done.
+ */
+#include "cache/depot.h"
+
+struct depot_guard {
+    struct journal_guard guard;
+    const struct cache *cache;
+    unsigned class;
+};
+
+/* The depot's words but for lock and journal, and the class's magazines. */
+static bool guards(const struct journal_guard *guard, const word *address)
+{
+    const struct depot_guard *g = (const struct depot_guard *)guard;
+    const struct depot *d = depot_of(g->cache, g->class);
+    uintptr_t place = (uintptr_t)address;
+
+    if (place - (uintptr_t)d < sizeof *d)
+        return place >= (uintptr_t)d->stock && place < (uintptr_t)&d->damaged;
+    return place_class(g->cache, place) == g->class;
+}
+
+/* ---- every magazine of the class ------------------------------------------------------------- */
+
+struct survey {
+    const struct cache *cache;
+    const struct depot *depot;
+    unsigned class;
+    size_t left; /* magazines that may still be met */
+};
+
+static bool is_word(const struct survey *s, word w)
+{
+    return depot_has(s->cache, s->class, w) && w % WORD == 1 &&
+           (w & (magazine_bytes(s->class) - 1)) > WORD &&
+           magazine_count(s->class, w) <= magazine_capacity(s->class);
+}
+
+static bool has_sound_blocks(const struct survey *s, word w)
+{
+    const struct magazine *m = magazine_of(s->class, w);
+
+    for (size_t i = 0; i < magazine_count(s->class, w); i++) {
+        const void *block = (const void *)word_peek(&m->slot[i]);
+
+        if (!chunk_is_aligned(block) ||
+            !segment_has_chunks(s->cache->segments->map, chunk_of_payload(block)))
+            return false;
+    }
+    return true;
+}
+
+static bool is_in_transit(const struct survey *s, word w)
+{
+    const struct magazine *m = magazine_of(s->class, w);
+    const struct depot *d = s->depot;
+
+    return m == magazine_of(s->class, d->transit_new) || m == magazine_of(s->class, d->transit_old);
+}
+
+/* A list of magazines that are in no other place, and what it adds up to. */
+static bool survey_list(struct survey *s, word list, bool empty, size_t *magazines, size_t *blocks)
+{
+    for (word w = list; w != 0; w = magazine_of(s->class, w)->link) {
+        if (s->left-- == 0 || !is_word(s, w) || magazine_is_empty(s->class, w) != empty ||
+            is_in_transit(s, w) || !has_sound_blocks(s, w))
+            return false;
+        ++*magazines;
+        *blocks += magazine_count(s->class, w);
+    }
+    return true;
+}
+
+static bool survey_transit(const struct survey *s, word w)
+{
+    return w == 0 || (is_word(s, w) && has_sound_blocks(s, w));
+}
+
+/* A lane's word is not the depot's; what it counts may have been named by the journal. */
+static bool survey_lanes(const struct survey *s)
+{
+    for (size_t cpu = 0; cpu < s->cache->table->cpus; cpu++) {
+        word w = lane_word(s->cache, cpu, s->class);
+
+        if (w != 0 && is_word(s, w) && !has_sound_blocks(s, w))
+            return false;
+    }
+    return true;
+}
+
+/* Whether the class has all of the units in its list, and as many magazines as are in them or, while they
+ * are being given back, none. A unit that came last has none yet. */
+static bool has_sound_units(const struct cache *cache, unsigned class)
+{
+    const struct depot *d = depot_of(cache, class);
+    size_t most = cache->table->granules * (UNITS - 1), count = 0;
+
+    if (d->incoming != 0 && d->incoming != d->units)
+        return false;
+    for (word unit = d->units; unit != 0; unit = *place_link(unit), count++)
+        if (count >= most || unit % UNIT_BYTES != 0 || place_class(cache, unit) != class)
+            return false;
+    if (d->incoming != 0)
+        return d->made == (count - 1) * place_magazines(class);
+    return d->made == 0 || d->made == count * place_magazines(class);
+}
+
+static bool is_whole(const struct cache *cache, unsigned class)
+{
+    const struct depot *d = depot_of(cache, class);
+    struct survey s = {cache, d, class, d->made};
+    size_t magazines = 0, blocks = 0, empty = 0, none = 0;
+    bool good = has_sound_units(cache, class);
+
+    for (size_t shelf = 0; shelf < DEPOT_SHELVES && good; shelf++)
+        good = survey_list(&s, d->stock[shelf], false, &magazines, &blocks);
+    return good && magazines == d->stock_magazines && blocks == d->stock_blocks &&
+           survey_list(&s, d->empty, true, &empty, &none) && survey_transit(&s, d->transit_new) &&
+           survey_transit(&s, d->transit_old) && survey_lanes(&s);
+}
+
+/* ---- recovery -------------------------------------------------------------------------------- */
+
+/* Whichever of the two magazines of a trade is in no lane, or the one that was being filled or
+ * drained. */
+static word outside(const struct cache *cache, const struct depot *d, unsigned class)
+{
+    word new = d->transit_new, old = d->transit_old;
+
+    if (new != 0)
+        return depot_is_loaded(cache, class, new) || PLANTED(14) ? old : new;
+    return depot_is_loaded(cache, class, old) ? 0 : old;
+}
+
+/* Marks are not journaled: a split that was undone gave the upper half of a magazine, the first in its
+ * list again, marks of another; who died while filling one, w, had not set them all. */
+static void remark(const struct depot *d, unsigned class, word w)
+{
+    for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
+        magazine_set_marks(class, d->stock[shelf]);
+    magazine_set_marks(class, w);
+}
+
+/* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
+ * arena before transit is looked at: their journals may hold words of this depot. */
+bool depot_recover(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+    struct depot_guard guard = {{guards, NULL, JOURNAL_SHORT_CAPACITY}, cache, class};
+
+    segment_settle(cache->segments);
+    if (!journal_recover(depot_journal(d), &guard.guard))
+        return false;
+    if (d->arena != 0 && !PLANTED(12) && !arenas_settle(cache->arenas, d->arena - 1))
+        return false;
+    if (!is_whole(cache, class) || !segment_recover(cache->segments, CACHE_OWNER, &d->pending))
+        return false;
+    if (d->incoming != 0)
+        depot_make_magazines(d, class);
+    if (d->made == 0)
+        depot_give_units(cache, class);
+
+    word w = outside(cache, d, class);
+    remark(d, class, w);
+    if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9))
+        depot_end_transit(d, class, 0, w);
+    return true;
+}

@@ -1,0 +1,184 @@
+/* locate.c - the heap that an address lies in.
+ *
+ * Four looks, each proven by the heap's own bounds (heap_holds()), so that none of them needs to be right:
+ * the default heap; the heap that this thread was told last; the one that was last found at such an address;
+ * and a search in the index, the bases of all heaps in ascending order. Where these fail the whole table is
+ * looked through, and what that says holds.
+ *
+ * There are two copies of the index: one is read, the other is written anew when a heap comes or goes and
+ * then takes its place by one store. So nobody reads what another is just writing, unless two heaps come or
+ * go meanwhile; and a child that was forked in the middle of a change, by another thread, has a whole copy.
+ *
+ * One thread at a time writes. Nobody waits for it: who finds it at work leaves word (`stale`), and the writer
+ * begins once more. Its mark is the process's number: in a child, a mark of the parent's means nothing.
+ */
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <unistd.h>
+
+#include "heap/heap.h"
+
+struct heap_index {
+    atomic_size_t count;
+    atomic_uintptr_t base[HEAPS_MOST];
+    _Atomic(uint16_t) slot[HEAPS_MOST];
+};
+
+static struct heap_index copies[2];
+static atomic_uint current;   /* the copy that is read */
+static atomic_uint stale;     /* 1: a heap came or went since the last change was begun */
+static _Atomic(pid_t) writer; /* the process that has a thread at work on the other copy; 0: none */
+
+/* By a hash of the granule's number: the slot of the heap that was found there. */
+enum { HINT_BITS = 12 };
+static _Atomic(uint16_t) hints[1 << HINT_BITS];
+
+static __thread struct dvsm_heap *last __attribute__((tls_model("initial-exec")));
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+/* 0: it does not live. */
+static uintptr_t base_of(const struct dvsm_heap *heap)
+{
+    size_t span = atomic_load_explicit(&heap->span, memory_order_acquire);
+
+    return span != 0 ? atomic_load_explicit(&heap->base, memory_order_relaxed) : 0;
+}
+
+static void put(struct heap_index *index, size_t i, uintptr_t base, size_t slot)
+{
+    atomic_store_explicit(&index->base[i], base, memory_order_relaxed);
+    atomic_store_explicit(&index->slot[i], (uint16_t)slot, memory_order_relaxed);
+}
+
+static uintptr_t base_at(const struct heap_index *index, size_t i)
+{
+    return atomic_load_explicit(&index->base[i], memory_order_relaxed);
+}
+
+static size_t slot_at(const struct heap_index *index, size_t i)
+{
+    return atomic_load_explicit(&index->slot[i], memory_order_relaxed) % HEAPS_MOST;
+}
+
+static void insert(struct heap_index *index, size_t count, uintptr_t base, size_t slot)
+{
+    size_t i = count;
+
+    for (; i > 0 && base_at(index, i - 1) > base; i--)
+        put(index, i, base_at(index, i - 1), slot_at(index, i - 1));
+    put(index, i, base, slot);
+}
+
+/* Those that still live, in their order; then those that are new. */
+static void rewrite(struct heap_index *to, const struct heap_index *from)
+{
+    bool there[HEAPS_MOST] = {false};
+    size_t count = 0, old = atomic_load(&from->count), used = registry_used();
+
+    for (size_t i = 0; i < old; i++) {
+        size_t slot = slot_at(from, i);
+        uintptr_t base = base_of(registry_slot(slot));
+
+        if (base == base_at(from, i) && !there[slot]) {
+            there[slot] = true;
+            put(to, count++, base, slot);
+        }
+    }
+    for (size_t slot = 0; slot < used; slot++) {
+        uintptr_t base = there[slot] ? 0 : base_of(registry_slot(slot));
+
+        if (base != 0)
+            insert(to, count++, base, slot);
+    }
+    atomic_store(&to->count, count);
+}
+
+/* False: another thread of this process is at work, or the very one that this one interrupted. */
+static bool begin(void)
+{
+    pid_t self = getpid(), found = atomic_load(&writer);
+
+    return found != self && atomic_compare_exchange_strong(&writer, &found, self);
+}
+
+void locate_update(void)
+{
+    atomic_store(&stale, 1);
+    while (atomic_load(&stale) != 0 && begin()) {
+        unsigned now = atomic_load(&current) & 1;
+
+        atomic_store(&stale, 0);
+        rewrite(&copies[!now], &copies[now]);
+        atomic_store(&current, !now);
+        atomic_store(&writer, 0);
+    }
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+/* The heap with the highest base that is not above the address. No branch depends on what is found: in a
+ * ring of heaps each would be mispredicted half the time. */
+static struct dvsm_heap *search(uintptr_t address)
+{
+    const struct heap_index *index =
+        &copies[atomic_load_explicit(&current, memory_order_acquire) & 1];
+    size_t n = atomic_load_explicit(&index->count, memory_order_relaxed), first = 0;
+
+    while (n > 1) {
+        size_t half = n / 2;
+
+        first += half & -(size_t)(base_at(index, first + half) <= address);
+        n -= half;
+    }
+    return registry_slot(slot_at(index, first));
+}
+
+static struct dvsm_heap *look_through(const void *address)
+{
+    size_t used = registry_used();
+
+    for (size_t i = 0; i < used; i++)
+        if (heap_holds(registry_slot(i), address)) {
+            if (atomic_load(&stale) != 0) /* its writer was left behind by a fork */
+                locate_update();
+            return registry_slot(i);
+        }
+    return NULL;
+}
+
+/* Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4): the upper bits of a product. */
+static _Atomic(uint16_t) *hint_for(uintptr_t address)
+{
+    uint32_t product = (uint32_t)(address >> GRANULE_SHIFT) * (uint32_t)0x9E3779B9;
+
+    return &hints[product >> (32 - HINT_BITS)];
+}
+
+static NOINLINE struct dvsm_heap *find(const void *address, _Atomic(uint16_t) *hint)
+{
+    struct dvsm_heap *heap = search((uintptr_t)address);
+
+    if (unlikely(!heap_holds(heap, address)))
+        heap = look_through(address);
+    if (heap == NULL)
+        return NULL;
+    atomic_store_explicit(hint, (uint16_t)(heap - registry_slot(0)), memory_order_relaxed);
+    return last = heap;
+}
+
+dvsm_heap *dvsm_heap_of(const void *block)
+{
+    struct dvsm_heap *heap = atomic_load_explicit(&heap_the_default, memory_order_acquire);
+
+    if (likely(heap != NULL && heap_holds(heap, block)))
+        return heap;
+    heap = last;
+    if (likely(heap != NULL && heap_holds(heap, block)))
+        return heap;
+
+    _Atomic(uint16_t) *hint = hint_for((uintptr_t)block);
+
+    heap = registry_slot(atomic_load_explicit(hint, memory_order_relaxed));
+    return likely(heap_holds(heap, block)) ? last = heap : find(block, hint);
+}
