@@ -68,6 +68,11 @@ struct arena_source {
     /* Whether the memory from `start`, rounded down to a unit, to `end` is one large block's. */
     bool (*is_large_block)(const struct arena_source *source, const struct arena *arena,
                            const void *start, const void *end);
+    /* Takes away the memory of the whole pages inside [start, end), free memory of the arena's, and
+     * counts them in arena->holes; bytes. NULL: this source never does. */
+    size_t (*punch)(const struct arena_source *source, struct arena *arena, char *start, char *end);
+    /* Puts memory behind every hole that [start, end) touches; false where memory is short. */
+    bool (*fill)(const struct arena_source *source, struct arena *arena, char *start, char *end);
 };
 
 /* A segment's record. The newest segment's is in the arena; each older one's in the foot of its own
@@ -112,6 +117,8 @@ struct arena {
     size_t id;              /* the number by which the source knows the arena */
     struct arena_segment segment; /* the newest; size 0: the arena has none yet */
     struct run pending;           /* on its way between arena and source: see struct arena_source */
+    word
+        holes; /* pages inside free chunks and top whose memory was given back: see arena_punch() */
     struct journal journal;
 };
 
@@ -179,6 +186,15 @@ bool arena_take_back(struct arena_call *call, void *block, word *count);
 
 /* Gives back what is unused beyond `pad` bytes; whether anything was. */
 bool arena_trim(struct arena_call *call, size_t pad);
+
+/* Gives back the memory of all whole pages inside free chunks and top, but for those where their fields
+ * are and those of top's first `pad` bytes; whether there was any. Such a page is a hole: whoever cuts from the chunk has the source fill
+ * what is to be used first, and does without that chunk where memory is short. NB: nothing may read or
+ * write a hole, and a new place in the engine that writes into free memory elsewhere than where a
+ * free chunk's fields are or its foot is calls arena_fill() (arena_internal.h) first.
+ *     Takes time in proportion to the chunks of a page and more, and to the pages given back: about a
+ * tenth of a microsecond a page. */
+bool arena_punch(struct arena_call *call, size_t pad);
 
 /* Usable bytes of a block after the checks of free; 0 and a fault where it is none. */
 size_t arena_usable(struct arena_call *call, const void *block);

@@ -14,6 +14,17 @@ static inline bool arena_faulted(const struct arena_call *call)
     return call->fault.kind != FAULT_NONE;
 }
 
+/* holes.c: fills what will be touched when `need` bytes are cut from the low end of the free memory [c,
+ * c + size), with the fields of what is then free behind them; some more where it can be had. Called
+ * before the first store of a change that is given up where this is false: memory is short. */
+bool arena_fill_slowly(struct arena_call *call, const void *c, size_t size, size_t need);
+
+static inline bool arena_fill_holes(struct arena_call *call, const void *c, size_t size,
+                                    size_t need)
+{
+    return likely(call->arena->holes == 0) || arena_fill_slowly(call, c, size, need);
+}
+
 /* Ends a change: commits it, or rolls it back after a fault, and then sets the arena aside if it is
  * damaged. Returns whether the change stands. */
 bool arena_finish(struct arena_call *call);

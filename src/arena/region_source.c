@@ -30,7 +30,7 @@ static bool commit(const struct arena_source *source, struct arena *arena, enum 
 
 static void give(const struct arena_source *source, struct arena *arena, struct run keep)
 {
-    segment_give(segments_of(source), &arena->pending, keep);
+    segment_give_holed(segments_of(source), &arena->pending, keep, &arena->holes);
 }
 
 static bool owns(const struct arena_source *source, const struct arena *arena, const void *address)
@@ -53,10 +53,21 @@ static bool is_large_block(const struct arena_source *source, const struct arena
     return segment_is_large_block(segments_of(source)->map, owner_of(arena), start, end);
 }
 
+static size_t punch(const struct arena_source *source, struct arena *arena, char *start, char *end)
+{
+    return segment_punch(segments_of(source), start, end, &arena->holes);
+}
+
+static bool fill(const struct arena_source *source, struct arena *arena, char *start, char *end)
+{
+    return segment_fill(segments_of(source), start, end, &arena->holes);
+}
+
 void region_source_init(struct region_source *source, struct segments *segments)
 {
     *source = (struct region_source){
-        .source = {GRANULE, take, extend, commit, give, owns, in_segment, is_large_block},
+        .source = {GRANULE, take, extend, commit, give, owns, in_segment, is_large_block, punch,
+                   fill},
         .segments = segments,
     };
 }

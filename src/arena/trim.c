@@ -97,6 +97,9 @@ static bool shrink_top(struct arena_call *call, size_t pad)
     size_t bytes = ((a->top_size - pad + unit - 1) / unit - 1) * unit;
     if (bytes == 0 || a->segment.size < bytes || holds_record(call))
         return false;
+    /* Where the foot goes there may be no memory now. */
+    if (!arena_fill_holes(call, (char *)a->top + a->top_size - bytes, ARENA_FOOT, ARENA_FOOT))
+        return false;
 
     struct run run = {a->segment.base + a->segment.size - bytes, bytes};
     journal_store(arena_journal(call), &a->segment.size, a->segment.size - bytes);

@@ -74,6 +74,20 @@ static bool is_large_block(const struct arena_source *source, const struct arena
     return g->region.source.is_large_block(&g->region.source, a, start, end);
 }
 
+static size_t punch(const struct arena_source *source, struct arena *a, char *start, char *end)
+{
+    struct growing_arena *g = whole(source);
+
+    return fails(g, SOURCE_PUNCH) ? 0 : g->region.source.punch(&g->region.source, a, start, end);
+}
+
+static bool fill(const struct arena_source *source, struct arena *a, char *start, char *end)
+{
+    struct growing_arena *g = whole(source);
+
+    return !fails(g, SOURCE_FILL) && g->region.source.fill(&g->region.source, a, start, end);
+}
+
 static void must(bool done, const char *what)
 {
     if (done)
@@ -110,8 +124,8 @@ struct growing_arena *growing_arena_new(size_t granules)
     must(g->arena != NULL, "growing_arena_new");
     start_map(g, granules);
     region_source_init(&g->region, &g->segments);
-    g->source = (struct arena_source){GRANULE, take, extend,     commit,
-                                      give,    owns, in_segment, is_large_block};
+    g->source = (struct arena_source){GRANULE, take,       extend,         commit, give,
+                                      owns,    in_segment, is_large_block, punch,  fill};
     arena_init(g->arena, GROWING_ARENA_ID);
     return g;
 }

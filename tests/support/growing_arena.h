@@ -12,7 +12,14 @@
 
 #include "arena/region_source.h"
 
-enum source_call { SOURCE_TAKE, SOURCE_EXTEND, SOURCE_COMMIT, SOURCE_CALLS };
+enum source_call {
+    SOURCE_TAKE,
+    SOURCE_EXTEND,
+    SOURCE_COMMIT,
+    SOURCE_PUNCH,
+    SOURCE_FILL,
+    SOURCE_CALLS
+};
 
 enum { GROWING_ARENA_ID = 1, GROWING_HOLDER_ID = 2 };
 
