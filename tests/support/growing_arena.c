@@ -98,7 +98,7 @@ static void must(bool done, const char *what)
 
 static void start_map(struct growing_arena *g, size_t granules)
 {
-    const dvsm_backend *backend = &dvsm_backend_anon;
+    const dvsm_backend *backend = g->backend;
     size_t map_bytes = segment_map_bytes(granules);
 
     g->mapping = (dvsm_mapping){
@@ -117,9 +117,15 @@ static void start_map(struct growing_arena *g, size_t granules)
 
 struct growing_arena *growing_arena_new(size_t granules)
 {
+    return growing_arena_new_over(granules, &dvsm_backend_anon);
+}
+
+struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend *backend)
+{
     struct growing_arena *g = calloc(1, sizeof *g);
 
     must(g != NULL, "growing_arena_new");
+    g->backend = backend;
     g->arena = calloc(1, sizeof *g->arena);
     must(g->arena != NULL, "growing_arena_new");
     start_map(g, granules);
@@ -132,7 +138,7 @@ struct growing_arena *growing_arena_new(size_t granules)
 
 void growing_arena_delete(struct growing_arena *g)
 {
-    dvsm_backend_anon.unmap(&dvsm_backend_anon, &g->mapping, 1);
+    g->backend->unmap(g->backend, &g->mapping, 1);
     free(g->arena);
     free(g);
 }
@@ -184,6 +190,9 @@ int growing_arena_check(struct growing_arena *g)
     arena_check(g->arena, &check);
     segment_check(&g->segments, &check);
     segment_walk(&g->segments, add_run, &owned);
+    check_that(&check, segment_count_holes(&g->segments, GROWING_ARENA_ID) == g->arena->holes,
+               "the map has %zu holes of the arena's, it counts %zu",
+               segment_count_holes(&g->segments, GROWING_ARENA_ID), (size_t)g->arena->holes);
     check_that(&check, owned.large == g->arena->large_bytes,
                "the map has %zu bytes of large blocks, the arena %zu", owned.large,
                g->arena->large_bytes);
