@@ -108,6 +108,9 @@ struct arena {
     size_t footprint_limit; /* SIZE_MAX: none */
     size_t large_bytes;     /* of footprint, those of large blocks */
     size_t large_count;
+    size_t used_chunks; /* in segments, without records */
+    size_t closed;      /* segments that have their record at their end: all but the newest */
+    size_t fence_bytes; /* behind those records */
     size_t trim_threshold;
     size_t granularity;
     size_t large_threshold; /* chunk size from which a request may be a large block; ARENA_NEVER:
@@ -218,10 +221,12 @@ typedef void (*arena_visit)(void *context, const struct chunk *c, size_t bytes,
                             enum arena_chunk_state state);
 void arena_walk(const struct arena *arena, arena_visit visit, void *context);
 
+/* From counters that each change keeps: takes no time. */
 struct arena_usage {
     size_t footprint, footprint_most;
     size_t segment_bytes, segments;
     size_t used_bytes, used_chunks; /* chunks in use, records among them; no large blocks */
+    size_t record_bytes, records;   /* of them */
     size_t free_bytes, free_chunks; /* top among them */
     size_t large_bytes, large_count;
     size_t top_bytes;

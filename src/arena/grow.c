@@ -53,6 +53,8 @@ static bool close_segment(struct arena_call *call)
     journal_store(j, &segment->next, a->segment.next);
     journal_store(j, &segment->foreign, a->segment.foreign);
     journal_store(j, &a->segment.next, segment);
+    journal_store(j, &a->closed, a->closed + 1);
+    journal_store(j, &a->fence_bytes, a->fence_bytes + arena_fence_bytes(segment));
     set_fences(j, chunk_at(record, record_size), end);
     if (record == old_top)
         return true;

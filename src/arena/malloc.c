@@ -150,7 +150,7 @@ struct chunk *arena_cut_top(struct arena_call *call, size_t need)
     return c;
 }
 
-struct chunk *arena_allocate(struct arena_call *call, size_t need)
+static inline struct chunk *find(struct arena_call *call, size_t need)
 {
     struct chunk *c =
         need < BINS_LARGE_FROM ? from_bins_small(call, need) : from_bins_large(call, need);
@@ -162,6 +162,15 @@ struct chunk *arena_allocate(struct arena_call *call, size_t need)
         c = arena_cut_top(call, need);
     if (c == NULL)
         c = arena_grow(call, need);
+    return c;
+}
+
+struct chunk *arena_allocate(struct arena_call *call, size_t need)
+{
+    struct chunk *c = find(call, need);
+
+    if (likely(c != NULL) && likely(!chunk_is_large(c)))
+        arena_count_used(call, 1);
     return c;
 }
 
@@ -179,6 +188,7 @@ struct chunk *arena_exact(struct arena_call *call, size_t size)
     if (c == NULL || chunk_size(c) != size || !arena_fill_holes(call, c, size, size) ||
         !unbin(call, c, size))
         return NULL;
+    arena_count_used(call, 1);
     return use_whole(call, c, size);
 }
 

@@ -59,6 +59,8 @@ bool arena_release_unused(struct arena_call *call)
         struct run run = {s->base, s->size};
         if (!arena_faulted(call) && take_out_first(call, s)) {
             journal_store(j, &newer->next, older);
+            journal_store(j, &a->closed, a->closed - 1);
+            journal_store(j, &a->fence_bytes, a->fence_bytes - arena_fence_bytes(s));
             give_back(call, run);
             released = true;
         }
