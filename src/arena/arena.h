@@ -75,6 +75,11 @@ struct arena_source {
     /* Gives back all that is pending; false, and nothing done: that is no memory of the arena's, or where
      * the arena says that its chunks are, nothing of it is. */
     bool (*recover)(const struct arena_source *source, struct arena *arena);
+    /* Takes away the memory of the whole pages inside [start, end), free memory of the arena's, and
+     * counts them in arena->holes; bytes. NULL: this source never does. */
+    size_t (*punch)(const struct arena_source *source, struct arena *arena, char *start, char *end);
+    /* Puts memory behind every hole that [start, end) touches; false where memory is short. */
+    bool (*fill)(const struct arena_source *source, struct arena *arena, char *start, char *end);
 };
 
 /* A segment's record. The newest segment's is in the arena; each older one's in the foot of its own
@@ -110,6 +115,9 @@ struct arena {
     size_t footprint_limit; /* SIZE_MAX: none */
     size_t large_bytes;     /* of footprint, those of large blocks */
     size_t large_count;
+    size_t used_chunks; /* in segments, without records */
+    size_t closed;      /* segments that have their record at their end: all but the newest */
+    size_t fence_bytes; /* behind those records */
     size_t trim_threshold;
     size_t granularity;
     size_t large_threshold; /* chunk size from which a request may be a large block; ARENA_NEVER:
@@ -119,6 +127,8 @@ struct arena {
     size_t id;              /* the number by which the source knows the arena */
     struct arena_segment segment; /* the newest; size 0: the arena has none yet */
     struct run pending;           /* on its way between arena and source: see struct arena_source */
+    word
+        holes; /* pages inside free chunks and top whose memory was given back: see arena_punch() */
     struct journal journal;
 };
 
@@ -190,6 +200,14 @@ bool arena_trim(struct arena_call *call, size_t pad);
 
 /* Whether arena_trim() might find something: a look at a few words, without the lock. */
 bool arena_may_give(const struct arena *arena);
+/* Gives back the memory of all whole pages inside free chunks and top, but for those where their fields
+ * are and those of top's first `pad` bytes; whether there was any. Such a page is a hole: whoever cuts from the chunk has the source fill
+ * what is to be used first, and does without that chunk where memory is short. NB: nothing may read or
+ * write a hole, and a new place in the engine that writes into free memory elsewhere than where a
+ * free chunk's fields are or its foot is calls arena_fill() (arena_internal.h) first.
+ *     Takes time in proportion to the chunks of a page and more, and to the pages given back: about a
+ * tenth of a microsecond a page. */
+bool arena_punch(struct arena_call *call, size_t pad);
 
 /* Usable bytes of a block after the checks of free; 0 and a fault where it is none. */
 size_t arena_usable(struct arena_call *call, const void *block);
@@ -213,10 +231,12 @@ typedef void (*arena_visit)(void *context, const struct chunk *c, size_t bytes,
                             enum arena_chunk_state state);
 void arena_walk(const struct arena *arena, arena_visit visit, void *context);
 
+/* From counters that each change keeps: takes no time. */
 struct arena_usage {
     size_t footprint, footprint_most;
     size_t segment_bytes, segments;
     size_t used_bytes, used_chunks; /* chunks in use, records among them; no large blocks */
+    size_t record_bytes, records;   /* of them */
     size_t free_bytes, free_chunks; /* top among them */
     size_t large_bytes, large_count;
     size_t top_bytes;

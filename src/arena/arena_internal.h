@@ -14,6 +14,17 @@ static inline bool arena_faulted(const struct arena_call *call)
     return call->fault.kind != FAULT_NONE;
 }
 
+/* holes.c: fills what will be touched when `need` bytes are cut from the low end of the free memory [c,
+ * c + size), with the fields of what is then free behind them; some more where it can be had. Called
+ * before the first store of a change that is given up where this is false: memory is short. */
+bool arena_fill_slowly(struct arena_call *call, const void *c, size_t size, size_t need);
+
+static inline bool arena_fill_holes(struct arena_call *call, const void *c, size_t size,
+                                    size_t need)
+{
+    return likely(call->arena->holes == 0) || arena_fill_slowly(call, c, size, need);
+}
+
 /* Ends a change: commits it, or rolls it back after a fault, and then sets the arena aside if it is
  * damaged. Returns whether the change stands. */
 bool arena_finish(struct arena_call *call);
@@ -60,6 +71,15 @@ struct chunk *arena_allocate(struct arena_call *call, size_t need);
 struct chunk *arena_cut_top(struct arena_call *call, size_t need);
 bool arena_bin(struct arena_call *call, struct chunk *c, size_t size);
 void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size);
+
+/* That many blocks more are in use (or less: modulo 2^64), in segments. Whoever makes a chunk in use one
+ * that a caller gets, or takes it back, counts it in the same change; arena_allocate() and arena_exact()
+ * have done so. Parts cut off a block in use and freed at once are not counted. */
+static inline void arena_count_used(struct arena_call *call, size_t chunks)
+{
+    journal_store(arena_journal(call), &call->arena->used_chunks,
+                  call->arena->used_chunks + chunks);
+}
 
 /* free.c: makes the chunk free, merged with its neighbours. Where it ended: */
 enum arena_freed { FREED_FAULT, FREED_TO_TOP, FREED_TO_VICTIM, FREED_TO_SMALL_BIN, FREED_TO_TREE };
@@ -140,6 +160,14 @@ static inline bool arena_leads_on(const struct arena_segment *s, const struct ch
 
     return chunk_size(c) >= CHUNK_MIN && next > c && chunk_is_aligned(next) &&
            arena_segment_holds(s, next);
+}
+
+/* The chunk of a closed segment's record, and the fences behind it. */
+static inline size_t arena_fence_bytes(const struct arena_segment *s)
+{
+    const char *fences = (const char *)chunk_of_payload(s) + (ARENA_FOOT - CHUNK_MIN);
+
+    return (size_t)(s->base + s->size - fences);
 }
 
 /* Whether c, in the segment, is one of the fences at its end. */

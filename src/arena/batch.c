@@ -89,6 +89,8 @@ static void **independent(struct arena_call *call, const struct batch *b, bool z
     struct chunk *c = arena_allocate(call, contents + array_size);
     call->no_large = false;
     if (c != NULL) {
+        arena_count_used(call, b->count - 1 + (array_size != 0));
+
         size_t elements = chunk_size(c);
         if (array_size != 0) {
             struct chunk *last = chunk_at(c, contents);
@@ -152,9 +154,12 @@ static void free_entry(struct arena_call *call, void **entry, const void *const 
         arena_header_is_sound(call, next)) {
         journal_store(arena_journal(call), &c->head, c->head + chunk_size(next));
         journal_store(arena_journal(call), &next->head, 0); /* a second free of it will be seen */
+        arena_count_used(call, -(size_t)1);
         *follower = *entry;
     } else if (arena_dispose(call, c, chunk_size(c)) == FREED_FAULT) {
         return;
+    } else {
+        arena_count_used(call, -(size_t)1);
     }
     *entry = NULL;
 }

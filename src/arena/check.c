@@ -5,6 +5,7 @@ struct walk {
     const struct arena *arena;
     const struct arena_segment *last; /* in which a free chunk was looked for; may be NULL */
     struct check *check;
+    size_t used;               /* chunks in use met in segments, records among them */
     struct bins_totals binned; /* free chunks met in segments, dv and top not among them */
     bool dv_seen, top_seen;
 };
@@ -38,6 +39,7 @@ static bool check_chunk(struct walk *w, const struct arena_segment *s, const str
     check_that(w->check, in_use || !before_free, "arena: free chunk %p follows a free one",
                (const void *)c);
     check_next_agrees(w, c, next, in_use);
+    w->used += in_use;
     if (in_use)
         return true;
     if (c == w->arena->dv) {
@@ -85,7 +87,7 @@ static size_t check_segments(struct walk *w)
 {
     const struct arena *a = w->arena;
     const struct arena_segment *s = &a->segment, *older;
-    size_t sum = 0, left = a->footprint;
+    size_t sum = 0, left = a->footprint, closed = 0, fences = 0;
 
     for (;; s = older) {
         check_segment(w, s);
@@ -93,7 +95,12 @@ static size_t check_segments(struct walk *w)
         older = arena_older(a, s, &left, NULL);
         if (older == NULL)
             break;
+        closed++;
+        fences += arena_fence_bytes(older);
     }
+    check_that(w->check, a->closed == closed && a->fence_bytes == fences,
+               "arena: %zu older segments with %zu bytes of fences, counted as %zu with %zu",
+               closed, fences, a->closed, a->fence_bytes);
     check_that(w->check, s->next == NULL, "arena: segment record %p is damaged",
                (const void *)s->next);
     return sum;
@@ -145,6 +152,9 @@ void arena_check(const struct arena *a, struct check *check)
                    totals.fingerprint == w.binned.fingerprint,
                "arena: %zu free chunks (%zu bytes) in segments, %zu (%zu) in bins", w.binned.count,
                w.binned.bytes, totals.count, totals.bytes);
+    check_that(check, w.used == a->used_chunks + a->closed,
+               "arena: %zu chunks in use, %zu of them records; counted are %zu others", w.used,
+               a->closed, a->used_chunks);
     check_that(check, sum + a->large_bytes == a->footprint,
                "arena: segments %zu and large blocks %zu are not the footprint %zu", sum,
                a->large_bytes, a->footprint);

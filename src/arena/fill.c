@@ -27,8 +27,10 @@ static void split_evenly(struct arena_call *call, struct chunk *c, size_t size, 
         blocks[i] = chunk_payload(part);
     }
     compiler_barrier();
-    if (n > 1)
+    if (n > 1) {
         journal_store(arena_journal(call), &c->head, size | (c->head & HEAD_FLAGS));
+        arena_count_used(call, n - 1);
+    }
 }
 
 /* One run for `n` blocks or, where there is none without growing, for fewer. */
@@ -84,8 +86,10 @@ bool arena_take_back(struct arena_call *call, void *block, word *count)
         fault_raise(&call->fault, FAULT_ARGUMENT, "large block in the cache", block);
     else if (c != NULL)
         where = arena_dispose(call, c, chunk_size(c));
-    if (where != FREED_FAULT)
+    if (where != FREED_FAULT) {
         count_blocks(call, count, -(size_t)1);
+        arena_count_used(call, -(size_t)1);
+    }
     if (!arena_finish(call))
         return false;
     arena_after_free(call, where);

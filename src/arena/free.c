@@ -157,6 +157,7 @@ void arena_free(struct arena_call *call, void *block)
         arena_large_free(call, c);
         return;
     }
+    arena_count_used(call, -(size_t)1);
     enum arena_freed where = arena_dispose(call, c, chunk_size(c));
     if (arena_finish(call))
         arena_after_free(call, where);

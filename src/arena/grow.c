@@ -53,6 +53,8 @@ static bool close_segment(struct arena_call *call)
     journal_store(j, &segment->next, a->segment.next);
     journal_store(j, &segment->foreign, a->segment.foreign);
     journal_store(j, &a->segment.next, segment);
+    journal_store(j, &a->closed, a->closed + 1);
+    journal_store(j, &a->fence_bytes, a->fence_bytes + arena_fence_bytes(segment));
     set_fences(j, chunk_at(record, record_size), end);
     if (record == old_top)
         return true;
@@ -141,17 +143,28 @@ static struct arena_segment *segment_after(struct arena_call *call, struct run f
     return NULL;
 }
 
+static bool borders_on_top(const struct arena *a, struct run fresh)
+{
+    return a->segment.size != 0 && !a->segment.foreign &&
+           a->segment.base + a->segment.size == fresh.start;
+}
+
 /* Makes fresh memory part of the arena; a chunk of `need` bytes from it. */
 static struct chunk *absorb(struct arena_call *call, struct run fresh, size_t need)
 {
     struct arena *a = call->arena;
+    bool borders = borders_on_top(a, fresh);
 
+    /* Of a top that was too small the chunk will take all; nothing is stored so far. */
+    if (borders && !arena_fill_holes(call, a->top, a->top_size, a->top_size)) {
+        call->source->give(call->source, a, (struct run){0});
+        return NULL;
+    }
     if (!PLANTED(5))
         journal_store(arena_journal(call), &a->pending.bytes, 0);
     arena_count_footprint(call, fresh.bytes);
     bins_extend_range(&a->bins, arena_journal(call), fresh.start, fresh.bytes);
-    if (a->segment.size != 0 && !a->segment.foreign &&
-        a->segment.base + a->segment.size == fresh.start) {
+    if (borders) {
         append(call, fresh);
         return arena_cut_top(call, need);
     }

@@ -63,7 +63,7 @@ static struct chunk *split_to_victim(struct arena_call *call, struct chunk *c, s
     size_t size = chunk_size(c), rest_size;
     struct chunk *rest;
 
-    if (!unbin(call, c, size))
+    if (!arena_fill_holes(call, c, size, need) || !unbin(call, c, size))
         return NULL;
     split(call, c, size, need, &rest, &rest_size);
     if (rest_size == 0)
@@ -114,7 +114,7 @@ static struct chunk *from_bins_large(struct arena_call *call, size_t need)
 
     size_t size = chunk_size(c), rest_size;
     struct chunk *rest;
-    if (!unbin(call, c, size))
+    if (!arena_fill_holes(call, c, size, need) || !unbin(call, c, size))
         return NULL;
     split(call, c, size, need, &rest, &rest_size);
     return rest_size == 0 || arena_bin(call, rest, rest_size) ? c : NULL;
@@ -126,7 +126,7 @@ static struct chunk *from_victim(struct arena_call *call, size_t need)
     struct chunk *c = a->dv, *rest = NULL;
     size_t rest_size;
 
-    if (need > a->dv_size)
+    if (need > a->dv_size || !arena_fill_holes(call, c, a->dv_size, need))
         return NULL;
     split(call, c, a->dv_size, need, &rest, &rest_size);
     arena_set_victim(call, rest, rest_size);
@@ -139,7 +139,7 @@ struct chunk *arena_cut_top(struct arena_call *call, size_t need)
     struct journal *j = arena_journal(call);
     struct chunk *c = a->top;
 
-    if (need >= a->top_size)
+    if (need >= a->top_size || !arena_fill_holes(call, c, a->top_size, need))
         return NULL;
 
     struct chunk *rest = chunk_at(c, need);
@@ -150,7 +150,7 @@ struct chunk *arena_cut_top(struct arena_call *call, size_t need)
     return c;
 }
 
-struct chunk *arena_allocate(struct arena_call *call, size_t need)
+static inline struct chunk *find(struct arena_call *call, size_t need)
 {
     struct chunk *c =
         need < BINS_LARGE_FROM ? from_bins_small(call, need) : from_bins_large(call, need);
@@ -165,6 +165,15 @@ struct chunk *arena_allocate(struct arena_call *call, size_t need)
     return c;
 }
 
+struct chunk *arena_allocate(struct arena_call *call, size_t need)
+{
+    struct chunk *c = find(call, need);
+
+    if (likely(c != NULL) && likely(!chunk_is_large(c)))
+        arena_count_used(call, 1);
+    return c;
+}
+
 struct chunk *arena_exact(struct arena_call *call, size_t size)
 {
     struct arena *a = call->arena;
@@ -176,8 +185,10 @@ struct chunk *arena_exact(struct arena_call *call, size_t size)
     } else if (a->bins.tree_map != 0) {
         c = bins_best_fit(&a->bins, size, &call->fault);
     }
-    if (c == NULL || chunk_size(c) != size || !unbin(call, c, size))
+    if (c == NULL || chunk_size(c) != size || !arena_fill_holes(call, c, size, size) ||
+        !unbin(call, c, size))
         return NULL;
+    arena_count_used(call, 1);
     return use_whole(call, c, size);
 }
 

@@ -30,7 +30,7 @@ static bool commit(const struct arena_source *source, struct arena *arena, enum 
 
 static void give(const struct arena_source *source, struct arena *arena, struct run keep)
 {
-    segment_give(segments_of(source), &arena->pending, keep);
+    segment_give_holed(segments_of(source), &arena->pending, keep, &arena->holes);
 }
 
 static bool owns(const struct arena_source *source, const struct arena *arena, const void *address)
@@ -51,6 +51,16 @@ static bool is_large_block(const struct arena_source *source, const struct arena
                            const void *start, const void *end)
 {
     return segment_is_large_block(segments_of(source)->map, owner_of(arena), start, end);
+}
+
+static size_t punch(const struct arena_source *source, struct arena *arena, char *start, char *end)
+{
+    return segment_punch(segments_of(source), start, end, &arena->holes);
+}
+
+static bool fill(const struct arena_source *source, struct arena *arena, char *start, char *end)
+{
+    return segment_fill(segments_of(source), start, end, &arena->holes);
 }
 
 static bool may_store(const struct arena_source *source, const struct arena *arena,
@@ -120,14 +130,14 @@ static bool recover(const struct arena_source *source, struct arena *arena)
     return arena->large_bytes <= arena->footprint && may_be_segment(source, arena) &&
            may_be_chunk(source, arena, arena->dv, arena->dv_size) &&
            may_be_chunk(source, arena, arena->top, arena->top_size) && may_be_bins(source, arena) &&
-           segment_recover(segments_of(source), owner_of(arena), &arena->pending);
+           segment_recover(segments_of(source), owner_of(arena), &arena->pending, &arena->holes);
 }
 
 void region_source_init(struct region_source *source, struct segments *segments)
 {
     *source = (struct region_source){
         .source = {GRANULE, take, extend, commit, give, owns, in_segment, is_large_block, may_store,
-                   recover},
+                   recover, punch, fill},
         .segments = segments,
     };
 }

@@ -26,7 +26,7 @@ static struct chunk *grow_into_top(struct arena_call *call, struct chunk *c, siz
     struct journal *j = arena_journal(call);
     size_t together = chunk_size(c) + a->top_size;
 
-    if (together <= need)
+    if (together <= need || !arena_fill_holes(call, c, together, need))
         return NULL;
     struct chunk *rest = chunk_at(c, need);
     journal_store(j, &c->head, (c->head & PINUSE) | need | CINUSE);
@@ -42,7 +42,7 @@ static struct chunk *grow_into_victim(struct arena_call *call, struct chunk *c, 
     struct journal *j = arena_journal(call);
     size_t together = chunk_size(c) + a->dv_size;
 
-    if (together < need)
+    if (together < need || !arena_fill_holes(call, c, together, need))
         return NULL;
     if (together - need < CHUNK_MIN) {
         chunk_set_in_use(j, c, together);
@@ -68,7 +68,8 @@ static struct chunk *grow_into_next(struct arena_call *call, struct chunk *c, st
         fault_raise(&call->fault, FAULT_DAMAGE, "damaged header of a free chunk", next);
         return NULL;
     }
-    if (!bins_remove(&a->bins, arena_journal(call), next, next_size, &call->fault))
+    if (!arena_fill_holes(call, c, chunk_size(c) + next_size, need) ||
+        !bins_remove(&a->bins, arena_journal(call), next, next_size, &call->fault))
         return NULL;
     return cut_surplus(call, c, chunk_size(c) + next_size, need);
 }

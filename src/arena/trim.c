@@ -59,6 +59,8 @@ bool arena_release_unused(struct arena_call *call)
         struct run run = {s->base, s->size};
         if (!arena_faulted(call) && take_out_first(call, s)) {
             journal_store(j, &newer->next, older);
+            journal_store(j, &a->closed, a->closed - 1);
+            journal_store(j, &a->fence_bytes, a->fence_bytes - arena_fence_bytes(s));
             give_back(call, run);
             released = true;
         }
@@ -96,6 +98,9 @@ static bool shrink_top(struct arena_call *call, size_t pad)
 
     size_t bytes = ((a->top_size - pad + unit - 1) / unit - 1) * unit;
     if (bytes == 0 || a->segment.size < bytes || holds_record(call))
+        return false;
+    /* Where the foot goes there may be no memory now. */
+    if (!arena_fill_holes(call, (char *)a->top + a->top_size - bytes, ARENA_FOOT, ARENA_FOOT))
         return false;
 
     struct run run = {a->segment.base + a->segment.size - bytes, bytes};

@@ -1,4 +1,4 @@
-/* walk.c - every chunk of every segment, and what they add up to. */
+/* walk.c - every chunk of every segment, and what they add up to, as counted meanwhile. */
 #include "arena/arena_internal.h"
 
 /* Where in its segment a record lies: at the end, less the foot, or one step before that on a top
@@ -62,38 +62,24 @@ void arena_walk(const struct arena *a, arena_visit visit, void *context)
         walk_segment(a, s, visit, context);
 }
 
-static void add_chunk(void *context, const struct chunk *c, size_t bytes,
-                      enum arena_chunk_state state)
-{
-    struct arena_usage *usage = context;
-
-    (void)c;
-    if (state == ARENA_CHUNK_USED || state == ARENA_CHUNK_RECORD) {
-        usage->used_bytes += bytes;
-        usage->used_chunks++;
-    } else {
-        usage->free_bytes += bytes;
-        usage->free_chunks++;
-    }
-}
-
 void arena_usage(const struct arena *a, struct arena_usage *usage)
 {
+    size_t there = a->segment.size != 0;
+
     *usage = (struct arena_usage){
         .footprint = a->footprint,
         .footprint_most = a->footprint_most,
+        .segment_bytes = a->footprint - a->large_bytes,
+        .segments = a->closed + there,
+        .records = a->closed,
+        .record_bytes = a->closed * (ARENA_FOOT - CHUNK_MIN),
+        .used_chunks = a->used_chunks + a->closed,
+        .free_bytes = bins_bytes(&a->bins) + a->dv_size + a->top_size,
+        .free_chunks = bins_count(&a->bins) + (a->dv_size != 0) + there,
         .large_bytes = a->large_bytes,
         .large_count = a->large_count,
         .top_bytes = a->top_size,
     };
-    size_t left = a->footprint;
-
-    if (a->segment.size == 0)
-        return;
-    for (const struct arena_segment *s = &a->segment; s != NULL;
-         s = arena_older(a, s, &left, NULL)) {
-        usage->segment_bytes += s->size;
-        usage->segments++;
-    }
-    arena_walk(a, add_chunk, usage);
+    usage->used_bytes =
+        usage->segment_bytes - usage->free_bytes - a->fence_bytes - there * ARENA_FOOT;
 }

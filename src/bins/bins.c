@@ -56,9 +56,34 @@ static bool small_remove(struct bins *b, struct journal *j, struct chunk *c, uns
     return true;
 }
 
+/* What one chunk adds to `content`. */
+static inline size_t content_of(size_t size)
+{
+    return ((size_t)1 << BINS_BYTES_BITS) + size / CHUNK_ALIGN;
+}
+
+static inline void count_inserted(struct bins *b, struct journal *j, size_t size)
+{
+    size_t content;
+
+    if (unlikely(__builtin_add_overflow(b->content, content_of(size), &content)))
+        journal_store(j, &b->content_wraps, b->content_wraps + 1);
+    journal_store(j, &b->content, content);
+}
+
+static inline void count_removed(struct bins *b, struct journal *j, size_t size)
+{
+    size_t content;
+
+    if (unlikely(__builtin_sub_overflow(b->content, content_of(size), &content)))
+        journal_store(j, &b->content_wraps, b->content_wraps - 1);
+    journal_store(j, &b->content, content);
+}
+
 bool bins_insert(struct bins *b, struct journal *j, struct chunk *c, size_t size,
                  struct fault *fault)
 {
+    count_inserted(b, j, size);
     if (size >= BINS_LARGE_FROM)
         return bins_tree_insert(b, j, c, size, fault);
     small_insert(b, j, c, bins_small_index(size));
@@ -68,6 +93,7 @@ bool bins_insert(struct bins *b, struct journal *j, struct chunk *c, size_t size
 bool bins_remove(struct bins *b, struct journal *j, struct chunk *c, size_t size,
                  struct fault *fault)
 {
+    count_removed(b, j, size);
     if (size >= BINS_LARGE_FROM)
         return bins_tree_remove(b, j, c, size, fault);
     return small_remove(b, j, c, bins_small_index(size), fault);

@@ -20,6 +20,7 @@
  *     bins_remove         take a given chunk out, wherever it is
  *     bins_best_fit       the smallest chunk in the trees of at least n bytes, not removed
  *     bins_smallest       the smallest chunk in the trees, not removed
+ *     bins_count, bins_bytes   how many chunks wait, and how large they are together: kept, not counted
  *     bins_check          every invariant above
  */
 #ifndef DVSM_BINS_BINS_H
@@ -43,10 +44,16 @@ struct MAY_ALIAS bins_links {
     struct chunk *bk;
 };
 
+/* In one word, so that one store counts a chunk: the sum of their sizes, in units of CHUNK_ALIGN, which no
+ * address space brings to overflow; above it as many bits of their number as there are left. */
+enum { BINS_BYTES_BITS = SIZE_BITS == 64 ? 40 : 29, BINS_COUNT_BITS = SIZE_BITS - BINS_BYTES_BITS };
+
 struct bins {
     size_t small_map;
     size_t tree_map;
-    char *low;   /* all chunks begin from here ... */
+    size_t content;       /* of all bins, as above */
+    size_t content_wraps; /* the bits of their number that `content` has no room for */
+    char *low;            /* all chunks begin from here ... */
     size_t span; /* ... to this many bytes further; each with all its fields in the memory */
     struct bins_links small[BINS_SMALL];
     struct chunk *tree[BINS_TREE];
@@ -74,6 +81,16 @@ static inline bool bins_is_sound(const struct bins *b, const struct chunk *c)
 
     return chunk_is_free(c) && bins_in_range(b, next) && next > c &&
            next->prev_foot == chunk_size(c) && !chunk_prev_in_use(next);
+}
+
+static inline size_t bins_count(const struct bins *b)
+{
+    return b->content_wraps << BINS_COUNT_BITS | b->content >> BINS_BYTES_BITS;
+}
+
+static inline size_t bins_bytes(const struct bins *b)
+{
+    return (b->content & (((size_t)1 << BINS_BYTES_BITS) - 1)) * CHUNK_ALIGN;
 }
 
 /* Puts a free chunk of `size` bytes where it belongs; head and foot are the caller's to write. */
@@ -127,7 +144,7 @@ static inline void bins_totals_add(struct bins_totals *t, const struct chunk *c,
 /* Whether all fields of a chunk at that address, in the range, are in memory where chunks lie. */
 typedef bool (*bins_holds)(void *context, const struct chunk *c);
 
-/* Every invariant above; adds up what was found. Where the range has gaps `holds` says so of each
+/* Every invariant above, and that just as much was found as is counted; adds up what was found. Where the range has gaps `holds` says so of each
  * place before it is looked at; NULL: it has none. */
 void bins_check(const struct bins *b, bins_holds holds, void *context, struct check *check,
                 struct bins_totals *totals);

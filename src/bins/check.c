@@ -114,9 +114,15 @@ void bins_check(const struct bins *b, bins_holds holds, void *context, struct ch
                 struct bins_totals *totals)
 {
     struct walk w = {b, holds, context, check, totals, b->span / CHUNK_MIN};
+    size_t count = totals->count, bytes = totals->bytes;
 
     for (unsigned i = 0; i < BINS_SMALL; i++)
         check_small(&w, i);
     for (unsigned i = 0; i < BINS_TREE; i++)
         check_tree(&w, i);
+    count = totals->count - count;
+    bytes = totals->bytes - bytes;
+    check_that(check, bins_count(b) == count && bins_bytes(b) == bytes,
+               "bins: %zu chunks of %zu bytes, counted as %zu of %zu", count, bytes, bins_count(b),
+               bins_bytes(b));
 }

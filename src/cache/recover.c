@@ -156,7 +156,7 @@ bool depot_recover(struct cache *cache, unsigned class)
         return false;
     if (d->arena != 0 && !PLANTED(12) && !arenas_settle(cache->arenas, d->arena - 1))
         return false;
-    if (!is_whole(cache, class) || !segment_recover(cache->segments, CACHE_OWNER, &d->pending))
+    if (!is_whole(cache, class) || !segment_recover(cache->segments, CACHE_OWNER, &d->pending, NULL))
         return false;
     if (d->incoming != 0)
         depot_make_magazines(d, class);

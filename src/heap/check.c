@@ -5,6 +5,7 @@
  *     granules   = free, retained, each one arena's, or the cache's            (segment_check, check_owners)
  *     the cache's = units of magazines, each one class's                      (place_check)
  *     an arena's = segments and large blocks, as it says itself                (check_claims)
+ *     holes      = inside free chunks and tops, behind their fields; each counted by its arena  (check_holes)
  *     a segment  = chunks in use, free ones in bins, victim, top, records      (arena_check)
  *     in use     = cached, each in just one magazine, or the program's         (check_cached)
  *
@@ -53,6 +54,46 @@ static void check_claims(struct dvsm_heap *heap, const struct arena *arena, stru
         usage.large_count, usage.large_bytes, claims.large_count, claims.large_bytes);
 }
 
+/* The smallest page there is: looked at once or several times each. */
+#define PAGE_LEAST ((size_t)4096)
+
+/* What is known of the holes while an arena's chunks are walked. */
+struct hole_walk {
+    const struct segment_map *map;
+    struct check *check;
+};
+
+/* No page that a chunk in use or a free one's fields touch is a hole, nor the next one's head. */
+static void check_memory(void *context, const struct chunk *c, size_t bytes,
+                         enum arena_chunk_state state)
+{
+    const struct hole_walk *walk = context;
+    bool in_use = state == ARENA_CHUNK_USED || state == ARENA_CHUNK_RECORD;
+    size_t fields = bytes < sizeof *c ? bytes : sizeof *c;
+    const char *end = (const char *)c + (in_use ? bytes : fields);
+    const char *at = (const char *)c;
+
+    for (; at < end; at = (const char *)bits_round_up((size_t)(uintptr_t)at + 1, PAGE_LEAST))
+        check_that(walk->check, !segment_is_hole(walk->map, at),
+                   "heap: chunk %p needs %p, which was given back", (const void *)c,
+                   (const void *)at);
+    check_that(walk->check, !segment_is_hole(walk->map, end - 1),
+               "heap: chunk %p ends in memory that was given back", (const void *)c);
+    check_that(walk->check, !segment_is_hole(walk->map, &chunk_at(c, bytes)->head),
+               "heap: what follows chunk %p was given back", (const void *)c);
+}
+
+static void check_holes(struct dvsm_heap *heap, const struct arena *arena, struct check *check)
+{
+    struct hole_walk walk = {heap->segments.map, check};
+    size_t holes = segment_count_holes(&heap->segments, (segment_owner_id)arena->id);
+
+    check_that(check, arena->holes == holes, "heap: arena %zu counts %zu holes, its granules %zu",
+               arena->id, (size_t)arena->holes, holes);
+    if (holes != 0)
+        arena_walk(arena, check_memory, &walk);
+}
+
 /* The cached blocks that are chunks in use of the arenas looked at so far. */
 struct cached {
     const struct census *census;
@@ -83,6 +124,7 @@ static void check_arena(struct dvsm_heap *heap, size_t index, struct cached *cac
         if (check_that(check, !arena->damaged, "heap: arena %zu was set aside", index + 1)) {
             arena_check(arena, check);
             check_claims(heap, arena, check);
+            check_holes(heap, arena, check);
             arena_walk(arena, find_cached, cached);
         }
     }

@@ -1,4 +1,4 @@
-/* inspect.c - every chunk of a heap, one by one and added up. */
+/* inspect.c - every chunk of a heap one by one, and what is counted of them. */
 #include <errno.h>
 #include <stdio.h>
 
@@ -149,24 +149,58 @@ void dvsm_malloc_inspect_all(void (*handler)(void *start, void *end, size_t used
 
 /* ---- added up */
 
-static void add_chunk(const dvsm_chunk *chunk, void *context)
+/* What all arenas count, each at its own instant; those that were set aside are left out. */
+static void add_usage(struct arena_usage *sum, const struct arena *arena)
 {
-    dvsm_stats_t *stats = context;
+    struct arena_usage usage;
 
-    if (chunk->state == DVSM_CHUNK_FREE) {
-        stats->free_bytes += chunk->bytes;
-        stats->free_chunks++;
-    } else if (chunk->state == DVSM_CHUNK_CACHED) {
-        stats->cached_bytes += chunk->bytes;
-        stats->cached_blocks++;
-    } else if (chunk->state != DVSM_CHUNK_OVERHEAD) {
-        stats->used_bytes += chunk->bytes;
-        stats->used_blocks++;
+    arena_usage(arena, &usage);
+    sum->footprint += usage.footprint;
+    sum->footprint_most += usage.footprint_most;
+    sum->segment_bytes += usage.segment_bytes;
+    sum->used_bytes += usage.used_bytes - usage.record_bytes;
+    sum->used_chunks += usage.used_chunks - usage.records;
+    sum->free_bytes += usage.free_bytes;
+    sum->free_chunks += usage.free_chunks;
+    sum->large_bytes += usage.large_bytes;
+    sum->large_count += usage.large_count;
+    sum->top_bytes += usage.top_bytes;
+}
+
+/* `cached` is part of what is in use, as the arenas see it: no more than that, should it have changed
+ * meanwhile. Where all blocks are cached so are all bytes: some chunks are larger than their class. */
+static void add_up(struct dvsm_heap *heap, struct arena_usage *sum, struct cache_count *cached,
+                   const char *function)
+{
+    *sum = (struct arena_usage){0};
+    cache_count(&heap->cache, cached);
+    for (size_t i = 0; i < region_arena_count(heap->region); i++) {
+        struct heap_call call;
+
+        if (heap_enter_index(&call, heap, i, function) && !call.hold.slot->arena.damaged)
+            add_usage(sum, &call.hold.slot->arena);
+        heap_leave(&call);
     }
-    if (chunk->state == DVSM_CHUNK_LARGE) {
-        stats->large_bytes += chunk->bytes;
-        stats->large_blocks++;
-    }
+    if (cached->blocks >= sum->used_chunks)
+        *cached = (struct cache_count){sum->used_chunks, sum->used_bytes};
+    if (cached->bytes > sum->used_bytes)
+        cached->bytes = sum->used_bytes;
+}
+
+static void add_blocks(struct dvsm_heap *heap, dvsm_stats_t *stats)
+{
+    struct arena_usage sum;
+    struct cache_count cached;
+
+    add_up(heap, &sum, &cached, "dvsm_stats");
+    stats->large_bytes = sum.large_bytes;
+    stats->large_blocks = sum.large_count;
+    stats->used_bytes = sum.used_bytes - cached.bytes + sum.large_bytes;
+    stats->used_blocks = sum.used_chunks - cached.blocks + sum.large_count;
+    stats->free_bytes = sum.free_bytes;
+    stats->free_chunks = sum.free_chunks;
+    stats->cached_bytes = cached.bytes;
+    stats->cached_blocks = cached.blocks;
 }
 
 static void add_arenas(const struct region *region, dvsm_stats_t *stats)
@@ -193,46 +227,31 @@ int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats)
     stats->committed_bytes = usage.footprint;
     stats->committed_most_bytes = usage.footprint_most;
     stats->retained_bytes = usage.retained;
-    heap_walk(heap, add_chunk, stats, "dvsm_stats");
+    add_blocks(heap, stats);
     add_arenas(heap->region, stats);
     return 0;
 }
 
-static void add_usage(struct dvsm_mallinfo *info, const struct arena *arena)
-{
-    struct arena_usage usage;
-
-    arena_usage(arena, &usage);
-    info->arena += usage.segment_bytes;
-    info->ordblks += usage.free_chunks;
-    info->hblks += usage.large_count;
-    info->hblkhd += usage.large_bytes;
-    info->usmblks += usage.footprint_most;
-    info->uordblks += usage.footprint - usage.free_bytes;
-    info->fordblks += usage.free_bytes;
-    info->keepcost += usage.top_bytes;
-}
-
 static struct dvsm_mallinfo heap_mallinfo(struct dvsm_heap *heap, const char *function)
 {
-    struct dvsm_mallinfo info = {0};
-    struct census census = {0};
+    struct arena_usage sum;
+    struct cache_count cached;
 
-    if (heap != NULL)
-        take_census(heap, &census);
-    for (size_t i = 0; heap != NULL && i < region_arena_count(heap->region); i++) {
-        struct heap_call call;
-
-        if (heap_enter_index(&call, heap, i, function) && !call.hold.slot->arena.damaged)
-            add_usage(&info, &call.hold.slot->arena);
-        heap_leave(&call);
-    }
-    info.smblks = census.count;
-    info.fsmblks = census.bytes;
-    info.uordblks -= census.bytes;
-    info.fordblks += census.bytes;
-    census_end(&census);
-    return info;
+    if (heap == NULL)
+        return (struct dvsm_mallinfo){0};
+    add_up(heap, &sum, &cached, function);
+    return (struct dvsm_mallinfo){
+        .arena = sum.segment_bytes,
+        .ordblks = sum.free_chunks,
+        .smblks = cached.blocks,
+        .hblks = sum.large_count,
+        .hblkhd = sum.large_bytes,
+        .usmblks = sum.footprint_most,
+        .fsmblks = cached.bytes,
+        .uordblks = sum.footprint - sum.free_bytes - cached.bytes,
+        .fordblks = sum.free_bytes + cached.bytes,
+        .keepcost = sum.top_bytes,
+    };
 }
 
 struct dvsm_mallinfo dvsm_mallinfo(void)

@@ -30,7 +30,10 @@ static int heap_trim(struct dvsm_heap *heap, size_t pad, const char *function)
         struct heap_call call;
 
         if (heap_enter_index(&call, heap, i, function)) {
-            arena_trim(&call.hold.call, pad > kept ? pad - kept : 0);
+            size_t keep = pad > kept ? pad - kept : 0;
+
+            arena_trim(&call.hold.call, keep);
+            arena_punch(&call.hold.call, keep);
             kept += call.hold.slot->arena.top_size;
         }
         heap_leave(&call);

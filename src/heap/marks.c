@@ -36,7 +36,8 @@ static bool guards(const struct journal_guard *guard, const word *address)
     const struct depot *depot = depot_at(marks, address);
 
     if (arena != NULL)
-        return place == &arena->pending.start || place == &arena->pending.bytes;
+        return place == &arena->pending.start || place == &arena->pending.bytes ||
+               place == &arena->holes;
     if (depot != NULL)
         return is_of_units(depot, place);
     return place == &region->arenas.committed || place == &region->cache.room ||

@@ -5,7 +5,8 @@
  *     what is new to them      granules from the map; a large block takes them first of all
  *     ---- from here on memory is short
  *     all of the cache         that can be reached from here
- *     what arenas can do without   the ends of their tops, unused segments: others may grow by these
+ *     what arenas can do without   unused segments, and whole pages inside free chunks and tops, where
+ *                              some are large: others may grow by these
  *
  * What is refused in the end is remembered until something is freed (cache.h).
  */
@@ -97,8 +98,10 @@ static bool squeeze(struct dvsm_heap *heap, const char *function)
 
         if (!arena_may_give(&region_arena(heap->region, i)->arena))
             continue;
-        if (heap_enter_index(&call, heap, i, function))
+        if (heap_enter_index(&call, heap, i, function)) {
             given |= arena_trim(&call.hold.call, 0);
+            given |= arena_punch(&call.hold.call, 0);
+        }
         heap_leave(&call);
     }
     return segment_release(&heap->segments, 0) > 0 || given;

@@ -10,7 +10,7 @@ static bool continues(const struct segment_map *map, size_t granule, word w)
 {
     word next = granule_load(map, granule);
 
-    return (next & ~MEMORY) == (w & ~(MEMORY | START));
+    return (next & ~(MEMORY | HOLES)) == (w & ~(MEMORY | HOLES | START));
 }
 
 /* The run that begins at `first`. A damaged map gives some run that lies below `used`. */
@@ -75,7 +75,7 @@ static bool check_layout(const struct segment_map *map, struct check *check)
     return check->violations == before;
 }
 
-static void check_taken(size_t granule, word w, struct check *check)
+static void check_taken(const struct segment_map *map, size_t granule, word w, struct check *check)
 {
     size_t owner = granule_value(w);
 
@@ -86,6 +86,10 @@ static void check_taken(size_t granule, word w, struct check *check)
                (size_t)w);
     check_that(check, (w & START) == 0 || (w & LARGE) != 0,
                "granule %zu: start of a block that is not large", granule);
+    check_that(check, (w & HOLES) == 0 || (w & CHUNKS) != 0,
+               "granule %zu: holes outside a segment: its word is %#zx", granule, (size_t)w);
+    check_that(check, (w & HOLES) >> HOLE_SHIFT >> map->hole_pages == 0,
+               "granule %zu: more holes than pages: its word is %#zx", granule, (size_t)w);
 }
 
 /* The free run that begins at `first`; a single granule where its length is not to be believed. */
@@ -122,7 +126,7 @@ static size_t check_runs(const struct segment_map *map, struct check *check)
         word w = granule_load(map, i);
 
         if ((w & TAKEN) != 0) {
-            check_taken(i, w, check);
+            check_taken(map, i, w, check);
             taken++;
             i++;
         } else {
@@ -150,6 +154,10 @@ static void check_counts(const struct segment_map *map, size_t taken, struct che
                retained, map->retained);
     check_that(check, map->committed == taken + retained,
                "granule map: %zu granules committed, not %zu", taken + retained, map->committed);
+    struct granule_run all = {0, map->ready};
+    size_t holes = segment_holes_in(map, all);
+
+    check_that(check, map->holes == holes, "granule map: %zu holes, not %zu", holes, map->holes);
     check_that(check, map->committed <= map->committed_most,
                "granule map: %zu granules committed, but never more than %zu", map->committed,
                map->committed_most);
@@ -182,7 +190,8 @@ void segment_check(struct segments *s, struct check *check)
         return;
     }
     check_that(check, journal_is_empty(&map->journal), "granule map: a change is not committed");
-    check_that(check, map->rewriting.count == 0 && map->releasing.count == 0,
+    check_that(check,
+               map->rewriting.count == 0 && map->releasing.count == 0 && map->punching.count == 0,
                "granule map: a note to a survivor was not taken back");
     if (check_layout(map, check)) {
         check_counts(map, check_runs(map, check), check);
@@ -203,7 +212,7 @@ void segment_check_overhead(struct segments *s, segment_charged charged, const v
     check_that(check, !map->counts_overhead || map->overhead == bytes,
                "granule map: %zu bytes of overhead, %zu of them accounted for", map->overhead,
                bytes);
-    check_that(check, (map->committed << GRANULE_SHIFT) + map->overhead <= map->footprint_most,
+    check_that(check, segment_memory_bytes(map) + map->overhead <= map->footprint_most,
                "granule map: the footprint is above its maximum %zu", map->footprint_most);
     segment_leave(s);
 }

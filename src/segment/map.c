@@ -73,8 +73,12 @@ int segment_init(void *place, void *base, size_t granules, size_t limit)
     map->base = base;
     map->granules = granules;
     map->limit = granules_for(limit);
-    map->retain = granules_for(SEGMENT_RETAIN);
+    map->retain = RETAIN_BY_USE;
     segment_lay_out(map, place, granules);
+    if (map->page <= GRANULE &&
+        (HOLES >> HOLE_SHIFT & granule_bits((unsigned)(GRANULE / map->page))) ==
+            granule_bits((unsigned)(GRANULE / map->page)))
+        map->hole_pages = GRANULE / map->page;
     return lock_init(&map->lock);
 }
 
@@ -202,9 +206,14 @@ bool segment_make_ready(struct segments *s, size_t end)
     return commit_levels(s, round_ready(s->map, end));
 }
 
+size_t segment_memory_bytes(const struct segment_map *map)
+{
+    return (map->committed << GRANULE_SHIFT) - map->holes * map->page;
+}
+
 void segment_note_footprint(struct segment_map *map)
 {
-    size_t footprint = (map->committed << GRANULE_SHIFT) + map->overhead;
+    size_t footprint = segment_memory_bytes(map) + map->overhead;
 
     if (footprint > map->footprint_most)
         journal_store(&map->journal, &map->footprint_most, footprint);
@@ -217,6 +226,33 @@ size_t segment_most(const struct segment_map *map, size_t more)
     if (map->limit == SIZE_MAX)
         return SIZE_MAX;
     return map->limit > overhead ? map->limit - overhead : 0;
+}
+
+static size_t excess_above(const struct segment_map *map, size_t granules, size_t holes,
+                           size_t most)
+{
+    size_t without = map->hole_pages != 0 ? (map->holes - holes) / map->hole_pages : 0;
+    size_t committed = map->committed + granules - without;
+
+    return committed > most ? committed - most : 0;
+}
+
+size_t segment_excess(const struct segment_map *map, size_t granules, size_t holes)
+{
+    return excess_above(map, granules, holes, segment_most(map, 0));
+}
+
+/* A program that frees and allocates by turns is to find its memory where it left it; one whose use has
+ * fallen is not to keep more than it uses. */
+size_t segment_may_retain(const struct segment_map *map, size_t taken)
+{
+    size_t most = SEGMENT_RETAIN >> GRANULE_SHIFT;
+
+    if (map->retain != RETAIN_BY_USE)
+        return map->retain;
+    if (map->limit != SIZE_MAX && map->limit / 4 > most)
+        most = map->limit / 4;
+    return taken / 2 > most ? taken / 2 : most;
 }
 
 void segment_count_overhead(struct segments *s, size_t bytes)
@@ -247,8 +283,7 @@ bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, w
         return true;
     }
 
-    size_t most = segment_most(map, bytes);
-    size_t excess = map->committed > most ? map->committed - most : 0;
+    size_t excess = excess_above(map, 0, 0, segment_most(map, bytes));
     bool done = excess <= map->retained && segment_release_retained(s, excess, no_run) &&
                 s->backend->commit(s->backend, s->mapping, place, bytes) == 0;
 
@@ -273,7 +308,8 @@ void segment_usage(struct segments *s, struct segment_usage *usage)
     *usage = (struct segment_usage){0};
     if (!segment_enter(s, "segment_usage"))
         return;
-    usage->committed = map->committed << GRANULE_SHIFT;
+    usage->committed = segment_memory_bytes(map);
+    usage->holes = map->holes * map->page;
     usage->committed_most = map->committed_most << GRANULE_SHIFT;
     usage->retained = map->retained << GRANULE_SHIFT;
     usage->used = map->used << GRANULE_SHIFT;
@@ -299,8 +335,7 @@ bool segment_is_full(const struct segment_map *map, size_t bytes)
 {
     size_t more = granules_for(bytes) + 1; /* the foot of a segment, say */
 
-    return more > segment_most(map, 0) ||
-           word_peek(&map->committed) > segment_most(map, 0) - more ||
+    return segment_excess(map, more, 0) > word_peek(&map->retained) ||
            more > map->granules - word_peek(&map->used);
 }
 

@@ -20,7 +20,7 @@ struct run_memory segment_memory(const struct segment_map *map, struct granule_r
         committed += w & COMMITTED;
         any |= w;
     }
-    return (struct run_memory){committed, (any & UNSETTLED) != 0};
+    return (struct run_memory){committed, (any & UNSETTLED) != 0, (any & HOLES) != 0};
 }
 
 static void set_memory(struct segment_map *map, struct granule_run run, word memory)
@@ -31,13 +31,21 @@ static void set_memory(struct segment_map *map, struct granule_run run, word mem
     compiler_barrier();
 }
 
+/* A granule's state: where it has holes, one of its own. */
+static word memory_state(const struct segment_map *map, size_t granule)
+{
+    word w = granule_load(map, granule);
+
+    return (w & MEMORY) | ((w & HOLES) != 0 ? HOLES : 0);
+}
+
 /* The granules from `first` on that are all in one state. */
 static struct granule_run same_memory(const struct segment_map *map, size_t first, size_t end)
 {
-    word memory = granule_load(map, first) & MEMORY;
+    word memory = memory_state(map, first);
     struct granule_run same = {first, 1};
 
-    while (run_end(same) < end && (granule_load(map, run_end(same)) & MEMORY) == memory)
+    while (run_end(same) < end && memory_state(map, run_end(same)) == memory)
         same.count++;
     return same;
 }
@@ -86,12 +94,13 @@ void segment_release_taken(struct segments *s, struct granule_run run)
     struct granule_run same;
 
     for (size_t i = run.first; i < run_end(run); i = run_end(same)) {
-        word memory = granule_load(s->map, i) & MEMORY;
+        word state = memory_state(s->map, i);
 
         same = same_memory(s->map, i, run_end(run));
-        /* Where even the dead may have released it, a failure does not show that it is there. */
-        if (memory != 0)
-            release_run(s, same, memory & COMMITTED);
+        /* Where even the dead may have released it, a failure does not show that it is there; nor
+         * where a part was missing before. */
+        if ((state & MEMORY) != 0)
+            release_run(s, same, (state & HOLES) != 0 ? 0 : state & COMMITTED);
     }
 }
 

@@ -18,7 +18,7 @@ static bool restore_inner(struct segment_map *map)
     if (((first ^ last) & TAKEN) != 0 ||
         ((last & TAKEN) != 0 && granule_value(first) != granule_value(last)))
         return false;
-    segment_rewrite_inner(map, run, (last & TAKEN) != 0 ? last & ~MEMORY : 0);
+    segment_rewrite_inner(map, run, (last & TAKEN) != 0 ? last & ~(MEMORY | HOLES) : 0);
     map->rewriting.count = 0;
     compiler_barrier();
     return true;
@@ -108,13 +108,13 @@ void segment_undo(struct segments *s)
     bool plausible = map->levels < LEVELS_MOST && map->ready <= map->granules;
 
     if (plausible && journal_recover(&map->journal, &guard.guard) && restore_inner(map) &&
-        segment_finish_release(s))
+        segment_finish_release(s) && segment_finish_punch(s))
         return;
     if (!map->damaged)
         fault_note("damaged journal of the granule map", map);
     map->damaged = 1;
     compiler_barrier();
-    map->rewriting.count = map->releasing.count = 0;
+    map->rewriting.count = map->releasing.count = map->punching.count = 0;
     journal_commit(&map->journal);
 }
 
@@ -138,14 +138,16 @@ static bool is_owned(const struct segment_map *map, segment_owner_id owner, stru
 
 /* NB: what is pending is looked at once the change of a dead holder of the map's lock is undone. Where the
  * map itself was set aside it stays pending. */
-bool segment_recover(struct segments *s, segment_owner_id owner, struct run *pending)
+bool segment_recover(struct segments *s, segment_owner_id owner, struct run *pending, word *holes)
 {
     if (!segment_enter(s, "segment_recover"))
         return true;
     bool sound = pending->bytes == 0 || is_owned(s->map, owner, *pending);
 
     segment_leave(s);
-    if (sound)
+    if (sound && holes != NULL)
+        segment_give_holed(s, pending, (struct run){0}, holes);
+    else if (sound)
         segment_give(s, pending, (struct run){0});
     return sound;
 }

@@ -68,25 +68,17 @@ static void count_taken(struct segment_map *map, struct granule_run run, size_t 
     segment_note_footprint(map);
 }
 
-/* How many granules must lose their memory if `more` get some. */
-static size_t excess_over_limit(const struct segment_map *map, size_t more)
-{
-    size_t committed = map->committed + more, most = segment_most(map, 0);
-
-    return committed > most ? committed - most : 0;
-}
-
 /* Makes sure that the run may be committed and has words; those count, too. */
 static bool make_room(struct segments *s, struct granule_run run, size_t had_memory)
 {
     const struct segment_map *map = s->map;
     size_t more = run.count - had_memory;
 
-    return excess_over_limit(map, more) <= map->retained - had_memory &&
+    return segment_excess(map, more, 0) <= map->retained - had_memory &&
            shm_may_commit(s->backend, more << GRANULE_SHIFT) &&
            segment_make_ready(s, run_end(run)) &&
-           excess_over_limit(map, more) <= map->retained - had_memory &&
-           segment_release_retained(s, excess_over_limit(map, more), run);
+           segment_excess(map, more, 0) <= map->retained - had_memory &&
+           segment_release_retained(s, segment_excess(map, more, 0), run);
 }
 
 static bool take_run(struct segments *s, struct granule_run run, segment_owner_id owner,
@@ -216,15 +208,34 @@ static void count_given(struct segment_map *map, struct granule_run run, size_t 
         journal_store(j, &map->retained_end, run_end(run));
 }
 
-/* The run is at the start or the end of what is pending. */
-static void give_run(struct segment_map *map, struct granule_run run, size_t has_memory,
-                     struct run *pending)
+/* The holes of a run end: they have no more memory than the rest of it. Its inner words, which say
+ * which pages they were, are logged one by one. */
+static void end_holes(struct segment_map *map, struct granule_run run, word *holes)
 {
     struct journal *j = &map->journal;
+    size_t count = segment_holes_in(map, run);
+
+    journal_store(j, &map->holes, map->holes - count);
+    if (holes != NULL)
+        journal_store(j, holes, *holes - count);
+    for (size_t i = run.first + 1; i + 1 < run_end(run); i++)
+        mark_inner(map, i);
+}
+
+/* The run is at the start or the end of what is pending. */
+static void give_run(struct segment_map *map, struct granule_run run, struct run_memory memory,
+                     struct run *pending, word *holes)
+{
+    struct journal *j = &map->journal;
+    size_t has_memory = memory.committed;
     bool lead = pending->start == run_address(map, run);
 
-    segment_note(&map->rewriting, run);
-    segment_rewrite_inner(map, run, 0);
+    if (memory.holed) {
+        end_holes(map, run, holes);
+    } else {
+        segment_note(&map->rewriting, run);
+        segment_rewrite_inner(map, run, 0);
+    }
     join_free(map, run);
     count_given(map, run, has_memory);
     set_pending(j, pending, lead ? pending->start + run_bytes(run) : pending->start,
@@ -247,13 +258,53 @@ static struct granule_run next_piece(const struct segment_map *map, struct run p
     return (struct granule_run){all.first, kept.first - all.first};
 }
 
-static bool must_release(const struct segment_map *map, struct run_memory memory)
+/* A part of the piece, at the same end of what is pending. */
+static struct granule_run shorten(const struct segment_map *map, struct granule_run piece,
+                                  struct run pending)
 {
+    if (piece.count <= HOLED_MOST)
+        return piece;
+    if (pending.start != run_address(map, piece))
+        piece.first = run_end(piece) - HOLED_MOST;
+    piece.count = HOLED_MOST;
+    return piece;
+}
+
+static bool must_release(const struct segment_map *map, struct granule_run piece,
+                         struct run_memory memory)
+{
+    size_t taken = map->committed - map->retained - piece.count;
+
     return memory.unsettled ||
-           (memory.committed > 0 && map->retained + memory.committed > map->retain);
+           (memory.committed > 0 &&
+            (memory.holed || map->retained + memory.committed > segment_may_retain(map, taken)));
+}
+
+/* What is retained by use is less when less is in use. */
+static size_t retained_above(const struct segment_map *map)
+{
+    size_t most = segment_may_retain(map, map->committed - map->retained);
+
+    return map->retain == RETAIN_BY_USE && map->retained > most ? map->retained - most : 0;
+}
+
+/* Ends the hold; what is retained above the measure goes in holds of its own. */
+static void leave_retaining(struct segments *s)
+{
+    size_t keep = s->map->retained - retained_above(s->map);
+    bool more = keep < s->map->retained;
+
+    segment_leave(s);
+    if (more)
+        segment_release(s, keep << GRANULE_SHIFT);
 }
 
 void segment_give(struct segments *s, struct run *pending, struct run keep)
+{
+    segment_give_holed(s, pending, keep, NULL);
+}
+
+void segment_give_holed(struct segments *s, struct run *pending, struct run keep, word *holes)
 {
     size_t released = NO_GRANULE; /* the piece that begins here, as far as the backend could */
 
@@ -264,9 +315,12 @@ void segment_give(struct segments *s, struct run *pending, struct run keep)
 
         if (piece.count == 0)
             break;
+        if (holes != NULL && *holes != 0 && (granule_load(s->map, piece.first) & CHUNKS) != 0)
+            piece = shorten(s->map, piece, *pending);
+
         struct run_memory memory = segment_memory(s->map, piece);
-        if (piece.first == released || !must_release(s->map, memory)) {
-            give_run(s->map, piece, memory.committed, pending);
+        if (piece.first == released || !must_release(s->map, piece, memory)) {
+            give_run(s->map, piece, memory, pending, holes);
             continue;
         }
         segment_leave(s);
@@ -275,7 +329,7 @@ void segment_give(struct segments *s, struct run *pending, struct run keep)
         if (!segment_enter(s, "segment_give"))
             return;
     }
-    segment_leave(s);
+    leave_retaining(s);
 }
 
 /* ---- whose is it ----------------------------------------------------------------------------- */

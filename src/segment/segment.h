@@ -10,6 +10,8 @@
  *                  cleared together with TAKEN, in just those granules that are not LARGE
  *     COMMITTED    in any word: the granule has memory behind it
  *     UNSETTLED    in a word of a taken run: memory is being put there or taken away just now
+ *     holes        in a word of a segment's granule: a bit for each page, set where the page's memory
+ *                  was given back although the granule is COMMITTED
  *
  * Inside a free run words have only COMMITTED, if anything.
  *
@@ -24,7 +26,7 @@
  * above it. Commit before use: a full file system is an error here, never a SIGBUS later.
  *
  * Locks: every function takes the map's own lock, the innermost one, but segment_commit(),
- * segment_owner() and segment_is_large_block(). Called by a signal handler that interrupted the
+ * segment_owner(), segment_is_hole() and segment_is_large_block(). Called by a signal handler that interrupted the
  * holder of the lock they report a fault and, should the handler return, fail.
  *
  * A run on its way is named in `pending`, two words in the region, changed by the same journaled
@@ -32,7 +34,9 @@
  * once the map's lock has been taken, and the change of a dead holder undone, are they right.
  * Words inside a run are rewritten before the change that turns it from free to taken or back; the
  * map notes which, so that a survivor restores them. The same holds for memory on its way: what
- * the dead left UNSETTLED is released by whoever gives their run back.
+ * the dead left UNSETTLED is released by whoever gives their run back, and pages that they were making
+ * holes by whoever takes the map's lock. Holes are filled before they are counted as filled: who dies
+ * in between leaves memory that nobody counts, until the page is filled again or given back.
  *
  * What the dead left is believed only as far as it can be theirs. A journal or a note that cannot sets
  * the map aside, which is noted (fault.h): nothing is taken or given back from then on, and what was handed
@@ -53,8 +57,9 @@
 enum { GRANULE_SHIFT = 16 };
 #define GRANULE ((size_t)1 << GRANULE_SHIFT)
 
-/* Bytes of free granules that stay committed, until segment_set_retain() says otherwise. */
-#define SEGMENT_RETAIN ((size_t)128 << 20)
+/* Bytes of free granules that stay committed, until segment_set_retain() says otherwise: the largest
+ * of this, a quarter of the limit where one is set, and half of what is in use. */
+#define SEGMENT_RETAIN ((size_t)16 << 20)
 
 /* Who has a granule: numbers the map's user gives out; 0 is nobody. */
 typedef unsigned segment_owner_id;
@@ -105,8 +110,8 @@ bool segment_commit(struct segments *s, enum run_kind kind, struct run pending);
 void segment_give(struct segments *s, struct run *pending, struct run keep);
 
 /* The same for a survivor, who believes nothing: all of it, if it is a run of that owner's. False, and
- * nothing done: it is not. */
-bool segment_recover(struct segments *s, segment_owner_id owner, struct run *pending);
+ * nothing done: it is not. `holes`: as in segment_give_holed(); NULL: it can have none. */
+bool segment_recover(struct segments *s, segment_owner_id owner, struct run *pending, word *holes);
 
 /* Whether the address is in a granule of the owner's that has memory. Takes no lock. */
 bool segment_has_memory_of(const struct segment_map *map, segment_owner_id owner,
@@ -114,6 +119,26 @@ bool segment_has_memory_of(const struct segment_map *map, segment_owner_id owner
 
 /* Whether all of it lies among the map's granules. */
 bool segment_holds(const struct segment_map *map, const void *start, size_t bytes);
+/* ---- holes: pages of a segment's granules whose memory was given back, while their owner, who holds
+ * its lock, has no use for them. Whoever wants to touch one fills it first. `holes` is the owner's own
+ * count of them, in pages, changed in the map's journaled changes. */
+
+/* Makes the whole pages inside [start, end) holes. Returns the bytes given back: less than there are
+ * where the backend fails, and none on machines where a granule's word has no bits for it. */
+size_t segment_punch(struct segments *s, char *start, char *end, word *holes);
+
+/* Puts memory behind every hole that [start, end) touches. False where memory is short or the limit
+ * reached; some holes may be filled then. */
+bool segment_fill(struct segments *s, char *start, char *end, word *holes);
+
+/* As segment_give(), of a run that may have holes: they end with it, in *holes, too. */
+void segment_give_holed(struct segments *s, struct run *pending, struct run keep, word *holes);
+
+/* Whether the page of that address is a hole; O(1), takes no lock. */
+bool segment_is_hole(const struct segment_map *map, const void *address);
+
+/* How many holes an owner's granules have by their words; for checks. */
+size_t segment_count_holes(struct segments *s, segment_owner_id owner);
 
 /* Releases memory of free granules, from the highest on, until at most `keep` bytes of them are
  * committed; bytes released. Stops where the backend fails. */
@@ -165,11 +190,12 @@ bool segment_change(struct segments *s, void (*change)(struct journal *j, void *
                     void *context);
 
 struct segment_usage {
-    size_t committed; /* bytes: taken or retained */
-    size_t committed_most;
-    size_t retained; /* bytes: free but committed */
-    size_t used;     /* bytes: up to the end of the last run taken */
-    size_t overhead; /* bytes: committed outside the granules, so far as they count */
+    size_t committed;      /* bytes: taken or retained, without the holes */
+    size_t committed_most; /* bytes: holes count as if they had memory */
+    size_t holes;          /* bytes */
+    size_t retained;       /* bytes: free but committed */
+    size_t used;           /* bytes: up to the end of the last run taken */
+    size_t overhead;       /* bytes: committed outside the granules, so far as they count */
     size_t footprint, footprint_most; /* committed and overhead together */
     size_t limit;
 };
@@ -183,7 +209,8 @@ size_t segment_set_limit(struct segments *s, size_t bytes);
  * just now, without the lock. */
 bool segment_is_full(const struct segment_map *map, size_t bytes);
 
-/* Bytes of free granules that stay committed when they are given back. */
+/* Bytes of free granules that stay committed when they are given back, in place of SEGMENT_RETAIN's
+ * rule. What is retained above it now stays. */
 void segment_set_retain(struct segments *s, size_t bytes);
 
 /* Each run from the lowest up to the last one taken, free ones included (owner 0; kind is then

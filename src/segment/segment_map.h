@@ -5,8 +5,8 @@
  * Each level starts on a page of its own. Of each only the pages for the first `ready` granules are
  * committed, so the 16 siblings that a node is the maximum of always are. Counts are of granules.
  *
- * A granule's word has flags in its low half; the high half is a free run's length or a taken
- * granule's owner. Words are loaded and stored whole: the owner of a run changes them without the
+ * A granule's word has flags in its low half, among them a bit for each page that is a hole; the
+ * high half is a free run's length or a taken granule's owner. Words are loaded and stored whole: the owner of a run changes them without the
  * lock while others look at the ends of their neighbours.
  */
 #ifndef DVSM_SEGMENT_SEGMENT_MAP_H
@@ -28,15 +28,26 @@
 
 enum {
     VALUE_SHIFT = SIZE_BITS / 2, /* the high half of a granule's word */
+    HOLE_SHIFT = 16,             /* from this bit on, a bit for each page of the granule: a hole */
     FANOUT = 16,                 /* children of a node */
     LEVELS_MOST = 8,             /* 16^8 granules are more than a word can count */
     READY_AT_FIRST = 512,        /* a page of words, for 32 MiB */
-    SLICE_MOST = 32              /* granules released in one hold of the lock: 2 MiB */
+    SLICE_MOST = 32,             /* granules released in one hold of the lock: 2 MiB */
+    HOLED_MOST = 16 /* granules given back in one change where there are holes: it logs each word */
 };
+/* Holes need more bits than the low half of a word of 32 bits has: none there. */
+#define HOLES (VALUE_SHIFT > HOLE_SHIFT ? granule_bits(VALUE_SHIFT) ^ granule_bits(HOLE_SHIFT) : 0)
+#define RETAIN_BY_USE SIZE_MAX
 #define GRANULES_MOST (((size_t)1 << VALUE_SHIFT) - 1)
 #define NO_GRANULE SIZE_MAX
 
 struct granule_run {
+    size_t first;
+    size_t count; /* 0: none */
+};
+
+/* Pages counted from the first granule's start. */
+struct page_run {
     size_t first;
     size_t count; /* 0: none */
 };
@@ -49,7 +60,8 @@ struct segment_map {
     char *base;
     size_t granules;
     size_t page;
-    size_t levels; /* of the index: level[levels], the top, has at most 16 nodes */
+    size_t hole_pages; /* a granule, each of which can be a hole; 0: there are no holes */
+    size_t levels;     /* of the index: level[levels], the top, has at most 16 nodes */
     word *level[LEVELS_MOST];
 
     size_t
@@ -60,19 +72,27 @@ struct segment_map {
     size_t footprint_most; /* bytes: granules and overhead together */
     size_t retained;       /* free granules that have memory */
     size_t retained_end;   /* a bound: none is retained from here on */
-    size_t retain;         /* how many may be, after giving back */
+    size_t retain;         /* how many may be, after giving back; RETAIN_BY_USE: see map.c */
     size_t limit;          /* how many may be committed; SIZE_MAX: any number */
     size_t overhead; /* bytes committed outside the granules: the map's own pages and what its user
                         charged; they count against the limit */
     size_t counts_overhead; /* 0: they do not, and it stays 0 */
+    size_t holes;           /* pages without memory in granules that count as committed */
 
     /* Notes to a survivor, each valid while its count is not 0. */
     struct granule_run
         rewriting; /* the words inside this run are no longer as its last word says */
     struct granule_run releasing; /* free granules whose memory is being taken away */
+    struct page_run punching;     /* pages, holes already, whose memory is being taken away */
 
     size_t damaged; /* 1: set aside */
 };
+
+/* The lowest `count` bits of a word. */
+static inline word granule_bits(unsigned count)
+{
+    return ((word)1 << count) - 1;
+}
 
 static inline word granule_load(const struct segment_map *map, size_t granule)
 {
@@ -145,8 +165,14 @@ bool segment_make_ready(struct segments *s, size_t end);
 char *segment_lay_out(struct segment_map *map, void *place, size_t granules);
 /* Bytes of the map's own pages that are committed. */
 size_t segment_own_bytes(const struct segment_map *map);
+/* Bytes of memory that all granules have. */
+size_t segment_memory_bytes(const struct segment_map *map);
 /* Notes the highest footprint; journaled. */
 void segment_note_footprint(struct segment_map *map);
+/* How many granules must lose their memory if `granules` more get some and `holes` are filled. */
+size_t segment_excess(const struct segment_map *map, size_t granules, size_t holes);
+/* How many free granules may keep their memory while `taken` are in use. */
+size_t segment_may_retain(const struct segment_map *map, size_t taken);
 /* How many granules may be committed, with so many bytes more of overhead. */
 size_t segment_most(const struct segment_map *map, size_t more);
 /* Leaves word of a run for a survivor; taken back by a store of 0 to `count`. */
@@ -168,6 +194,7 @@ size_t segment_index_nodes(size_t level, size_t granules);
 struct run_memory {
     size_t committed;
     bool unsettled;
+    bool holed; /* some page is a hole */
 };
 struct run_memory segment_memory(const struct segment_map *map, struct granule_run run);
 /* Takes away all memory of a taken run; without the lock. */
@@ -176,5 +203,10 @@ void segment_release_taken(struct segments *s, struct granule_run run);
 bool segment_release_retained(struct segments *s, size_t count, struct granule_run but);
 /* Releases again what a dead process was releasing. False: the note of it cannot be theirs. */
 bool segment_finish_release(struct segments *s);
+
+/* holes.c: the same for pages that were being made holes. */
+bool segment_finish_punch(struct segments *s);
+/* Of a run: how many holes it has. */
+size_t segment_holes_in(const struct segment_map *map, struct granule_run run);
 
 #endif

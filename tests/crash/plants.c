@@ -35,6 +35,7 @@ static const struct plant {
     {"a roll back empties the journal before it puts back", run_recovery},
     {"recovery takes the new magazine for loaded", run_boundaries},
     {"memory is released without a note", run_boundaries},
+    {"an arena's holes are counted without the journal", run_boundaries},
 };
 enum { PLANTS = sizeof plants / sizeof *plants };
 

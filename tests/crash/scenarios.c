@@ -142,6 +142,29 @@ static void prepare_two_segments(void)
     hold(2, 6, 30000);
 }
 
+/* Free chunks of a few pages each between blocks, a larger one, a victim and a top: all with pages inside
+ * that can be given back. */
+static void prepare_pages(void)
+{
+    dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, -1);
+    hold(0, 12, 20000);
+    drop(1, 9, 2);
+    drop(6, 1, 1);
+    hold(1, 1, 6000);
+}
+
+static void prepare_punched(void)
+{
+    prepare_pages();
+    call_trim();
+}
+
+static void prepare_punched_at_limit(void)
+{
+    prepare_punched();
+    dvsm_malloc_set_footprint_limit(dvsm_malloc_footprint());
+}
+
 static void prepare_no_retaining(void)
 {
     prepare_segments();
@@ -449,6 +472,19 @@ static void act_short_of_memory(void)
     call_trim();
 }
 
+/* Cuts from holes by each way there is, grows into them, and lets chunks with holes be merged. */
+static void act_punched(void)
+{
+    hold(40, 1, 9000);
+    hold(41, 1, 100);
+    call_resize(own_slot(2), 30000, true);
+    call_resize(own_slot(11), 26000, true);
+    hold(42, 1, 50000);
+    call_trim();
+    drop(4, 6, 2);
+    drop(40, 3, 1);
+}
+
 static void act_batch(void)
 {
     static const size_t sizes[] = {30, 500, 70};
@@ -665,6 +701,11 @@ static bool in_release(void)
     return the_map()->releasing.count != 0;
 }
 
+static bool in_punching(void)
+{
+    return the_map()->punching.count != 0;
+}
+
 static bool in_settling(void)
 {
     return segment_memory(the_map(), (struct granule_run){0, the_map()->used}).unsettled;
@@ -753,6 +794,11 @@ const struct scenario scenarios[] = {
     {"grow", UNCACHED, prepare_many, act_grow},
     {"segments", ONE_ARENA, prepare_segments, act_segments},
     {"release", ONE_ARENA, prepare_no_retaining, act_segments},
+    {"punch", ONE_ARENA, prepare_pages, act_trim},
+    {"punched", ONE_ARENA, prepare_punched, act_punched},
+    {"punched-limit", ONE_ARENA, prepare_punched_at_limit, act_punched},
+    {"after-punch", ONE_ARENA, prepare_pages, act_punched, .act_before = act_trim,
+     .died_when = in_punching},
     {"unused-segment", ONE_ARENA, prepare_two_segments, act_unused_segment},
     {"large", UNCACHED, prepare_large, act_large},
     {"large-cached", .prepare = prepare_large, .act = act_large},

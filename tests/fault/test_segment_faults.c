@@ -112,10 +112,10 @@ static void assert_nothing_lost(struct granule_backend *b)
     segment_usage(&b->segments, &usage);
     assert_int_equal(usage.committed, 0);
     assert_int_equal(usage.used, 0);
-    assert_int_equal(b->with_memory, 0);
+    assert_int_equal(granules_with_memory(b), 0);
     segment_set_limit(&b->segments, SIZE_MAX);
     take(b, 0, RUN_SEGMENT, GRANULES);
-    assert_int_equal(b->with_memory, GRANULES);
+    assert_int_equal(granules_with_memory(b), GRANULES);
 }
 
 static unsigned long calls_without_failure(bool releases)

@@ -30,7 +30,7 @@
 #include "support/granule_backend.h"
 #include "support/random.h"
 
-enum { GRANULES = 300, MAP_MOST = 1 << 16 };
+enum { GRANULES = 300, PAGES_MOST = GRANULES * 16, MAP_MOST = 1 << 16 };
 
 struct scenario {
     void (*prepare)(struct granule_backend *b);
@@ -63,7 +63,7 @@ static void prepare_holes(struct granule_backend *b)
     give(b, 100, 20);
     segment_set_retain(&b->segments, 0);
     give(b, 150, 10);
-    segment_set_retain(&b->segments, SEGMENT_RETAIN);
+    segment_set_retain(&b->segments, GRANULES * GRANULE);
     give(b, 20, 3);
     give(b, 160, 2);
 }
@@ -90,7 +90,7 @@ static void take_at_150(struct granule_backend *b)
 static void prepare_limit(struct granule_backend *b)
 {
     prepare_holes(b);
-    segment_set_limit(&b->segments, b->with_memory * GRANULE);
+    segment_set_limit(&b->segments, granules_with_memory(b) * GRANULE);
 }
 
 static void prepare_to_give(struct granule_backend *b)
@@ -113,12 +113,61 @@ static void prepare_to_give_the_end(struct granule_backend *b)
 
 static void give_pending(struct granule_backend *b)
 {
-    segment_give(&b->segments, &b->pending[0], nothing);
+    segment_give_holed(&b->segments, &b->pending[0], nothing, &b->holes);
+}
+
+/* From a page inside the one granule to one inside the other. */
+static char *page_in(const struct granule_backend *b, size_t granule, size_t page)
+{
+    return granule_address(b, granule) + page % b->pages * b->segments.map->page;
+}
+
+static void punch(struct granule_backend *b)
+{
+    segment_punch(&b->segments, page_in(b, 30, 3) + 1, page_in(b, 75, 5) - 1, &b->holes);
+}
+
+static void prepare_holed(struct granule_backend *b)
+{
+    prepare_holes(b);
+    punch(b);
+    segment_punch(&b->segments, page_in(b, 120, 1), page_in(b, 125, 0), &b->holes);
+    segment_punch(&b->segments, page_in(b, 140, 1), page_in(b, 140, 2), &b->holes);
+}
+
+static void fill(struct granule_backend *b)
+{
+    segment_fill(&b->segments, page_in(b, 31, 7) + 1, page_in(b, 33, 2) + 1, &b->holes);
+}
+
+static void fill_at_the_limit(struct granule_backend *b)
+{
+    fill(b);
+    segment_fill(&b->segments, page_in(b, 34, 0), page_in(b, 76, 0), &b->holes);
+}
+
+static void prepare_holed_limit(struct granule_backend *b)
+{
+    prepare_holed(b);
+    segment_set_limit(&b->segments, granules_with_memory(b) * GRANULE);
+}
+
+static void prepare_to_give_holes(struct granule_backend *b)
+{
+    prepare_holed(b);
+    b->pending[0] = (struct run){granule_address(b, 120), 30 * GRANULE};
 }
 
 static void give_around(struct granule_backend *b)
 {
     segment_give(&b->segments, &b->pending[0], (struct run){granule_address(b, 130), 5 * GRANULE});
+}
+
+static void give_around_holes(struct granule_backend *b)
+{
+    struct run keep = {granule_address(b, 122), 5 * GRANULE};
+
+    segment_give_holed(&b->segments, &b->pending[0], keep, &b->holes);
 }
 
 static void release(struct granule_backend *b)
@@ -136,6 +185,12 @@ static const struct scenario scenarios[] = {
     {prepare_to_give_the_end, give_pending, true},
     {prepare_to_give, give_around, true},
     {prepare_holes, release, true},
+    {prepare_holes, punch, true},
+    {prepare_holed, punch, true},
+    {prepare_holed, fill, true},
+    {prepare_holed_limit, fill_at_the_limit, true},
+    {prepare_to_give_holes, give_pending, true},
+    {prepare_to_give_holes, give_around_holes, true},
 };
 
 enum { SCENARIOS = sizeof scenarios / sizeof *scenarios };
@@ -216,28 +271,28 @@ static void let_owner_die(struct lock *lock, pid_t owner)
 
 struct image {
     struct granule_backend b;
-    unsigned char memory[GRANULES];
+    unsigned char memory[PAGES_MOST];
     char map[MAP_MOST];
 };
 
 static void save(const struct granule_backend *b, struct image *image)
 {
     image->b = *b;
-    memcpy(image->memory, b->memory, GRANULES);
+    memcpy(image->memory, b->memory, GRANULES * b->pages);
     memcpy(image->map, b->map, b->map_bytes);
 }
 
 static void put_back(struct granule_backend *b, const struct image *image)
 {
     *b = image->b;
-    memcpy(b->memory, image->memory, GRANULES);
+    memcpy(b->memory, image->memory, GRANULES * b->pages);
     memcpy(b->map, image->map, b->map_bytes);
 }
 
 static bool equals(const struct granule_backend *b, const struct image *image)
 {
     return memcmp(b, &image->b, sizeof *b) == 0 &&
-           memcmp(b->memory, image->memory, GRANULES) == 0 &&
+           memcmp(b->memory, image->memory, GRANULES * b->pages) == 0 &&
            memcmp(b->map, image->map, b->map_bytes) == 0;
 }
 

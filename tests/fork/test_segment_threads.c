@@ -133,7 +133,7 @@ static void dismiss(struct worker *workers)
     segment_usage(&b->segments, &usage);
     assert_int_equal(usage.used, 0);
     assert_int_equal(usage.committed, usage.retained);
-    assert_int_equal(usage.retained, b->with_memory * GRANULE);
+    assert_int_equal(usage.retained, granules_with_memory(b) * GRANULE);
     assert_int_equal(granule_backend_check(b), 0);
     munmap(workers->signature, GRANULES * sizeof *workers->signature);
     munmap(workers, WORKERS * sizeof *workers);

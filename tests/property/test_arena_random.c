@@ -3,7 +3,8 @@
  * A shadow of the memory says which block has each CHUNK_ALIGN bytes, so that an overlap is seen at
  * once; each block is filled with a pattern of its own to the last usable byte and looked at before
  * it is freed or resized, and whenever a long while has passed. After each request to a small
- * arena, and every now and then in a large one, every check is clean. Sources fail at random. In
+ * arena, and every now and then in a large one, every check is clean. Sources fail at random. Memory
+ * inside free chunks is given back now and then, and cannot be touched until it has come again. In
  * the end all is freed and nothing is left.
  */
 #define _GNU_SOURCE
@@ -20,6 +21,7 @@
 
 #include "arena/arena_internal.h"
 #include "support/growing_arena.h"
+#include "support/guarded_backend.h"
 #include "support/random.h"
 
 enum { BLOCKS_MOST = 1024, CELL = CHUNK_ALIGN, BATCH_MOST = 40, EDGE_BYTES = 64 };
@@ -278,7 +280,10 @@ static void trim(struct world *w)
 {
     struct arena_call call = new_call(w);
 
-    arena_trim(&call, random_size(&w->random, w->size_most) - 1);
+    if (random_once_in(&w->random, 2))
+        arena_trim(&call, random_size(&w->random, w->size_most) - 1);
+    else
+        arena_punch(&call, random_size(&w->random, w->size_most) - 1);
     assert_int_equal(call.fault.kind, FAULT_NONE);
 }
 
@@ -388,7 +393,7 @@ static void run_on_growing(size_t granules, size_t blocks, size_t size_most, siz
                       .size_most = size_most,
                       .check_each = check_each,
                       .failures = true,
-                      .growing = growing_arena_new(granules)};
+                      .growing = growing_arena_new_over(granules, &guarded_backend)};
 
     w.random.state = arguments.seed ^ granules ^ large_threshold;
     w.arena = w.growing->arena;
@@ -408,6 +413,10 @@ static void run_on_growing(size_t granules, size_t blocks, size_t size_most, siz
     arena_trim(&call, 0);
     assert_sound(&w);
     assert_empty(&w);
+    growing_arena_fail(w.growing, SOURCE_PUNCH, 0);
+    arena_punch(&call, 0);
+    assert_false(arena_punch(&call, 0));
+    assert_sound(&w);
     growing_arena_delete(w.growing);
 }
 

@@ -28,6 +28,7 @@ struct granule {
     segment_owner_id owner;
     enum what what;
     unsigned char memory;
+    unsigned holes; /* a bit a page */
 };
 
 struct model {
@@ -81,6 +82,21 @@ static size_t retained(const struct model *m)
     return n;
 }
 
+static size_t holes_of(const struct model *m)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < m->granules; i++)
+        n += (size_t)__builtin_popcount(m->granule[i].holes);
+    return n;
+}
+
+/* Granules that the limit counts less for the holes that are left. */
+static size_t missing(const struct model *m, size_t filled)
+{
+    return (holes_of(m) - filled) / m->b->pages;
+}
+
 static size_t committed(const struct model *m)
 {
     size_t n = 0;
@@ -106,7 +122,7 @@ static bool model_take(struct model *m, size_t first, size_t n, segment_owner_id
                        enum run_kind kind, bool release_fails)
 {
     size_t had = memory_of(m, first, n);
-    size_t wanted = committed(m) + n - had;
+    size_t wanted = committed(m) + n - had - missing(m, 0);
     size_t excess = wanted > m->limit ? wanted - m->limit : 0;
 
     if (excess > retained(m) - had || (excess > 0 && release_fails))
@@ -159,6 +175,8 @@ static void model_give(struct model *m, size_t first, size_t n, bool release_fai
     bool release = has > 0 && retained(m) + has > m->retain;
 
     for (size_t i = first; i < first + n; i++) {
+        release |= m->granule[i].holes != 0;
+        m->granule[i].holes = 0;
         m->granule[i].owner = 0;
         m->granule[i].what = NOBODYS;
     }
@@ -176,6 +194,17 @@ static void model_give(struct model *m, size_t first, size_t n, bool release_fai
 }
 
 /* ---- the comparison -------------------------------------------------------------------------- */
+
+/* A run of segments, in pieces as long as there are holes: from its start on, or from its end. */
+static void model_give_holed(struct model *m, size_t first, size_t n, bool from_end)
+{
+    while (n > HOLED_MOST && m->granule[first].what == SEGMENTS && holes_of(m) != 0) {
+        model_give(m, from_end ? first + n - HOLED_MOST : first, HOLED_MOST, false);
+        first += from_end ? 0 : HOLED_MOST;
+        n -= HOLED_MOST;
+    }
+    model_give(m, first, n, false);
+}
 
 static enum what what_of(segment_owner_id owner, enum run_kind kind)
 {
@@ -195,15 +224,16 @@ static void assert_equals_model(const struct model *m)
         segment_owner_id owner = segment_owner(b->segments.map, granule_address(b, i), &kind);
 
         if (owner != m->granule[i].owner || what_of(owner, kind) != m->granule[i].what ||
-            b->memory[i] != m->granule[i].memory)
+            granule_has_memory(b, i) != (m->granule[i].memory && m->granule[i].holes == 0))
             fail_msg("granule %zu: owner %u, what %d, memory %d; should be %u, %d, %d", i, owner,
-                     (int)what_of(owner, kind), (int)b->memory[i], m->granule[i].owner,
+                     (int)what_of(owner, kind), (int)granule_has_memory(b, i), m->granule[i].owner,
                      (int)m->granule[i].what, (int)m->granule[i].memory);
         if (owner != 0)
             used = i + 1;
     }
     segment_usage(&b->segments, &usage);
-    assert_int_equal(usage.committed, committed(m) * GRANULE);
+    assert_int_equal(usage.committed + usage.holes, committed(m) * GRANULE);
+    assert_int_equal(usage.holes, holes_of(m) * b->segments.map->page);
     assert_int_equal(usage.committed_most, m->committed_most * GRANULE);
     assert_int_equal(usage.retained, retained(m) * GRANULE);
     assert_int_equal(usage.used, used * GRANULE);
@@ -228,10 +258,14 @@ static void give_pending(struct model *m, bool release_fails)
     size_t first = granule_number(m->b, pending->start);
     size_t n = pending->bytes / GRANULE;
 
+    release_fails &= m->b->holes == 0;
     m->b->release_plan.at = release_fails ? 1 : 0;
-    segment_give(&m->b->segments, pending, (struct run){NULL, 0});
+    segment_give_holed(&m->b->segments, pending, (struct run){NULL, 0}, &m->b->holes);
     m->b->release_plan.at = 0;
-    model_give(m, first, n, release_fails);
+    if (release_fails)
+        model_give(m, first, n, true);
+    else
+        model_give_holed(m, first, n, false);
     assert_null(pending->start);
     assert_int_equal(pending->bytes, 0);
 }
@@ -336,13 +370,107 @@ static void give_random(struct model *m, struct random_source *random)
     struct run kept = {granule_address(m->b, first + lead), keep * GRANULE};
 
     set_pending(m, first, n);
-    segment_give(&m->b->segments, pending_of(m), kept);
+    segment_give_holed(&m->b->segments, pending_of(m), kept, &m->b->holes);
     if (lead + keep < n)
-        model_give(m, first + lead + keep, n - lead - keep, false);
+        model_give_holed(m, first + lead + keep, n - lead - keep, true);
     if (lead > 0)
-        model_give(m, first, lead, false);
+        model_give_holed(m, first, lead, false);
     assert_ptr_equal(pending_of(m)->start, kept.start);
     assert_int_equal(pending_of(m)->bytes, kept.bytes);
+}
+
+/* Pages from somewhere in a segment to somewhere in the same. */
+static size_t random_pages(struct model *m, struct random_source *random, size_t *n)
+{
+    size_t granules, first = random_taken(m, random, &granules);
+
+    if (first == NO_GRANULE || m->granule[first].what != SEGMENTS ||
+        memory_of(m, first, granules) < granules)
+        return NO_GRANULE;
+
+    size_t pages = granules * m->b->pages, skipped = random_below(random, pages);
+
+    *n = 1 + random_below(random, random_once_in(random, 3) ? pages - skipped : 1);
+    return first * m->b->pages + skipped;
+}
+
+static char *page_address(const struct model *m, size_t page)
+{
+    return m->b->segments.map->base + page * m->b->segments.map->page;
+}
+
+static unsigned *holes_around(struct model *m, size_t page, unsigned *bit)
+{
+    *bit = 1u << page % m->b->pages;
+    return &m->granule[page / m->b->pages].holes;
+}
+
+/* How many of the pages are holes, or are none. */
+static size_t count_pages(struct model *m, size_t first, size_t n, bool holes)
+{
+    size_t count = 0;
+    unsigned bit;
+
+    for (size_t i = first; i < first + n; i++) {
+        const unsigned *of_granule = holes_around(m, i, &bit);
+
+        count += ((*of_granule & bit) != 0) == holes;
+    }
+    return count;
+}
+
+static void model_set_holes(struct model *m, size_t first, size_t n, bool are)
+{
+    unsigned bit;
+
+    for (size_t i = first; i < first + n; i++) {
+        unsigned *of_granule = holes_around(m, i, &bit);
+
+        *of_granule = are ? *of_granule | bit : *of_granule & ~bit;
+    }
+}
+
+static void punch_random(struct model *m, struct random_source *random)
+{
+    size_t n, first = random_pages(m, random, &n);
+    size_t page = m->b->segments.map->page;
+    bool fails = random_once_in(random, 8);
+
+    if (first == NO_GRANULE)
+        return;
+    size_t expected = fails ? 0 : count_pages(m, first, n, false);
+    /* Parts of pages at both ends stay. */
+    char *start = page_address(m, first) - (first > 0 ? random_below(random, page) : 0);
+    char *end = page_address(m, first + n) + random_below(random, page);
+
+    m->b->release_plan = (struct granule_plan){.at = fails ? 1 : 0, .for_good = true};
+    assert_int_equal(segment_punch(&m->b->segments, start, end, &m->b->holes), expected * page);
+    m->b->release_plan = (struct granule_plan){.at = 0};
+    if (!fails)
+        model_set_holes(m, first, n, true);
+}
+
+/* All of them or, where no memory comes, none. */
+static void fill_random(struct model *m, struct random_source *random)
+{
+    size_t n, first = random_pages(m, random, &n);
+    bool fails = random_once_in(random, 8);
+
+    if (first == NO_GRANULE)
+        return;
+    size_t wanted = count_pages(m, first, n, true);
+    size_t held = committed(m) - missing(m, wanted);
+    size_t excess = held > m->limit ? held - m->limit : 0;
+
+    if (excess > 0) /* what gives way depends on the steps it is done in */
+        return;
+    m->b->commit_plan = (struct granule_plan){.at = fails ? 1 : 0, .for_good = true};
+    bool filled = segment_fill(&m->b->segments, page_address(m, first) + 1,
+                               page_address(m, first + n) - 1, &m->b->holes);
+    m->b->commit_plan = (struct granule_plan){.at = 0};
+    assert_int_equal(filled, wanted == 0 || !fails);
+    if (filled)
+        model_set_holes(m, first, n, false);
 }
 
 static void release_random(struct model *m, struct random_source *random)
@@ -376,10 +504,14 @@ static void operate(struct model *m, struct random_source *random)
 {
     size_t choice = random_below(random, 100);
 
-    if (choice < 48)
+    if (choice < 40)
         take_random(m, random);
-    else if (choice < 94)
+    else if (choice < 78)
         give_random(m, random);
+    else if (choice < 87)
+        punch_random(m, random);
+    else if (choice < 94)
+        fill_random(m, random);
     else if (choice < 98)
         release_random(m, random);
     else
@@ -395,7 +527,8 @@ static void work_on_a_map(struct random_source *random, unsigned long operations
 
     m = (struct model){.b = granule_backend_new(granules), .granules = granules};
     m.limit = SIZE_MAX;
-    m.retain = SEGMENT_RETAIN / GRANULE;
+    m.retain = MODEL_MOST;
+    segment_set_retain(&m.b->segments, m.retain * GRANULE);
     for (unsigned long i = 0; i < operations; i++) {
         operate(&m, random);
         assert_equals_model(&m);
@@ -532,7 +665,7 @@ static void test_random_runs_in_a_sparse_map(void **state)
             assert_int_equal(granule_backend_check(b), 0);
     }
     assert_true(b->map_committed < 3 * end * WORD + (256 << 10));
-    assert_int_equal(b->with_memory, 0); /* none was committed */
+    assert_int_equal(granules_with_memory(b), 0); /* none was committed */
     granule_backend_delete(b);
 }
 

@@ -52,16 +52,19 @@ static bool in_map(const struct granule_backend *b, const char *start)
 static void set_memory(struct granule_backend *b, const char *start, size_t bytes,
                        unsigned char has)
 {
-    size_t first = granule_number(b, start);
-    size_t count = bytes / GRANULE;
+    size_t page = GRANULE / b->pages, pages = b->granules * b->pages;
+    size_t first = ((uintptr_t)start - (uintptr_t)b->segments.map->base) / page;
+    size_t count = bytes / page;
 
-    if ((uintptr_t)start % GRANULE != 0 || bytes % GRANULE != 0 || count == 0 ||
-        first >= b->granules || count > b->granules - first) {
+    if ((uintptr_t)start % page != 0 || bytes % page != 0 || count == 0 || first >= pages ||
+        count > pages - first) {
         b->misuses++;
         return;
     }
     for (size_t i = first; i < first + count; i++) {
-        if (b->memory[i] == has && !b->forgiving)
+        word holes = granule_load(b->segments.map, i / b->pages) & HOLES;
+
+        if (b->memory[i] == has && !b->forgiving && (has || holes == 0))
             b->misuses++;
         b->with_memory += (size_t)has - b->memory[i];
         b->memory[i] = has;
@@ -135,7 +138,8 @@ struct granule_backend *granule_backend_new(size_t granules)
         .release = account_release,
     };
     b->granules = granules;
-    b->memory = map_pages(granules, PROT_READ | PROT_WRITE);
+    b->pages = GRANULE / (size_t)sysconf(_SC_PAGESIZE);
+    b->memory = map_pages(granules * b->pages, PROT_READ | PROT_WRITE);
     b->map_bytes = segment_map_bytes(granules);
     b->map = map_pages(b->map_bytes, PROT_NONE);
     b->segments = (struct segments){
@@ -154,7 +158,7 @@ struct granule_backend *granule_backend_new(size_t granules)
 void granule_backend_delete(struct granule_backend *b)
 {
     munmap(b->map, b->map_bytes);
-    munmap(b->memory, b->granules);
+    munmap(b->memory, b->granules * b->pages);
     munmap(b, sizeof *b);
 }
 
@@ -168,6 +172,36 @@ size_t granule_number(const struct granule_backend *b, const void *address)
     return ((uintptr_t)address - (uintptr_t)b->segments.map->base) / GRANULE;
 }
 
+size_t granules_with_memory(const struct granule_backend *b)
+{
+    return b->with_memory / b->pages;
+}
+
+/* The pages of a granule that have memory. */
+static size_t count_pages(const struct granule_backend *b, size_t granule)
+{
+    size_t count = 0;
+
+    for (size_t i = granule * b->pages; i < (granule + 1) * b->pages; i++)
+        count += b->memory[i];
+    return count;
+}
+
+bool granule_has_memory(const struct granule_backend *b, size_t granule)
+{
+    return count_pages(b, granule) == b->pages;
+}
+
+/* Bits as a granule's word has them: pages without memory. */
+static word holes_of(const struct granule_backend *b, size_t granule)
+{
+    word holes = 0;
+
+    for (size_t i = 0; i < b->pages; i++)
+        holes |= (word)(b->memory[granule * b->pages + i] == 0) << (HOLE_SHIFT + i);
+    return holes;
+}
+
 int granule_backend_check(struct granule_backend *b)
 {
     struct check check = {.report = stderr};
@@ -175,12 +209,19 @@ int granule_backend_check(struct granule_backend *b)
 
     segment_check(&b->segments, &check);
     for (size_t i = 0; i < map->ready; i++) {
-        word memory = granule_load(map, i) & MEMORY;
+        word w = granule_load(map, i), memory = w & (MEMORY | HOLES);
+        size_t pages = count_pages(b, i);
+        word missing = holes_of(b, i);
+        bool right = memory == (pages == 0 ? 0 : COMMITTED | missing);
 
-        check_that(&check, memory == (b->memory[i] != 0 ? COMMITTED : 0),
-                   "granule %zu: %s, but its word is %#zx", i,
-                   b->memory[i] != 0 ? "has memory" : "has none", (size_t)granule_load(map, i));
+        /* A granule of holes only; and what the dead were filling may have come already. */
+        right |= memory == (COMMITTED | missing) ||
+                 (b->forgiving && (memory & COMMITTED) != 0 && (missing & ~memory) == 0);
+        check_that(&check, right, "granule %zu: %zu pages of %zu have memory, but its word is %#zx",
+                   i, pages, b->pages, (size_t)w);
     }
+    check_that(&check, map->holes == b->holes, "%zu holes, their owners count %zu", map->holes,
+               (size_t)b->holes);
     check_that(&check, b->misuses == 0, "%zu misuses of the backend", (size_t)b->misuses);
     return check.violations;
 }

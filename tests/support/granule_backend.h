@@ -1,9 +1,9 @@
 /* support/granule_backend.h - a granule map over a backend that only keeps account.
  *
  * The granules lie at addresses where nothing is mapped: the map must never touch them. The map's
- * own pages can be touched only once they are committed. Which granules have memory is kept apart,
+ * own pages can be touched only once they are committed. Which pages have memory is kept apart,
  * a byte each, and every call that commits what has memory, releases what has none, or leaves the
- * region counts as a misuse. Everything here is shared with forked children.
+ * region counts as a misuse; but whole granules may be released that have holes. Everything here is shared with forked children.
  */
 #ifndef DVSM_TESTS_SUPPORT_GRANULE_BACKEND_H
 #define DVSM_TESTS_SUPPORT_GRANULE_BACKEND_H
@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/compiler.h"
 #include "segment/segment.h"
 
 /* Of calls of one kind: the `at`th from now on fails, and with `for_good` all after it. 0: none. */
@@ -30,14 +31,16 @@ struct granule_backend {
     struct granule_plan release_plan;
     atomic_ulong commits;      /* calls */
     atomic_ulong releases;     /* calls */
-    atomic_size_t with_memory; /* granules */
+    atomic_size_t with_memory; /* pages; see granules_with_memory() */
     size_t map_committed;      /* bytes of the map's own */
     atomic_size_t misuses;
     bool forgiving; /* survivors repeat what the dead did: not a misuse then */
     char *map;
     size_t map_bytes;
     size_t granules;
-    unsigned char *memory; /* 1: the granule has some */
+    size_t pages;          /* a granule */
+    unsigned char *memory; /* of each page; 1: it has some */
+    word holes;            /* the owners' count of them, all together */
     struct run pending[8]; /* in memory that processes share, as segment.h wants them */
 };
 
@@ -48,6 +51,10 @@ void granule_backend_delete(struct granule_backend *b);
 /* The address of a granule, by number; and back. */
 char *granule_address(const struct granule_backend *b, size_t granule);
 size_t granule_number(const struct granule_backend *b, const void *address);
+
+/* How many granules' memory there is in all; whether the granule has all of its own. */
+size_t granules_with_memory(const struct granule_backend *b);
+bool granule_has_memory(const struct granule_backend *b, size_t granule);
 
 /* segment_check() with its report on stderr, and the account held against the map's words. Returns
  * the number of violations. */

@@ -74,6 +74,20 @@ static bool is_large_block(const struct arena_source *source, const struct arena
     return g->region.source.is_large_block(&g->region.source, a, start, end);
 }
 
+static size_t punch(const struct arena_source *source, struct arena *a, char *start, char *end)
+{
+    struct growing_arena *g = whole(source);
+
+    return fails(g, SOURCE_PUNCH) ? 0 : g->region.source.punch(&g->region.source, a, start, end);
+}
+
+static bool fill(const struct arena_source *source, struct arena *a, char *start, char *end)
+{
+    struct growing_arena *g = whole(source);
+
+    return !fails(g, SOURCE_FILL) && g->region.source.fill(&g->region.source, a, start, end);
+}
+
 static void must(bool done, const char *what)
 {
     if (done)
@@ -84,7 +98,7 @@ static void must(bool done, const char *what)
 
 static void start_map(struct growing_arena *g, size_t granules)
 {
-    const dvsm_backend *backend = &dvsm_backend_anon;
+    const dvsm_backend *backend = g->backend;
     size_t map_bytes = segment_map_bytes(granules);
 
     g->mapping = (dvsm_mapping){
@@ -107,9 +121,15 @@ static void start_map(struct growing_arena *g, size_t granules)
 
 struct growing_arena *growing_arena_new(size_t granules)
 {
+    return growing_arena_new_over(granules, &dvsm_backend_anon);
+}
+
+struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend *backend)
+{
     struct growing_arena *g = calloc(1, sizeof *g);
 
     must(g != NULL, "growing_arena_new");
+    g->backend = backend;
     g->arena = calloc(1, sizeof *g->arena);
     must(g->arena != NULL, "growing_arena_new");
     start_map(g, granules);
@@ -123,6 +143,8 @@ struct growing_arena *growing_arena_new(size_t granules)
         .owns = owns,
         .in_segment = in_segment,
         .is_large_block = is_large_block,
+        .punch = punch,
+        .fill = fill,
     };
     arena_init(g->arena, GROWING_ARENA_ID);
     return g;
@@ -130,7 +152,7 @@ struct growing_arena *growing_arena_new(size_t granules)
 
 void growing_arena_delete(struct growing_arena *g)
 {
-    dvsm_backend_anon.unmap(&dvsm_backend_anon, &g->mapping, 1);
+    g->backend->unmap(g->backend, &g->mapping, 1);
     free(g->arena);
     free(g);
 }
@@ -182,6 +204,9 @@ int growing_arena_check(struct growing_arena *g)
     arena_check(g->arena, &check);
     segment_check(&g->segments, &check);
     segment_walk(&g->segments, add_run, &owned);
+    check_that(&check, segment_count_holes(&g->segments, GROWING_ARENA_ID) == g->arena->holes,
+               "the map has %zu holes of the arena's, it counts %zu",
+               segment_count_holes(&g->segments, GROWING_ARENA_ID), (size_t)g->arena->holes);
     check_that(&check, owned.large == g->arena->large_bytes,
                "the map has %zu bytes of large blocks, the arena %zu", owned.large,
                g->arena->large_bytes);

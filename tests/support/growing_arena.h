@@ -12,7 +12,14 @@
 
 #include "arena/region_source.h"
 
-enum source_call { SOURCE_TAKE, SOURCE_EXTEND, SOURCE_COMMIT, SOURCE_CALLS };
+enum source_call {
+    SOURCE_TAKE,
+    SOURCE_EXTEND,
+    SOURCE_COMMIT,
+    SOURCE_PUNCH,
+    SOURCE_FILL,
+    SOURCE_CALLS
+};
 
 enum { GROWING_ARENA_ID = 1, GROWING_HOLDER_ID = 2 };
 
@@ -20,6 +27,7 @@ struct growing_arena {
     struct arena_source source; /* hands over to `region`; first, so that it leads to the whole */
     struct region_source region;
     struct segments segments;
+    const dvsm_backend *backend;
     dvsm_mapping mapping;
     char *granules; /* the first one; at a multiple of 64 MiB */
     struct arena *arena;
@@ -28,8 +36,9 @@ struct growing_arena {
     size_t gives;
 };
 
-/* Aborts the test where the system has no room. */
+/* Aborts the test where the system has no room. Its memory is anonymous, or what the backend gives. */
 struct growing_arena *growing_arena_new(size_t granules);
+struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend *backend);
 void growing_arena_delete(struct growing_arena *g);
 
 struct arena_call growing_arena_call(struct growing_arena *g);

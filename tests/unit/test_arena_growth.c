@@ -688,7 +688,7 @@ static size_t scripted_run(struct growing_arena *g)
 static void test_each_call_of_the_source_fails_once(void **state)
 {
     (void)state;
-    for (int kind = 0; kind < SOURCE_CALLS; kind++) {
+    for (int kind = 0; kind <= SOURCE_COMMIT; kind++) {
         struct growing_arena *whole = growing_arena_new(GRANULES);
         assert_int_equal(scripted_run(whole), 0);
         unsigned long calls = whole->calls[kind];
@@ -712,7 +712,7 @@ static void test_each_call_of_the_source_fails_once(void **state)
 static void test_a_source_that_always_fails(void **state)
 {
     (void)state;
-    for (int kind = 0; kind < SOURCE_CALLS; kind++) {
+    for (int kind = 0; kind <= SOURCE_COMMIT; kind++) {
         struct growing_arena *g = growing_arena_new(GRANULES);
         void *block = allocate(g, 1000);
         for (int i = 0; i < 50; i++) {

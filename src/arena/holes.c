@@ -1,0 +1,116 @@
+/* holes.c - memory of free chunks that goes back to the system a page at a time, and comes again.
+ *
+ *     free chunk   | fields .. | hole | hole | ... | hole |  ..  | next: foot, head
+ *                  ^ page      ^ page                     ^ page
+ *
+ * What the engine keeps of a free chunk, its fields and its foot, lies outside the holes; so only who
+ * cuts from the chunk must know of them.
+ */
+#include "arena/arena_internal.h"
+
+/* In this tree and those above it are chunks of 4 KiB and more, the smallest pages there are. */
+enum { TREE_OF_PAGES = 2 * (12 - BINS_TREE_SHIFT) };
+
+/* A hole filled costs a call into the system: those of the next chunks come with it. */
+#define FILL_AHEAD ((size_t)64 << 10)
+
+static bool fill(struct arena_call *call, const char *start, size_t bytes)
+{
+    return call->source->fill(call->source, call->arena, (char *)(uintptr_t)start,
+                              (char *)(uintptr_t)start + bytes);
+}
+
+NOINLINE bool arena_fill_slowly(struct arena_call *call, const void *c, size_t size, size_t need)
+{
+    size_t least = need + sizeof(struct chunk), ahead;
+
+    if (call->source == NULL || call->source->fill == NULL)
+        return true;
+    if (least > size || least < need)
+        least = size;
+    ahead = size - least < FILL_AHEAD ? size : least + FILL_AHEAD;
+    return fill(call, c, ahead) || fill(call, c, least);
+}
+
+/* ---- giving back ----------------------------------------------------------------------------- */
+
+/* Of what was looked at so far. */
+struct punching {
+    struct arena_call *call;
+    size_t left; /* chunks that can still be met: ends a walk in a damaged tree */
+    size_t bytes;
+};
+
+/* All but the first `keep` bytes and the fields. */
+static void punch(struct punching *p, struct chunk *c, size_t size, size_t keep)
+{
+    const struct arena_source *source = p->call->source;
+
+    if (keep < sizeof *c)
+        keep = sizeof *c;
+    if (keep < size)
+        p->bytes += source->punch(source, p->call->arena, (char *)c + keep, (char *)c + size);
+}
+
+static bool punch_binned(struct punching *p, struct chunk *c)
+{
+    struct arena *a = p->call->arena;
+
+    if (unlikely(p->left == 0 || !bins_in_range(&a->bins, c) || !bins_is_sound(&a->bins, c)))
+        return fault_raise(&p->call->fault, FAULT_DAMAGE, "damaged header of a free chunk", c);
+    p->left--;
+    punch(p, c, chunk_size(c), 0);
+    return true;
+}
+
+/* A node and the chunks of its size. */
+static bool punch_ring(struct punching *p, struct chunk *node)
+{
+    struct chunk *c = node;
+
+    do {
+        if (!punch_binned(p, c))
+            return false;
+        c = c->fd;
+    } while (c != node);
+    return true;
+}
+
+/* From the node to the children, in a stack that has room for the path of a sound tree. */
+static bool punch_tree(struct punching *p, struct chunk *root)
+{
+    struct chunk *waiting[SIZE_BITS + 1];
+    size_t n = 0;
+
+    for (waiting[n++] = root; n > 0;) {
+        struct chunk *node = waiting[--n];
+
+        if (!punch_ring(p, node))
+            return false;
+        for (unsigned side = 0; side < 2; side++) {
+            if (node->child[side] == NULL)
+                continue;
+            if (unlikely(n > SIZE_BITS))
+                return fault_raise(&p->call->fault, FAULT_DAMAGE, "damaged free-list link", node);
+            waiting[n++] = node->child[side];
+        }
+    }
+    return true;
+}
+
+bool arena_punch(struct arena_call *call, size_t pad)
+{
+    struct arena *a = call->arena;
+    struct punching p = {.call = call, .left = a->bins.span / CHUNK_MIN};
+
+    if (a->damaged || a->top_size == 0 || call->source == NULL || call->source->punch == NULL)
+        return false;
+    punch(&p, a->top, a->top_size, pad);
+    if (a->dv_size != 0)
+        punch(&p, a->dv, a->dv_size, 0);
+    for (unsigned i = TREE_OF_PAGES; i < BINS_TREE; i++)
+        if (a->bins.tree[i] != NULL && !punch_tree(&p, a->bins.tree[i]))
+            break;
+    arena_finish(call);
+    return p.bytes > 0;
+}

@@ -1,0 +1,242 @@
+/* holes.c - pages of segments that have no memory although their granule has.
+ *
+ * A page becomes a hole in one change of the map, which also notes the pages for a survivor; then the
+ * backend takes their memory away, which may be repeated; then the note goes. A hole is filled the
+ * other way round: memory first, then the change. A page has memory whenever its bit is clear.
+ */
+#include "segment/segment_map.h"
+
+enum { FILL_MOST = 16 }; /* pages filled between two holds of the lock */
+
+static word hole_bit(const struct segment_map *map, size_t page)
+{
+    return (word)1 << (HOLE_SHIFT + page % map->hole_pages);
+}
+
+static bool is_hole(const struct segment_map *map, size_t page)
+{
+    return (granule_load(map, page / map->hole_pages) & hole_bit(map, page)) != 0;
+}
+
+bool segment_is_hole(const struct segment_map *map, const void *address)
+{
+    size_t page = ((uintptr_t)address - (uintptr_t)map->base) / map->page;
+
+    return map->hole_pages != 0 && granule_of(map, address) < segment_ready(map) &&
+           is_hole(map, page);
+}
+
+size_t segment_holes_in(const struct segment_map *map, struct granule_run run)
+{
+    size_t holes = 0;
+
+    for (size_t i = run.first; i < run_end(run); i++)
+        holes += (size_t)__builtin_popcountll((unsigned long long)(granule_load(map, i) & HOLES));
+    return holes;
+}
+
+size_t segment_count_holes(struct segments *s, segment_owner_id owner)
+{
+    const struct segment_map *map = s->map;
+    size_t holes = 0;
+
+    if (!segment_enter(s, "segment_count_holes"))
+        return 0;
+    for (size_t i = 0; i < map->used; i++)
+        if ((granule_load(map, i) & TAKEN) != 0 && granule_value(granule_load(map, i)) == owner)
+            holes += segment_holes_in(map, (struct granule_run){i, 1});
+    segment_leave(s);
+    return holes;
+}
+
+static char *page_address(const struct segment_map *map, size_t page)
+{
+    return map->base + page * map->page;
+}
+
+static size_t page_of(const struct segment_map *map, const char *address)
+{
+    return (size_t)(address - map->base) / map->page;
+}
+
+/* The first pages from there on that are all holes, or all none; count 0: no more. Their owner alone
+ * changes them, and has its lock. */
+static struct page_run stretch(const struct segment_map *map, size_t first, size_t end, bool holes,
+                               size_t most)
+{
+    struct page_run run;
+
+    while (first < end && is_hole(map, first) != holes)
+        first++;
+    run = (struct page_run){first, 0};
+    while (run.count < most && run.first + run.count < end &&
+           is_hole(map, run.first + run.count) == holes)
+        run.count++;
+    return run;
+}
+
+/* The bits of those pages of the run that lie in the granule. */
+static word bits_in(const struct segment_map *map, struct page_run run, size_t granule)
+{
+    size_t base = granule * map->hole_pages, end = run.first + run.count - base;
+    unsigned from = run.first > base ? (unsigned)(run.first - base) : 0;
+    unsigned to = (unsigned)(end < map->hole_pages ? end : map->hole_pages);
+
+    return (granule_bits(to) ^ granule_bits(from)) << HOLE_SHIFT;
+}
+
+/* Within the caller's change: the pages become holes, or stop being any. */
+static void set_holes(struct segment_map *map, struct page_run run, bool are, word *holes)
+{
+    struct journal *j = &map->journal;
+    size_t last = (run.first + run.count - 1) / map->hole_pages;
+
+    for (size_t i = run.first / map->hole_pages; i <= last; i++) {
+        word w = granule_load(map, i), bits = bits_in(map, run, i);
+
+        journal_store(j, &map->level[0][i], are ? w | bits : w & ~bits);
+    }
+    journal_store(j, &map->holes, are ? map->holes + run.count : map->holes - run.count);
+    if (PLANTED(16))
+        *holes += are ? run.count : -run.count;
+    else
+        journal_store(j, holes, are ? *holes + run.count : *holes - run.count);
+}
+
+static bool release_pages(struct segments *s, struct page_run run)
+{
+    return s->backend->release(s->backend, s->mapping, page_address(s->map, run.first),
+                               run.count * s->map->page) == 0;
+}
+
+/* Whether it can be a note of the dead: all of its pages are holes. */
+static bool are_holes(const struct segment_map *map, struct page_run run)
+{
+    size_t pages = map->ready * map->hole_pages;
+
+    return run.first < pages && run.count <= pages - run.first &&
+           stretch(map, run.first, run.first + run.count, false, 1).count == 0;
+}
+
+/* Where even the dead may have released them, a failure does not show that they are there. */
+bool segment_finish_punch(struct segments *s)
+{
+    struct segment_map *map = s->map;
+
+    if (map->punching.count == 0)
+        return true;
+    if (!are_holes(map, map->punching))
+        return false;
+    release_pages(s, map->punching);
+    map->punching.count = 0;
+    compiler_barrier();
+    return true;
+}
+
+/* ---- making holes ---------------------------------------------------------------------------- */
+
+static bool punch(struct segments *s, struct page_run run, word *holes)
+{
+    struct segment_map *map = s->map;
+    struct journal *j = &map->journal;
+
+    journal_store(j, &map->punching.first, run.first);
+    journal_store(j, &map->punching.count, run.count);
+    set_holes(map, run, true, holes);
+    journal_commit(j);
+
+    bool done = release_pages(s, run);
+    if (!done)
+        set_holes(map, run, false, holes);
+    journal_store(j, &map->punching.count, 0);
+    journal_commit(j);
+    return done;
+}
+
+size_t segment_punch(struct segments *s, char *start, char *end, word *holes)
+{
+    const struct segment_map *map = s->map;
+    size_t first = page_of(map, start + map->page - 1), beyond = page_of(map, end);
+    size_t most = SLICE_MOST * map->hole_pages, punched = 0;
+    struct page_run run;
+
+    if (most == 0 || end <= start)
+        return 0;
+    while ((run = stretch(map, first, beyond, false, most)).count > 0) {
+        if (!segment_enter(s, "segment_punch"))
+            break;
+
+        bool done = punch(s, run, holes);
+
+        segment_leave(s);
+        if (!done)
+            break;
+        punched += run.count;
+        first = run.first + run.count;
+    }
+    return punched * map->page;
+}
+
+/* ---- filling them ---------------------------------------------------------------------------- */
+
+/* Whether the pages may have memory, after what is retained gave way. */
+static bool has_room(struct segments *s, struct page_run run)
+{
+    size_t excess = segment_excess(s->map, 0, run.count);
+
+    return excess <= s->map->retained &&
+           segment_release_retained(s, excess, (struct granule_run){0, 0});
+}
+
+/* They have memory by now; false: others took meanwhile what the limit left. */
+static bool count_filled(struct segments *s, struct page_run run, word *holes)
+{
+    if (!segment_enter(s, "segment_fill"))
+        return false;
+
+    bool room = has_room(s, run);
+
+    if (room) {
+        set_holes(s->map, run, false, holes);
+        segment_note_footprint(s->map);
+        journal_commit(&s->map->journal);
+    }
+    segment_leave(s);
+    return room;
+}
+
+/* NB: their memory comes without the lock: the pages are the owner's. */
+static bool fill(struct segments *s, struct page_run run, word *holes)
+{
+    const struct segment_map *map = s->map;
+
+    if (!segment_enter(s, "segment_fill"))
+        return false;
+
+    bool room = has_room(s, run);
+
+    segment_leave(s);
+    if (!room || s->backend->commit(s->backend, s->mapping, page_address(map, run.first),
+                                    run.count * map->page) != 0)
+        return false;
+    if (count_filled(s, run, holes))
+        return true;
+    release_pages(s, run);
+    return false;
+}
+
+bool segment_fill(struct segments *s, char *start, char *end, word *holes)
+{
+    const struct segment_map *map = s->map;
+    size_t first = page_of(map, start), beyond = page_of(map, end + map->page - 1);
+    struct page_run run;
+
+    if (map->hole_pages == 0 || end <= start)
+        return true;
+    while ((run = stretch(map, first, beyond, true, FILL_MOST)).count > 0) {
+        if (!fill(s, run, holes))
+            return false;
+        first = run.first + run.count;
+    }
+    return true;
+}
