@@ -152,7 +152,7 @@ void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes);
  * has what follows. The reference moves such a block: for who must place as it does, not to be used. */
 void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes);
 
-/* Any alignment: rounded up to a power of two. */
+/* Any alignment: rounded up to a power of two. Beyond CHUNK_ALIGN the block's header says so. */
 void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes);
 
 /* Blocks cut side by side from one chunk, each freed on its own. `array` (or one allocated, if it
@@ -170,8 +170,11 @@ size_t arena_bulk_free(struct arena_call *call, void **blocks, size_t count);
 /* Many blocks of `bytes` each, in changes of their own: up to `most` addresses in blocks[], each
  * published by the change that makes the block one in use, which adds WORD to *count, a word of the
  * caller's that the arena's lock guards meanwhile. Free chunks of just that size go first, then one
- * run is cut and split. Returns how many; less than `most` is no failure. */
-size_t arena_fill(struct arena_call *call, size_t bytes, size_t most, void **blocks, word *count);
+ * run is cut and split. Their payloads are multiples of `alignment`, a power of two of at least
+ * CHUNK_ALIGN of which the chunk size is a multiple. Returns how many; less than `most` is no failure.
+ */
+size_t arena_fill(struct arena_call *call, size_t bytes, size_t alignment, size_t most,
+                  void **blocks, word *count);
 
 /* The reverse, for one block: the change that frees it takes WORD from *count. False after a fault:
  * then neither happened. */

@@ -99,8 +99,8 @@ static struct chunk *from_bins_small(struct arena_call *call, size_t need)
     return c == NULL ? NULL : split_to_victim(call, c, need);
 }
 
-/* Best fit from the trees, where it fits better than the victim; the rest goes to a bin. */
-static struct chunk *from_bins_large(struct arena_call *call, size_t need)
+/* Best fit from the trees, where it fits better than the victim. */
+static struct chunk *best_fit(struct arena_call *call, size_t need)
 {
     struct arena *a = call->arena;
 
@@ -109,15 +109,26 @@ static struct chunk *from_bins_large(struct arena_call *call, size_t need)
 
     struct chunk *c = bins_best_fit(&a->bins, need, &call->fault);
     /* A victim that is too small wraps to a huge surplus, and never wins. */
-    if (c == NULL || chunk_size(c) - need >= a->dv_size - need)
-        return NULL;
+    return c != NULL && chunk_size(c) - need < a->dv_size - need ? c : NULL;
+}
 
+/* From a chunk in a tree; the rest goes to a bin. */
+static struct chunk *cut_binned(struct arena_call *call, struct chunk *c, size_t need)
+{
     size_t size = chunk_size(c), rest_size;
     struct chunk *rest;
+
     if (!unbin(call, c, size))
         return NULL;
     split(call, c, size, need, &rest, &rest_size);
     return rest_size == 0 || arena_bin(call, rest, rest_size) ? c : NULL;
+}
+
+static struct chunk *from_bins_large(struct arena_call *call, size_t need)
+{
+    struct chunk *c = best_fit(call, need);
+
+    return c == NULL ? NULL : cut_binned(call, c, need);
 }
 
 static struct chunk *from_victim(struct arena_call *call, size_t need)
@@ -165,7 +176,26 @@ struct chunk *arena_allocate(struct arena_call *call, size_t need)
     return c;
 }
 
-struct chunk *arena_exact(struct arena_call *call, size_t size)
+struct chunk *arena_find(struct arena_call *call, size_t need)
+{
+    struct arena *a = call->arena;
+    struct chunk *c = best_fit(call, need);
+
+    if (c != NULL || arena_faulted(call))
+        return c;
+    if (need <= a->dv_size)
+        return a->dv;
+    return need < a->top_size ? a->top : NULL;
+}
+
+struct chunk *arena_cut(struct arena_call *call, struct chunk *c, size_t need)
+{
+    if (c == call->arena->top)
+        return arena_cut_top(call, need);
+    return c == call->arena->dv ? from_victim(call, need) : cut_binned(call, c, need);
+}
+
+struct chunk *arena_exact(struct arena_call *call, size_t size, size_t alignment)
 {
     struct arena *a = call->arena;
     struct chunk *c = NULL;
@@ -176,7 +206,8 @@ struct chunk *arena_exact(struct arena_call *call, size_t size)
     } else if (a->bins.tree_map != 0) {
         c = bins_best_fit(&a->bins, size, &call->fault);
     }
-    if (c == NULL || chunk_size(c) != size || !unbin(call, c, size))
+    if (c == NULL || chunk_size(c) != size ||
+        ((uintptr_t)chunk_payload(c) & (alignment - 1)) != 0 || !unbin(call, c, size))
         return NULL;
     return use_whole(call, c, size);
 }

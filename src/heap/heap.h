@@ -162,6 +162,12 @@ static inline size_t heap_chunk_size(const void *block)
     return word_peek(&chunk_of_payload(block)->head) & ~HEAD_FLAGS;
 }
 
+/* Whether it was aligned by request, and so goes back to its arena. */
+static inline bool heap_is_aligned(const void *block)
+{
+    return (word_peek(&chunk_of_payload(block)->head) & CHUNK_ALIGNED) != 0;
+}
+
 /* Whether the chunk behind it is in use, at this instant. */
 static inline bool heap_next_in_use(const void *block, size_t size)
 {
