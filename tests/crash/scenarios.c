@@ -350,6 +350,28 @@ static void act_aligned(void)
     drop(40, 4, 1);
 }
 
+/* Lanes and their depots have blocks of the class that are not aligned. */
+static void prepare_unaligned(void)
+{
+    prepare_holes();
+    hold(40, 6, 110);
+    drop(40, 6, 1);
+}
+
+/* From lanes, with blocks that go back to the arena first; from runs cut for that, behind a lead; from an
+ * arena that grows for them. */
+static void act_aligned_cached(void)
+{
+    call_aligned(own_slot(40), 64, 110);
+    call_aligned(own_slot(41), 64, 110);
+    call_aligned(own_slot(42), 32, 1100);
+    call_aligned(own_slot(43), 4096, 50);
+    call_resize(own_slot(43), 120, false);
+    hold(44, 2, 30000);
+    call_aligned(own_slot(46), 128, 28000);
+    drop(40, 7, 1);
+}
+
 static void act_close_segment(void)
 {
     hold(0, 2, 25000);
@@ -760,6 +782,7 @@ const struct scenario scenarios[] = {
     {"resize-cached", .prepare = prepare_holes, .act = act_resize},
     {"resize-at-top", UNCACHED, prepare_few, act_resize_at_top},
     {"aligned", UNCACHED, prepare_holes, act_aligned},
+    {"aligned-cached", .prepare = prepare_unaligned, .act = act_aligned_cached},
     {"batch", UNCACHED, prepare_holes, act_batch},
     {"batch-cached", .prepare = prepare_holes, .act = act_batch},
     {"new-segment", UNCACHED, prepare_threshold, act_close_segment},
