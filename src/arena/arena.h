@@ -51,6 +51,10 @@ struct arena_source {
     /* Reserves the lowest run of `bytes`, not yet usable, as arena->pending. */
     bool (*take)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                  size_t bytes);
+    /* The same for the start of the lowest run of `bytes` and `room` more, which stays free: for what
+     * is likely to be extended. */
+    bool (*take_with_room)(const struct arena_source *source, struct arena *arena,
+                           enum run_kind kind, size_t bytes, size_t room);
     /* Reserves just the `bytes` that begin at `end`, the end of a large block (RUN_LARGE_TAIL) or of a
      * segment, as arena->pending. */
     bool (*extend)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
@@ -122,7 +126,9 @@ struct arena_call {
     bool may_move;                     /* a resize that fails will be followed by a copy */
     bool no_growth;                    /* rather fail than take memory from the source ... */
     bool short_of_memory;              /* ... and say so here */
-    bool no_large;                     /* the engine's: no large block in this call */
+    size_t growths; /* a resize that fails says here how often the large block has grown, this time
+                       included, else 0; an allocation is told so of the block that it is to replace */
+    bool no_large;  /* the engine's: no large block in this call */
     size_t large_alignment,
         large_need; /* the engine's: what memalign wants where it gets a large one */
 };

@@ -19,6 +19,7 @@ static void *fail(int error)
 struct request {
     enum { MALLOC, MEMALIGN, CALLOCS, COMALLOCS } kind;
     size_t count, size, alignment;
+    size_t growths; /* of the block that a MALLOC is to replace: see struct arena_call */
     const size_t *sizes;
     void **array;
 };
@@ -33,6 +34,7 @@ static void *serve(struct arena_call *call, const struct request *r)
     case COMALLOCS:
         return arena_independent_comalloc(call, r->count, r->sizes, r->array);
     default:
+        call->growths = r->growths;
         return arena_malloc(call, r->size);
     }
 }
@@ -101,6 +103,12 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
     if (block != NULL)
         return block;
     return heap_allocate(heap, &(struct request){.kind = MALLOC, .size = size}, function);
+}
+
+void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function)
+{
+    return heap_allocate(heap, &(struct request){.kind = MALLOC, .size = size, .growths = growths},
+                         function);
 }
 
 /* ---- the rest of the family ------------------------------------------------------------------ */

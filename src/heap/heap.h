@@ -180,4 +180,7 @@ static inline bool heap_next_in_use(const void *block, size_t size)
 void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function);
 void heap_free(void *block, const char *function);
 
+/* A block from an arena, for one that has grown so often (struct arena_call) and is to be replaced. */
+void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function);
+
 #endif

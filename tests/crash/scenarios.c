@@ -327,6 +327,20 @@ static void act_large(void)
     call_free(own_slot(40));
 }
 
+/* Each is in the other's way until they have moved to where there is room behind them. */
+static void act_grow_by_turns(void)
+{
+    for (size_t size = 2 * LARGE_SIZE; size < 5 * LARGE_SIZE; size += LARGE_SIZE / 2)
+        for (size_t i = 40; i < 42; i++) {
+            if (size == 2 * LARGE_SIZE)
+                hold(i, 1, size);
+            else
+                call_resize(own_slot(i), size, false);
+        }
+    call_free(own_slot(0));
+    drop(40, 2, 1);
+}
+
 static void act_resize(void)
 {
     call_resize(own_slot(31), 9000, false);
@@ -778,6 +792,7 @@ const struct scenario scenarios[] = {
     {"unused-segment", ONE_ARENA, prepare_two_segments, act_unused_segment},
     {"large", UNCACHED, prepare_large, act_large},
     {"large-cached", .prepare = prepare_large, .act = act_large},
+    {"grow-by-turns", .prepare = prepare_large, .act = act_grow_by_turns},
     {"resize", UNCACHED, prepare_holes, act_resize},
     {"resize-cached", .prepare = prepare_holes, .act = act_resize},
     {"resize-at-top", UNCACHED, prepare_few, act_resize_at_top},
