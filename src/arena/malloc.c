@@ -3,6 +3,8 @@
 
 #include "arena/arena_internal.h"
 
+enum { ROOMY_MOST = 4 }; /* how many times as much room as is needed is looked for, at most */
+
 bool arena_bin(struct arena_call *call, struct chunk *c, size_t size)
 {
     return bins_insert(&call->arena->bins, arena_journal(call), c, size, &call->fault);
@@ -212,12 +214,28 @@ struct chunk *arena_exact(struct arena_call *call, size_t size, size_t alignment
     return use_whole(call, c, size);
 }
 
+/* For what has grown and will grow again: where it can do so where it is, if there is such a place. */
+static struct chunk *allocate_roomy(struct arena_call *call, size_t need)
+{
+    struct chunk *c = NULL;
+
+    for (size_t times = ROOMY_MOST; times > 1 && c == NULL && !arena_faulted(call); times /= 2)
+        c = arena_find(call, times * need);
+    return c != NULL ? arena_cut(call, c, need) : NULL;
+}
+
 void *arena_malloc(struct arena_call *call, size_t bytes)
 {
     if (unlikely(bytes >= REQUEST_LIMIT || call->arena->damaged))
         return NULL;
 
-    struct chunk *c = arena_allocate(call, chunk_size_for(bytes));
+    size_t need = chunk_size_for(bytes);
+    struct chunk *c = NULL;
+
+    if (call->growths != 0 && call->arena->growth_most != 0 && need < ARENA_LARGE_THRESHOLD)
+        c = allocate_roomy(call, need);
+    if (c == NULL && !arena_faulted(call))
+        c = arena_allocate(call, need);
     return arena_finish(call) && c != NULL ? chunk_payload(c) : NULL;
 }
 

@@ -7,6 +7,7 @@
 enum {
     COPY_MOST = 2 << 10,    /* bytes of a chunk that is copied rather than grown where it is */
     SURPLUS_PART = 8,       /* what could be copied keeps up to this part unused, and CHUNK_MIN */
+    ROOMY_LEAST = 8 << 10,  /* bytes: from here on a block that grows moves to where it can grow on */
     AT_TOP_LEAST = GRANULE, /* from here on an arena grows behind a block: its least step */
 };
 
@@ -43,7 +44,7 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
     if (unlikely(have < CHUNK_MIN))
         return NULL;
     enum advice advice = advise(block, have, chunk_size_for(size), word_peek(&view->coarse_limit));
-    if (advice != MOVE)
+    if (advice != MOVE || (size >= ROOMY_LEAST && size > have))
         return advice == STAY ? block : NULL;
     void *copy = heap_malloc_fast(view, size);
     if (copy == NULL)
@@ -155,6 +156,8 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
     if (result.home == NULL || result.block != NULL)
         return result.block;
     struct dvsm_heap *heap = wanted != NULL ? wanted : result.home;
+    if (result.growths == 0 && size >= ROOMY_LEAST && size > result.usable)
+        result.growths = 1;
     void *copy = result.growths != 0 ? heap_malloc_grown(heap, size, result.growths, function)
                                      : heap_malloc_of(heap, size, function);
     if (copy == NULL)
