@@ -51,6 +51,10 @@ struct arena_source {
     /* Reserves the lowest run of `bytes`, not yet usable, as arena->pending. */
     bool (*take)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                  size_t bytes);
+    /* The same for the start of the lowest run of `bytes` and `room` more, which stays free: for what
+     * is likely to be extended. */
+    bool (*take_with_room)(const struct arena_source *source, struct arena *arena,
+                           enum run_kind kind, size_t bytes, size_t room);
     /* Reserves just the `bytes` that begin at `end`, the end of a large block (RUN_LARGE_TAIL) or of a
      * segment, as arena->pending. */
     bool (*extend)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
@@ -139,7 +143,9 @@ struct arena_call {
     bool may_move;                     /* a resize that fails will be followed by a copy */
     bool no_growth;                    /* rather fail than take memory from the source ... */
     bool short_of_memory;              /* ... and say so here */
-    bool no_large;                     /* the engine's: no large block in this call */
+    size_t growths; /* a resize that fails says here how often the large block has grown, this time
+                       included, else 0; an allocation is told so of the block that it is to replace */
+    bool no_large;  /* the engine's: no large block in this call */
     size_t large_alignment,
         large_need; /* the engine's: what memalign wants where it gets a large one */
 };
@@ -170,7 +176,7 @@ void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes);
  * has what follows. The reference moves such a block: for who must place as it does, not to be used. */
 void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes);
 
-/* Any alignment: rounded up to a power of two. */
+/* Any alignment: rounded up to a power of two. Beyond CHUNK_ALIGN the block's header says so. */
 void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes);
 
 /* Blocks cut side by side from one chunk, each freed on its own. `array` (or one allocated, if it
@@ -188,8 +194,11 @@ size_t arena_bulk_free(struct arena_call *call, void **blocks, size_t count);
 /* Many blocks of `bytes` each, in changes of their own: up to `most` addresses in blocks[], each
  * published by the change that makes the block one in use, which adds WORD to *count, a word of the
  * caller's that the arena's lock guards meanwhile. Free chunks of just that size go first, then one
- * run is cut and split. Returns how many; less than `most` is no failure. */
-size_t arena_fill(struct arena_call *call, size_t bytes, size_t most, void **blocks, word *count);
+ * run is cut and split. Their payloads are multiples of `alignment`, a power of two of at least
+ * CHUNK_ALIGN of which the chunk size is a multiple. Returns how many; less than `most` is no failure.
+ */
+size_t arena_fill(struct arena_call *call, size_t bytes, size_t alignment, size_t most,
+                  void **blocks, word *count);
 
 /* The reverse, for one block: the change that frees it takes WORD from *count. False after a fault:
  * then neither happened. */

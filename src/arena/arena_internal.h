@@ -35,10 +35,13 @@ static inline void chunk_set_next_prev_in_use(struct journal *j, struct chunk *n
     journal_store(j, &next->head, next->head | PINUSE);
 }
 
-/* c of `size` bytes is in use; what is known of the chunk before stays. */
+/* What a chunk in use keeps of its flags when its size changes. */
+#define CHUNK_KEPT (PINUSE | CHUNK_ALIGNED)
+
+/* c of `size` bytes is in use; what is known of the chunk before, and of its alignment, stays. */
 static inline void chunk_set_in_use(struct journal *j, struct chunk *c, size_t size)
 {
-    journal_store(j, &c->head, (c->head & PINUSE) | size | CINUSE);
+    journal_store(j, &c->head, (c->head & CHUNK_KEPT) | size | CINUSE);
     chunk_set_next_prev_in_use(j, chunk_at(c, size));
 }
 
@@ -70,6 +73,11 @@ static inline void chunk_set_free_before(struct journal *j, struct chunk *c, siz
 struct chunk *arena_allocate(struct arena_call *call, size_t need);
 struct chunk *arena_cut_top(struct arena_call *call, size_t need);
 bool arena_bin(struct arena_call *call, struct chunk *c, size_t size);
+
+/* The free chunk that arena_allocate() would cut `need` bytes, too many for a small bin, from; NULL:
+ * there is none without growing. And such a chunk in use, cut from that one's low end. */
+struct chunk *arena_find(struct arena_call *call, size_t need);
+struct chunk *arena_cut(struct arena_call *call, struct chunk *c, size_t need);
 void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size);
 
 /* That many blocks more are in use (or less: modulo 2^64), in segments. Whoever makes a chunk in use one
@@ -135,8 +143,17 @@ struct chunk *arena_resize_chunk(struct arena_call *call, struct chunk *c, size_
 void arena_write_inner_head(struct arena_call *call, const struct chunk *c, struct chunk *inside,
                             size_t size);
 
-/* malloc.c: a free chunk of just that size, whole; NULL where there is none. */
-struct chunk *arena_exact(struct arena_call *call, size_t size);
+/* malloc.c: a free chunk of just that size, whole, whose payload is so aligned; NULL where there is
+ * none, or the first one is not. */
+struct chunk *arena_exact(struct arena_call *call, size_t size, size_t alignment);
+
+/* memalign.c: the first place in c for an aligned payload whose lead, if there is one, can be a chunk;
+ * and how much larger c must be for that, whatever its address. */
+struct chunk *arena_aligned_place(struct chunk *c, size_t alignment);
+static inline size_t arena_alignment_slack(size_t alignment)
+{
+    return alignment > CHUNK_ALIGN ? alignment + CHUNK_MIN : 0;
+}
 
 /* free.c: what a free may bring about besides. */
 void arena_after_free(struct arena_call *call, enum arena_freed where);

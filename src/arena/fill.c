@@ -33,15 +33,56 @@ static void split_evenly(struct arena_call *call, struct chunk *c, size_t size, 
     }
 }
 
+/* A chunk in use whose payload is aligned, without growing. What lies before it in the free chunk that
+ * it is cut from stays free. */
+static struct chunk *cut_aligned(struct arena_call *call, size_t need, size_t alignment)
+{
+    struct journal *j = arena_journal(call);
+    struct chunk *c = arena_find(call, need + arena_alignment_slack(alignment));
+
+    if (c == NULL)
+        return NULL;
+
+    struct chunk *place = arena_aligned_place(c, alignment);
+    size_t lead = (size_t)((char *)place - (char *)c);
+
+    if (arena_cut(call, c, lead + need) == NULL)
+        return NULL;
+    if (lead == 0)
+        return c;
+    journal_store(j, &place->head, (chunk_size(c) - lead) | CINUSE);
+    chunk_set_free(j, c, lead);
+    return arena_bin(call, c, lead) ? place : NULL;
+}
+
+/* A change of its own: what the arena grew by is free. */
+static bool grow(struct arena_call *call, size_t need)
+{
+    struct chunk *c = arena_grow(call, need);
+
+    return c != NULL && arena_dispose(call, c, chunk_size(c)) != FREED_FAULT && arena_finish(call);
+}
+
+static struct chunk *find_run(struct arena_call *call, size_t need, size_t alignment)
+{
+    if (alignment <= CHUNK_ALIGN)
+        return arena_allocate(call, need);
+
+    struct chunk *c = cut_aligned(call, need, alignment);
+    if (c != NULL || arena_faulted(call) || !grow(call, need + arena_alignment_slack(alignment)))
+        return c;
+    return cut_aligned(call, need, alignment);
+}
+
 /* One run for `n` blocks or, where there is none without growing, for fewer. */
-static size_t fill_from_run(struct arena_call *call, size_t size, size_t n, void **blocks,
-                            word *count)
+static size_t fill_from_run(struct arena_call *call, size_t size, size_t alignment, size_t n,
+                            void **blocks, word *count)
 {
     struct chunk *c = NULL;
 
     for (; n > 0; n /= 2) {
         call->no_large = true;
-        c = arena_allocate(call, n * size);
+        c = find_run(call, n * size, alignment);
         call->no_large = false;
         if (c != NULL || arena_faulted(call))
             break;
@@ -53,14 +94,15 @@ static size_t fill_from_run(struct arena_call *call, size_t size, size_t n, void
     return arena_finish(call) && c != NULL ? n : 0;
 }
 
-size_t arena_fill(struct arena_call *call, size_t bytes, size_t most, void **blocks, word *count)
+size_t arena_fill(struct arena_call *call, size_t bytes, size_t alignment, size_t most,
+                  void **blocks, word *count)
 {
     size_t size = chunk_size_for(bytes), n = 0;
 
     if (bytes >= REQUEST_LIMIT / 64 || most > 64 || call->arena->damaged)
         return 0;
     for (; n < most; n++) {
-        struct chunk *c = arena_exact(call, size);
+        struct chunk *c = arena_exact(call, size, alignment);
 
         if (c == NULL)
             break;
@@ -70,7 +112,7 @@ size_t arena_fill(struct arena_call *call, size_t bytes, size_t most, void **blo
             return n;
     }
     if (n < most && arena_finish(call))
-        n += fill_from_run(call, size, most - n, blocks + n, count);
+        n += fill_from_run(call, size, alignment, most - n, blocks + n, count);
     return n;
 }
 

@@ -22,7 +22,7 @@ bool arena_header_is_sound(const struct arena_call *call, const struct chunk *c)
 {
     const struct chunk *next = chunk_next(c);
 
-    return (c->head & (CHUNK_ALIGN - 1) & ~PINUSE) == CINUSE && chunk_size(c) >= CHUNK_MIN &&
+    return chunk_flags_in_use(c->head) && chunk_size(c) >= CHUNK_MIN &&
            bins_in_range(&call->arena->bins, next) && next > c && in_segment_too(call, c, next) &&
            chunk_prev_in_use(next);
 }

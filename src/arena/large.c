@@ -3,7 +3,10 @@
  *     run  | (alignment) | header | payload ................................ |
  *                        chunk    size reaches to the run's end; flags clear
  *
- * The header always lies in the run's first unit.
+ * The header always lies in the run's first unit. Its prev_foot says how far from the run's start (so
+ * does the run's first word, most often the same) and, above those bits, how often the block has grown.
+ * One that grew twice moves, when it must, to where room for as much again stays free behind it: a buffer that
+ * grows piece by piece is copied when its size has doubled, not at each piece.
  */
 #include "arena/arena_internal.h"
 
@@ -16,6 +19,28 @@ static size_t large_size(size_t need)
 static char *run_start(const struct arena_call *call, const struct chunk *c)
 {
     return (char *)bits_round_down((size_t)(uintptr_t)c, call->source->unit);
+}
+
+enum { GROWTHS_SHIFT = 16, GROWTHS_ROOMY = 2, GROWTHS_MOST = 3 };
+
+static size_t growths_of(const struct chunk *c)
+{
+    size_t growths = c->prev_foot >> GROWTHS_SHIFT;
+
+    return growths < GROWTHS_MOST ? growths : GROWTHS_MOST;
+}
+
+/* A run for a block that has grown so often. */
+static bool take(struct arena_call *call, size_t bytes, size_t growths)
+{
+    struct arena *a = call->arena;
+    const struct arena_source *source = call->source;
+
+    if (arena_over_limit(a, bytes))
+        return false;
+    return (growths >= GROWTHS_ROOMY && a->growth_most != 0 &&
+            source->take_with_room(source, a, RUN_LARGE, bytes, bytes)) ||
+           source->take(source, a, RUN_LARGE, bytes);
 }
 
 static void count_large(struct arena_call *call, size_t bytes, size_t blocks)
@@ -45,7 +70,7 @@ NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need
     size_t size = large_size(call->large_alignment != 0 ? call->large_need : need);
     size_t bytes = bits_round_up(size + (alignment > CHUNK_ALIGN ? alignment : 0), source->unit);
 
-    if (bytes < size || arena_over_limit(a, bytes) || !source->take(source, a, RUN_LARGE, bytes))
+    if (bytes < size || !take(call, bytes, call->growths))
         return NULL;
 
     struct chunk *c = place(a->pending, alignment);
@@ -62,7 +87,8 @@ NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need
      * word. */
     journal_store(arena_journal(call), (size_t *)(void *)keep.start,
                   (size_t)((char *)c - keep.start));
-    journal_store(arena_journal(call), &c->prev_foot, (size_t)((char *)c - keep.start));
+    journal_store(arena_journal(call), &c->prev_foot,
+                  (size_t)((char *)c - keep.start) | call->growths << GROWTHS_SHIFT);
     journal_store(arena_journal(call), &c->head, (size_t)(end - (char *)c));
     journal_store(arena_journal(call), &a->pending.bytes, 0);
     count_large(call, keep.bytes, 1);
@@ -94,6 +120,7 @@ static struct chunk *grow_in_place(struct arena_call *call, struct chunk *c, siz
     struct arena *a = call->arena;
     const struct arena_source *source = call->source;
 
+    call->growths = growths_of(c) + 1;
     if (arena_over_limit(a, more) ||
         !source->extend(source, a, RUN_LARGE_TAIL, chunk_next(c), more))
         return NULL;
@@ -101,6 +128,10 @@ static struct chunk *grow_in_place(struct arena_call *call, struct chunk *c, siz
         source->give(source, a, (struct run){0});
         return NULL;
     }
+    if (call->growths <= GROWTHS_MOST)
+        journal_store(arena_journal(call), &c->prev_foot,
+                      c->prev_foot + ((size_t)1 << GROWTHS_SHIFT));
+    call->growths = 0;
     journal_store(arena_journal(call), &c->head, c->head + more);
     journal_store(arena_journal(call), &a->pending.bytes, 0);
     count_large(call, more, 0);

@@ -3,6 +3,8 @@
 
 #include "arena/arena_internal.h"
 
+enum { ROOMY_MOST = 4 }; /* how many times as much room as is needed is looked for, at most */
+
 bool arena_bin(struct arena_call *call, struct chunk *c, size_t size)
 {
     return bins_insert(&call->arena->bins, arena_journal(call), c, size, &call->fault);
@@ -99,8 +101,8 @@ static struct chunk *from_bins_small(struct arena_call *call, size_t need)
     return c == NULL ? NULL : split_to_victim(call, c, need);
 }
 
-/* Best fit from the trees, where it fits better than the victim; the rest goes to a bin. */
-static struct chunk *from_bins_large(struct arena_call *call, size_t need)
+/* Best fit from the trees, where it fits better than the victim. */
+static struct chunk *best_fit(struct arena_call *call, size_t need)
 {
     struct arena *a = call->arena;
 
@@ -109,15 +111,26 @@ static struct chunk *from_bins_large(struct arena_call *call, size_t need)
 
     struct chunk *c = bins_best_fit(&a->bins, need, &call->fault);
     /* A victim that is too small wraps to a huge surplus, and never wins. */
-    if (c == NULL || chunk_size(c) - need >= a->dv_size - need)
-        return NULL;
+    return c != NULL && chunk_size(c) - need < a->dv_size - need ? c : NULL;
+}
 
+/* From a chunk in a tree; the rest goes to a bin. */
+static struct chunk *cut_binned(struct arena_call *call, struct chunk *c, size_t need)
+{
     size_t size = chunk_size(c), rest_size;
     struct chunk *rest;
+
     if (!arena_fill_holes(call, c, size, need) || !unbin(call, c, size))
         return NULL;
     split(call, c, size, need, &rest, &rest_size);
     return rest_size == 0 || arena_bin(call, rest, rest_size) ? c : NULL;
+}
+
+static struct chunk *from_bins_large(struct arena_call *call, size_t need)
+{
+    struct chunk *c = best_fit(call, need);
+
+    return c == NULL ? NULL : cut_binned(call, c, need);
 }
 
 static struct chunk *from_victim(struct arena_call *call, size_t need)
@@ -174,7 +187,30 @@ struct chunk *arena_allocate(struct arena_call *call, size_t need)
     return c;
 }
 
-struct chunk *arena_exact(struct arena_call *call, size_t size)
+struct chunk *arena_find(struct arena_call *call, size_t need)
+{
+    struct arena *a = call->arena;
+    struct chunk *c = best_fit(call, need);
+
+    if (c != NULL || arena_faulted(call))
+        return c;
+    if (need <= a->dv_size)
+        return a->dv;
+    return need < a->top_size ? a->top : NULL;
+}
+
+struct chunk *arena_cut(struct arena_call *call, struct chunk *c, size_t need)
+{
+    if (c == call->arena->top)
+        c = arena_cut_top(call, need);
+    else
+        c = c == call->arena->dv ? from_victim(call, need) : cut_binned(call, c, need);
+    if (c != NULL)
+        arena_count_used(call, 1);
+    return c;
+}
+
+struct chunk *arena_exact(struct arena_call *call, size_t size, size_t alignment)
 {
     struct arena *a = call->arena;
     struct chunk *c = NULL;
@@ -185,11 +221,22 @@ struct chunk *arena_exact(struct arena_call *call, size_t size)
     } else if (a->bins.tree_map != 0) {
         c = bins_best_fit(&a->bins, size, &call->fault);
     }
-    if (c == NULL || chunk_size(c) != size || !arena_fill_holes(call, c, size, size) ||
-        !unbin(call, c, size))
+    if (c == NULL || chunk_size(c) != size ||
+        ((uintptr_t)chunk_payload(c) & (alignment - 1)) != 0 ||
+        !arena_fill_holes(call, c, size, size) || !unbin(call, c, size))
         return NULL;
     arena_count_used(call, 1);
     return use_whole(call, c, size);
+}
+
+/* For what has grown and will grow again: where it can do so where it is, if there is such a place. */
+static struct chunk *allocate_roomy(struct arena_call *call, size_t need)
+{
+    struct chunk *c = NULL;
+
+    for (size_t times = ROOMY_MOST; times > 1 && c == NULL && !arena_faulted(call); times /= 2)
+        c = arena_find(call, times * need);
+    return c != NULL ? arena_cut(call, c, need) : NULL;
 }
 
 void *arena_malloc(struct arena_call *call, size_t bytes)
@@ -197,7 +244,13 @@ void *arena_malloc(struct arena_call *call, size_t bytes)
     if (unlikely(bytes >= REQUEST_LIMIT || call->arena->damaged))
         return NULL;
 
-    struct chunk *c = arena_allocate(call, chunk_size_for(bytes));
+    size_t need = chunk_size_for(bytes);
+    struct chunk *c = NULL;
+
+    if (call->growths != 0 && call->arena->growth_most != 0 && need < ARENA_LARGE_THRESHOLD)
+        c = allocate_roomy(call, need);
+    if (c == NULL && !arena_faulted(call))
+        c = arena_allocate(call, need);
     return arena_finish(call) && c != NULL ? chunk_payload(c) : NULL;
 }
 

@@ -1,8 +1,11 @@
-/* memalign.c - blocks at multiples of more than 16: more is allocated, lead and rest are freed. */
+/* memalign.c - blocks at multiples of more than 16: more is allocated, lead and rest are freed.
+ *
+ * The block's header says that it is one (CHUNK_ALIGNED): when it is freed, lead and block are to be one
+ * free chunk again. A large one needs no such mark.
+ */
 #include "arena/arena_internal.h"
 
-/* The first place in c for an aligned payload whose lead, if there is one, can be a chunk. */
-static struct chunk *aligned_place(struct chunk *c, size_t alignment)
+struct chunk *arena_aligned_place(struct chunk *c, size_t alignment)
 {
     size_t payload = bits_round_up((size_t)(uintptr_t)chunk_payload(c), alignment);
     struct chunk *place = chunk_of_payload((void *)payload);
@@ -18,7 +21,7 @@ static void free_lead(struct arena_call *call, struct chunk *c, struct chunk *pl
     struct journal *j = arena_journal(call);
     size_t lead = (size_t)((char *)place - (char *)c);
 
-    journal_store(j, &place->head, (chunk_size(c) - lead) | PINUSE | CINUSE);
+    journal_store(j, &place->head, (chunk_size(c) - lead) | PINUSE | CINUSE | CHUNK_ALIGNED);
     journal_store(j, &c->head, (c->head & PINUSE) | lead | CINUSE);
     arena_dispose(call, c, lead);
 }
@@ -29,7 +32,7 @@ static void free_rest(struct arena_call *call, struct chunk *c, size_t need)
     struct chunk *rest = chunk_at(c, need);
     size_t rest_size = chunk_size(c) - need;
 
-    journal_store(j, &c->head, (c->head & PINUSE) | need | CINUSE);
+    journal_store(j, &c->head, (c->head & CHUNK_KEPT) | need | CINUSE);
     journal_store(j, &rest->head, rest_size | PINUSE | CINUSE);
     arena_dispose(call, rest, rest_size);
 }
@@ -38,7 +41,7 @@ static void free_rest(struct arena_call *call, struct chunk *c, size_t need)
  * block is merely larger than it will be. */
 static void *align(struct arena_call *call, struct chunk *c, size_t alignment, size_t need)
 {
-    struct chunk *place = aligned_place(c, alignment);
+    struct chunk *place = arena_aligned_place(c, alignment);
 
     if (place != c) {
         free_lead(call, c, place);
@@ -68,6 +71,8 @@ void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes)
     call->large_alignment = alignment;
     call->large_need = need;
     struct chunk *c = arena_allocate(call, more);
+    if (c != NULL && !chunk_is_large(c))
+        journal_store(arena_journal(call), &c->head, c->head | CHUNK_ALIGNED);
     if (!arena_finish(call) || c == NULL)
         return NULL;
     return chunk_is_large(c) ? chunk_payload(c) : align(call, c, alignment, need);

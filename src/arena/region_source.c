@@ -17,6 +17,13 @@ static bool take(const struct arena_source *source, struct arena *arena, enum ru
     return segment_take(segments_of(source), owner_of(arena), kind, bytes, &arena->pending);
 }
 
+static bool take_with_room(const struct arena_source *source, struct arena *arena,
+                           enum run_kind kind, size_t bytes, size_t room)
+{
+    return segment_take_with_room(segments_of(source), owner_of(arena), kind, bytes, room,
+                                  &arena->pending);
+}
+
 static bool extend(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                    void *end, size_t bytes)
 {
@@ -136,8 +143,22 @@ static bool recover(const struct arena_source *source, struct arena *arena)
 void region_source_init(struct region_source *source, struct segments *segments)
 {
     *source = (struct region_source){
-        .source = {GRANULE, take, extend, commit, give, owns, in_segment, is_large_block, may_store,
-                   recover, punch, fill},
+        .source =
+            {
+                .unit = GRANULE,
+                .take = take,
+                .take_with_room = take_with_room,
+                .extend = extend,
+                .commit = commit,
+                .give = give,
+                .owns = owns,
+                .in_segment = in_segment,
+                .is_large_block = is_large_block,
+                .may_store = may_store,
+                .recover = recover,
+                .punch = punch,
+                .fill = fill,
+            },
         .segments = segments,
     };
 }

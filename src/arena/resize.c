@@ -29,7 +29,7 @@ static struct chunk *grow_into_top(struct arena_call *call, struct chunk *c, siz
     if (together <= need || !arena_fill_holes(call, c, together, need))
         return NULL;
     struct chunk *rest = chunk_at(c, need);
-    journal_store(j, &c->head, (c->head & PINUSE) | need | CINUSE);
+    journal_store(j, &c->head, (c->head & CHUNK_KEPT) | need | CINUSE);
     journal_store(j, &a->top, rest);
     journal_store(j, &a->top_size, together - need);
     journal_store(j, &rest->head, a->top_size | PINUSE);
@@ -50,7 +50,7 @@ static struct chunk *grow_into_victim(struct arena_call *call, struct chunk *c, 
         return c;
     }
     struct chunk *rest = chunk_at(c, need);
-    journal_store(j, &c->head, (c->head & PINUSE) | need | CINUSE);
+    journal_store(j, &c->head, (c->head & CHUNK_KEPT) | need | CINUSE);
     chunk_set_free(j, rest, together - need);
     arena_set_victim(call, rest, together - need);
     return c;

@@ -6,8 +6,8 @@
  *                 | prev_foot: size of the chunk   |  valid only while that one is free; else the
  *                 | before                         |  last word of its payload
  *                 +--------------------------+-+-+-+
- *                 | head: size of this chunk |0|C|P|  P: the chunk before is in use; C: this one
- *     payload ->  +--------------------------+-+-+-+
+ *                 | head: size of this chunk |A|C|P|  P: the chunk before is in use; C: this one
+ *     payload ->  +--------------------------+-+-+-+  A: in use, and aligned by request
  *                 | fd, bk                         |  free chunks: neighbours in a list or ring
  *                 | child[2], parent               |  free chunks of 256 bytes and more: the tree
  *                 | ...                            |
@@ -17,6 +17,8 @@
  * A free chunk has P set (two free neighbours are always merged), its size again in the next
  * chunk's prev_foot, and P clear in the next chunk. Both flags clear: a large block, alone in its
  * run of granules. A fence, W | 3, stands for the end of a segment. Overhead of a chunk in use: W.
+ * A chunk with A set is never cached: its free goes straight to the arena, where the chunk joins the
+ * lead that its alignment took. In the cache it would keep that lead from ever being used again.
  * Addresses and sizes are multiples of CHUNK_ALIGN.
  */
 #ifndef DVSM_BINS_CHUNK_H
@@ -39,6 +41,7 @@ struct MAY_ALIAS chunk {
 
 #define PINUSE ((size_t)1)
 #define CINUSE ((size_t)2)
+#define CHUNK_ALIGNED ((size_t)4)
 #define HEAD_FLAGS ((size_t)7)
 
 #define CHUNK_ALIGN (2 * WORD)
@@ -63,6 +66,17 @@ static inline bool chunk_prev_in_use(const struct chunk *c)
 static inline bool chunk_marked_in_use(const struct chunk *c)
 {
     return (c->head & CINUSE) != 0;
+}
+
+static inline bool chunk_is_marked_aligned(const struct chunk *c)
+{
+    return (c->head & CHUNK_ALIGNED) != 0;
+}
+
+/* Whether the low bits of a head are those of a chunk in use, in a segment. */
+static inline bool chunk_flags_in_use(size_t head)
+{
+    return (head & (CHUNK_ALIGN - 1) & ~(PINUSE | CHUNK_ALIGNED)) == CINUSE;
 }
 
 static inline bool chunk_is_large(const struct chunk *c)

@@ -67,6 +67,7 @@ struct depot {
     struct run pending;        /* a granule on its way between the map and the cache */
     size_t demand;             /* how often it was filled: decides how many blocks come at once */
     unsigned char last_trade[DEPOT_SHELVES]; /* enum trade: a hint */
+    size_t alignment; /* of the blocks in the runs that arenas cut for it; 0: any. A hint */
     size_t foreign; /* so many times more others' stock comes before the arena: a hint */
     size_t damaged; /* 1: set aside, see below */
     struct short_journal log;
@@ -134,6 +135,10 @@ void cache_extend_view(struct cache *cache);
 void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault);
 bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault);
 bool cache_holds(struct cache *cache, const void *block);
+
+/* From now on blocks that arenas cut for the class are aligned so, a power of two of which its size is a
+ * multiple: somebody asks for such blocks. Those that are cached already may not be. */
+void cache_align(struct cache *cache, unsigned class, size_t alignment);
 
 /* Before an arena grows: returns some of what the depots hold, if it is worth while. Whether. */
 bool cache_reduce_before_growth(struct cache *cache, struct fault *fault);

@@ -22,6 +22,21 @@ static size_t blocks_wanted(const struct depot *d, unsigned class)
     return wanted < half ? wanted : half;
 }
 
+void cache_align(struct cache *cache, unsigned class, size_t alignment)
+{
+    struct depot *d = depot_of(cache, class);
+
+    if (word_peek(&d->alignment) < alignment)
+        __atomic_store_n(&d->alignment, alignment, __ATOMIC_RELAXED);
+}
+
+static size_t alignment_of(const struct depot *d)
+{
+    size_t alignment = word_peek(&d->alignment);
+
+    return alignment > CHUNK_ALIGN ? alignment : CHUNK_ALIGN;
+}
+
 /* The magazine is empty and in transit. */
 static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine *m,
                             enum fill_from from, bool *short_of_memory, struct fault *fault)
@@ -36,8 +51,8 @@ static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine
         d->arena = hold.slot->arena.id;
         compiler_barrier();
         hold.call.no_growth = from != FILL_GROWING;
-        n = arena_fill(&hold.call, class_size(class) - CHUNK_OVERHEAD, blocks_wanted(d, class),
-                       (void **)m->slot, &d->transit_new);
+        n = arena_fill(&hold.call, class_size(class) - CHUNK_OVERHEAD, alignment_of(d),
+                       blocks_wanted(d, class), (void **)m->slot, &d->transit_new);
         if (hold.call.fault.kind != FAULT_NONE)
             *fault = hold.call.fault;
         *short_of_memory |= n == 0 && hold.call.short_of_memory;

@@ -34,6 +34,13 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
     return heap_serve(heap, &(struct heap_request){.kind = HEAP_MALLOC, .size = size}, function);
 }
 
+void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function)
+{
+    return heap_serve(heap,
+                      &(struct heap_request){.kind = HEAP_MALLOC, .size = size, .growths = growths},
+                      function);
+}
+
 /* ---- the rest of the family ------------------------------------------------------------------ */
 
 /* Zeroed outside the lock: meanwhile others allocate. */
@@ -49,27 +56,98 @@ static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, cons
     return block != NULL ? memset(block, 0, bytes) : NULL;
 }
 
+/* ---- aligned */
+
+/* Alignments up to this one are served from the cache, by the class whose size is the next multiple:
+ * arenas then cut that class's blocks at multiples, and in the long run all that is cached is aligned.
+ * With larger ones too much of a block would remain unused. */
+enum { CACHED_ALIGNMENT_MOST = 128 };
+
+static bool is_multiple(const void *block, size_t alignment)
+{
+    return ((uintptr_t)block & (alignment - 1)) == 0;
+}
+
+/* A block that is not aligned goes back to its arena, not into the lane that it came from: there it
+ * would be found again. */
+static void send_home(void *block, const char *function)
+{
+    struct heap_call call;
+
+    if (heap_enter_owner(&call, block, function))
+        arena_free(&call.hold.call, block);
+    heap_leave(&call);
+}
+
+/* A block with a chunk of `bytes`, from the slow path; NULL: none, or none that is aligned. */
+static NOINLINE void *refill_aligned(struct dvsm_heap *heap, size_t alignment, size_t bytes,
+                                     void *block, const char *function)
+{
+    cache_align(&heap->cache, class_above(bytes), alignment);
+    if (block == NULL)
+        block = heap_malloc(heap, bytes - CHUNK_OVERHEAD, function);
+    if (block == NULL || is_multiple(block, alignment))
+        return block;
+    send_home(block, function);
+    return NULL;
+}
+
+/* What a lane could not do; `block` is what it had, `bytes` the chunk asked of it, or 0. */
+static NOINLINE void *allocate_aligned(struct dvsm_heap *heap, size_t alignment, size_t size,
+                                       size_t bytes, void *block, const char *function)
+{
+    int saved = errno;
+
+    if (bytes != 0 && bytes - CHUNK_OVERHEAD < cache_limit(&heap->cache))
+        block = refill_aligned(heap, alignment, bytes, block, function);
+    if (block == NULL)
+        block = heap_serve(
+            heap,
+            &(struct heap_request){.kind = HEAP_MEMALIGN, .alignment = alignment, .size = size},
+            function);
+    if (block != NULL)
+        errno = saved;
+    return block;
+}
+
+/* The alignment is a power of two. */
+static inline void *allocate_multiple(struct dvsm_heap *heap, size_t alignment, size_t size,
+                                      const char *function)
+{
+    void *block = NULL;
+    size_t bytes = 0;
+
+    if (alignment <= CHUNK_ALIGN)
+        return heap_malloc_of(heap, size, function);
+    if (alignment <= CACHED_ALIGNMENT_MOST && size < CLASS_MOST) {
+        bytes = bits_round_up(chunk_size_for(size), alignment);
+        block = heap_malloc_fast(&heap->cache.view, bytes - CHUNK_OVERHEAD);
+    }
+    if (likely(block != NULL) && likely(is_multiple(block, alignment)))
+        return block;
+    return allocate_aligned(heap, alignment, size, bytes, block, function);
+}
+
 /* Any alignment: rounded up to a power of two. */
 static void *heap_memalign(struct dvsm_heap *heap, size_t alignment, size_t size,
                            const char *function)
 {
     if (heap == NULL)
         return NULL;
-    if (bits_power_of_two_above(alignment) == 0)
+    alignment = bits_power_of_two_above(alignment);
+    if (alignment == 0)
         return fail(EINVAL);
-    if (alignment <= CHUNK_ALIGN)
-        return heap_malloc_of(heap, size, function);
-    return heap_serve(
-        heap, &(struct heap_request){.kind = HEAP_MEMALIGN, .alignment = alignment, .size = size},
-        function);
+    return allocate_multiple(heap, alignment, size, function);
 }
 
-static void *heap_aligned_alloc(struct dvsm_heap *heap, size_t alignment, size_t size,
-                                const char *function)
+static inline void *heap_aligned_alloc(struct dvsm_heap *heap, size_t alignment, size_t size,
+                                       const char *function)
 {
-    if (heap != NULL && !bits_is_power_of_two(alignment))
+    if (heap == NULL)
+        return NULL;
+    if (!bits_is_power_of_two(alignment))
         return fail(EINVAL);
-    return heap_memalign(heap, alignment, size, function);
+    return allocate_multiple(heap, alignment, size, function);
 }
 
 /* Returns the error where the others set errno. `heap` may be NULL: errno says why. */

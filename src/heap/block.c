@@ -36,8 +36,8 @@ enum block_state heap_look(struct dvsm_heap *heap, const void *block)
     size_t head = head_of(c), size = head & ~HEAD_FLAGS;
     const struct chunk *next = chunk_at(c, size);
 
-    if ((head & (CHUNK_ALIGN - 1) & ~PINUSE) != CINUSE || size < CHUNK_MIN || next < c ||
-        !in_segment(heap, next) || (head_of(next) & PINUSE) == 0)
+    if (!chunk_flags_in_use(head) || size < CHUNK_MIN || next < c || !in_segment(heap, next) ||
+        (head_of(next) & PINUSE) == 0)
         return BLOCK_OTHER;
     if (unlikely(word_peek(&heap->region->arenas.damaged) != 0) && is_set_aside(heap, block))
         return BLOCK_OTHER;

@@ -179,6 +179,12 @@ static inline size_t heap_chunk_size(const void *block)
     return word_peek(&chunk_of_payload(block)->head) & ~HEAD_FLAGS;
 }
 
+/* Whether it was aligned by request, and so goes back to its arena. */
+static inline bool heap_is_aligned(const void *block)
+{
+    return (word_peek(&chunk_of_payload(block)->head) & CHUNK_ALIGNED) != 0;
+}
+
 /* Whether the chunk behind it is in use, at this instant. */
 static inline bool heap_next_in_use(const void *block, size_t size)
 {
@@ -191,6 +197,7 @@ static inline bool heap_next_in_use(const void *block, size_t size)
 struct heap_request {
     enum { HEAP_MALLOC, HEAP_MEMALIGN, HEAP_CALLOCS, HEAP_COMALLOCS } kind;
     size_t count, size, alignment;
+    size_t growths; /* of the block that a HEAP_MALLOC is to replace: see struct arena_call */
     const size_t *sizes;
     void **array;
 };
@@ -203,5 +210,8 @@ void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const cha
 /* `heap` NULL: returns NULL, errno is already set. */
 void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function);
 void heap_free(void *block, const char *function);
+
+/* A block from an arena, for one that has grown so often (struct arena_call) and is to be replaced. */
+void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function);
 
 #endif

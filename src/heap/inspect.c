@@ -46,13 +46,13 @@ static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
     walk->visit(&chunk, walk->context);
 }
 
-/* The header of a large block: the word at its run's start says where. NULL: damaged. */
+/* The header of a large block: the low bits of the word at its run's start say where. NULL: damaged. */
 static const struct chunk *large_chunk(struct run run)
 {
-    size_t lead = *(const word *)(const void *)run.start;
+    size_t lead = *(const word *)(const void *)run.start & (GRANULE - 1);
     const struct chunk *c = chunk_at(run.start, lead);
 
-    if (lead >= GRANULE || !chunk_is_aligned(c) || !chunk_is_large(c) ||
+    if (!chunk_is_aligned(c) || !chunk_is_large(c) ||
         (const char *)chunk_next(c) != run.start + run.bytes)
         return NULL;
     return c;

@@ -5,7 +5,8 @@
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-/* Into the cache, if it is one for the cache. False: it is its arena's to take. */
+/* Into the cache, if it is one for the cache. False: it is its arena's to take, as a block is that
+ * was aligned by request. */
 static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *function)
 {
     struct fault fault = {0};
@@ -20,6 +21,8 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
     default:
         return false;
     }
+    if (heap_is_aligned(block))
+        return false;
     bool taken = heap_free_fast(&heap->cache.view, block) ||
                  heap_free_locked(&heap->cache.locked, block) ||
                  cache_free(&heap->cache, class_below(heap_chunk_size(block)), block, &fault);

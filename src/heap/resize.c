@@ -5,8 +5,10 @@
 #include "heap/fast.h"
 
 enum {
-    COPY_MOST = 2 << 10,    /* bytes of a chunk that is copied rather than grown where it is */
-    SURPLUS_PART = 8,       /* what could be copied keeps up to this part unused, and CHUNK_MIN */
+    COPY_MOST = 2 << 10, /* bytes of a chunk that is copied rather than grown where it is */
+    SURPLUS_PART = 8,    /* what could be copied keeps up to this part unused, and CHUNK_MIN */
+    ROOMY_LEAST =
+        8 << 10, /* bytes: from here on a block that grows moves to where it can grow on */
     AT_TOP_LEAST = GRANULE, /* from here on an arena grows behind a block: its least step */
 };
 
@@ -43,7 +45,7 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
     if (unlikely(have < CHUNK_MIN))
         return NULL;
     enum advice advice = advise(block, have, chunk_size_for(size), word_peek(&view->coarse_limit));
-    if (advice != MOVE)
+    if (advice != MOVE || (size >= ROOMY_LEAST && size > have))
         return advice == STAY ? block : NULL;
     void *copy = heap_malloc_fast(view, size);
     if (copy == NULL)
@@ -64,6 +66,7 @@ struct resized {
     struct dvsm_heap *home; /* NULL: a fault, reported */
     void *block;            /* NULL: it could not be resized where it is */
     size_t usable;          /* then: bytes to be copied at most */
+    size_t growths;         /* then: how often the block has grown, 0 if it is no large one */
 };
 
 /* Whether a look without the arena is enough: the block is in the cache, which is reported; it has room
@@ -122,8 +125,10 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
         result.home = heap;
         if (stays)
             result.block = resize_chunk(arena, block, size, attempt);
-        if (result.block == NULL && arena->fault.kind == FAULT_NONE)
+        if (result.block == NULL && arena->fault.kind == FAULT_NONE) {
             result.usable = arena_usable(arena, block);
+            result.growths = arena->growths;
+        }
     }
     if (!heap_leave(&call))
         result = (struct resized){0};
@@ -151,7 +156,11 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
 
     if (result.home == NULL || result.block != NULL)
         return result.block;
-    void *copy = heap_malloc_of(wanted != NULL ? wanted : result.home, size, function);
+    struct dvsm_heap *heap = wanted != NULL ? wanted : result.home;
+    if (result.growths == 0 && size >= ROOMY_LEAST && size > result.usable)
+        result.growths = 1;
+    void *copy = result.growths != 0 ? heap_malloc_grown(heap, size, result.growths, function)
+                                     : heap_malloc_of(heap, size, function);
     if (copy == NULL)
         return errno == ENOMEM ? resize_or_fail(wanted, block, size, AFTER_COPY, function) : NULL;
     memcpy(copy, block, size < result.usable ? size : result.usable);

@@ -24,6 +24,7 @@ static void *serve(struct arena_call *call, const struct heap_request *r)
     case HEAP_COMALLOCS:
         return arena_independent_comalloc(call, r->count, r->sizes, r->array);
     default:
+        call->growths = r->growths;
         return arena_malloc(call, r->size);
     }
 }

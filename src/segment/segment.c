@@ -35,17 +35,23 @@ static void mark_inner(struct segment_map *map, size_t granule)
 
 /* ---- taking ---------------------------------------------------------------------------------- */
 
-/* Takes the run out of the free run that begins with it. */
-static void cut_from_free(struct segment_map *map, struct granule_run run, word flags,
+/* Takes the run out of the free run that begins at `first`, or out of what lies beyond `used`. What is
+ * left before and behind it are free runs. */
+static void cut_from_free(struct segment_map *map, size_t first, struct granule_run run, word flags,
                           segment_owner_id owner)
 {
-    size_t length = granule_value(granule_load(map, run.first));
-    struct granule_run rest = {run_end(run), length - run.count};
+    struct granule_run lead = {first, run.first - first}, rest = {run_end(run), 0};
 
+    if (first < map->used)
+        rest.count = first + granule_value(granule_load(map, first)) - rest.first;
+    else
+        journal_store(&map->journal, &map->used, rest.first);
     mark_taken(map, run, flags, owner);
+    if (lead.count > 0)
+        mark_free(map, lead);
     if (rest.count > 0)
         mark_free(map, rest);
-    segment_index_update(map, run.first);
+    segment_index_update(map, first);
     if (rest.count > 0)
         segment_index_update(map, rest.first);
 }
@@ -81,8 +87,9 @@ static bool make_room(struct segments *s, struct granule_run run, size_t had_mem
            segment_release_retained(s, segment_excess(map, more, 0), run);
 }
 
-static bool take_run(struct segments *s, struct granule_run run, segment_owner_id owner,
-                     enum run_kind kind, struct run *pending)
+/* `first`: where the free run begins, of which the run is a part. */
+static bool take_run(struct segments *s, size_t first, struct granule_run run,
+                     segment_owner_id owner, enum run_kind kind, struct run *pending)
 {
     struct segment_map *map = s->map;
     struct journal *j = &map->journal;
@@ -93,12 +100,7 @@ static bool take_run(struct segments *s, struct granule_run run, segment_owner_i
         return false;
     segment_note(&map->rewriting, run);
     segment_rewrite_inner(map, run, granule_word(flags, owner));
-    if (run.first < map->used) {
-        cut_from_free(map, run, flags, owner);
-    } else {
-        mark_taken(map, run, flags, owner);
-        journal_store(j, &map->used, run_end(run));
-    }
+    cut_from_free(map, first, run, flags, owner);
     count_taken(map, run, had_memory);
     if (PLANTED(4))
         journal_commit(j);
@@ -118,19 +120,39 @@ static size_t find_lowest(const struct segment_map *map, size_t n)
     return n <= map->granules - map->used ? map->used : NO_GRANULE;
 }
 
+/* The same for n granules with room for more behind them and, where a large block is before them, for that
+ * one: it may have been put there for its room. *start: where the n begin. */
+static size_t find_roomy(const struct segment_map *map, size_t n, size_t room, size_t *start)
+{
+    size_t first = room == 0 ? NO_GRANULE : find_lowest(map, n + 2 * room);
+
+    if (first == NO_GRANULE)
+        return *start = find_lowest(map, n + room);
+    *start = first;
+    if (first > 0 && (granule_load(map, first - 1) & LARGE) != 0)
+        *start += room;
+    return first;
+}
+
 bool segment_take(struct segments *s, segment_owner_id owner, enum run_kind kind, size_t bytes,
                   struct run *pending)
 {
-    assert(owner > 0 && owner <= SEGMENT_OWNER_MOST && bytes % GRANULE == 0);
-    if (bytes == 0 || !segment_enter(s, "segment_take"))
+    return segment_take_with_room(s, owner, kind, bytes, 0, pending);
+}
+
+bool segment_take_with_room(struct segments *s, segment_owner_id owner, enum run_kind kind,
+                            size_t bytes, size_t room, struct run *pending)
+{
+    assert(owner > 0 && owner <= SEGMENT_OWNER_MOST);
+    assert(bytes % GRANULE == 0 && room % GRANULE == 0);
+    if (bytes == 0 || bytes + room < bytes || !segment_enter(s, "segment_take"))
         return false;
     assert(pending->bytes == 0);
 
     struct granule_run run = {.count = bytes >> GRANULE_SHIFT};
 
-    run.first = find_lowest(s->map, run.count);
-
-    bool taken = run.first != NO_GRANULE && take_run(s, run, owner, kind, pending);
+    size_t first = find_roomy(s->map, run.count, room >> GRANULE_SHIFT, &run.first);
+    bool taken = first != NO_GRANULE && take_run(s, first, run, owner, kind, pending);
 
     segment_leave(s);
     return taken;
@@ -160,7 +182,7 @@ bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind k
         return false;
     assert(pending->bytes == 0);
 
-    bool taken = begins_free(s->map, run) && take_run(s, run, owner, kind, pending);
+    bool taken = begins_free(s->map, run) && take_run(s, run.first, run, owner, kind, pending);
 
     segment_leave(s);
     return taken;

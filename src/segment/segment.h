@@ -94,6 +94,12 @@ int segment_init(void *place, void *base, size_t granules, size_t limit);
 bool segment_take(struct segments *s, segment_owner_id owner, enum run_kind kind, size_t bytes,
                   struct run *pending);
 
+/* The lowest `bytes` behind which there are `room` bytes more, a multiple of GRANULE, too; these stay free,
+ * for a later segment_take_at(), as far as nobody takes them. As much is left to a large block just
+ * before them, if there is one. */
+bool segment_take_with_room(struct segments *s, segment_owner_id owner, enum run_kind kind,
+                            size_t bytes, size_t room, struct run *pending);
+
 /* Just the `bytes` that begin at `start`, where a taken run ends. False also where that is not
  * free. */
 bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind kind, void *start,

@@ -350,6 +350,20 @@ static void act_large(void)
     call_free(own_slot(40));
 }
 
+/* Each is in the other's way until they have moved to where there is room behind them. */
+static void act_grow_by_turns(void)
+{
+    for (size_t size = 2 * LARGE_SIZE; size < 5 * LARGE_SIZE; size += LARGE_SIZE / 2)
+        for (size_t i = 40; i < 42; i++) {
+            if (size == 2 * LARGE_SIZE)
+                hold(i, 1, size);
+            else
+                call_resize(own_slot(i), size, false);
+        }
+    call_free(own_slot(0));
+    drop(40, 2, 1);
+}
+
 static void act_resize(void)
 {
     call_resize(own_slot(31), 9000, false);
@@ -371,6 +385,28 @@ static void act_aligned(void)
     call_allocate(own_slot(42), 70, BY_MEMALIGN);
     call_allocate(own_slot(43), 30, BY_STRDUP);
     drop(40, 4, 1);
+}
+
+/* Lanes and their depots have blocks of the class that are not aligned. */
+static void prepare_unaligned(void)
+{
+    prepare_holes();
+    hold(40, 6, 110);
+    drop(40, 6, 1);
+}
+
+/* From lanes, with blocks that go back to the arena first; from runs cut for that, behind a lead; from an
+ * arena that grows for them. */
+static void act_aligned_cached(void)
+{
+    call_aligned(own_slot(40), 64, 110);
+    call_aligned(own_slot(41), 64, 110);
+    call_aligned(own_slot(42), 32, 1100);
+    call_aligned(own_slot(43), 4096, 50);
+    call_resize(own_slot(43), 120, false);
+    hold(44, 2, 30000);
+    call_aligned(own_slot(46), 128, 28000);
+    drop(40, 7, 1);
 }
 
 static void act_close_segment(void)
@@ -802,10 +838,12 @@ const struct scenario scenarios[] = {
     {"unused-segment", ONE_ARENA, prepare_two_segments, act_unused_segment},
     {"large", UNCACHED, prepare_large, act_large},
     {"large-cached", .prepare = prepare_large, .act = act_large},
+    {"grow-by-turns", .prepare = prepare_large, .act = act_grow_by_turns},
     {"resize", UNCACHED, prepare_holes, act_resize},
     {"resize-cached", .prepare = prepare_holes, .act = act_resize},
     {"resize-at-top", UNCACHED, prepare_few, act_resize_at_top},
     {"aligned", UNCACHED, prepare_holes, act_aligned},
+    {"aligned-cached", .prepare = prepare_unaligned, .act = act_aligned_cached},
     {"batch", UNCACHED, prepare_holes, act_batch},
     {"batch-cached", .prepare = prepare_holes, .act = act_batch},
     {"new-segment", UNCACHED, prepare_threshold, act_close_segment},

@@ -117,6 +117,18 @@ static void model_release(struct model *m, size_t count, size_t but, size_t but_
     }
 }
 
+/* Where a run with room behind it goes, and behind a large block that is before it. */
+static size_t lowest_roomy(const struct model *m, size_t n, size_t room)
+{
+    size_t first = room > 0 ? lowest_free(m, n + 2 * room) : NO_GRANULE;
+
+    if (first == NO_GRANULE)
+        return lowest_free(m, n + room);
+    if (first > 0 && m->granule[first - 1].owner != 0 && m->granule[first - 1].what != SEGMENTS)
+        return first + room;
+    return first;
+}
+
 /* Whether the model can take the run; `release_fails`: the backend's next release. */
 static bool model_take(struct model *m, size_t first, size_t n, segment_owner_id owner,
                        enum run_kind kind, bool release_fails)
@@ -302,7 +314,8 @@ static void take_random(struct model *m, struct random_source *random)
     enum run_kind kind = (enum run_kind)random_below(random, 3);
     segment_owner_id owner = 1 + (segment_owner_id)random_below(random, 3);
     bool lowest = random_once_in(random, 2);
-    size_t first = lowest ? lowest_free(m, n) : random_below(random, m->granules);
+    size_t room = lowest && random_once_in(random, 3) ? random_below(random, 10) : 0;
+    size_t first = lowest ? lowest_roomy(m, n, room) : random_below(random, m->granules);
     bool possible = first != NO_GRANULE && is_free(m, first, n) &&
                     (first == 0 || lowest || m->granule[first - 1].owner != 0);
     bool release_fails = random_once_in(random, 10);
@@ -311,7 +324,8 @@ static void take_random(struct model *m, struct random_source *random)
     set_pending(m, 0, 0);
     b->release_plan.at = release_fails ? 1 : 0;
     if (lowest)
-        taken = segment_take(&b->segments, owner, kind, n * GRANULE, pending_of(m));
+        taken = segment_take_with_room(&b->segments, owner, kind, n * GRANULE, room * GRANULE,
+                                       pending_of(m));
     else
         taken = segment_take_at(&b->segments, owner, kind, granule_address(b, first), n * GRANULE,
                                 pending_of(m));

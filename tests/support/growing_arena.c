@@ -27,6 +27,15 @@ static bool take(const struct arena_source *source, struct arena *a, enum run_ki
     return !fails(g, SOURCE_TAKE) && g->region.source.take(&g->region.source, a, kind, bytes);
 }
 
+static bool take_with_room(const struct arena_source *source, struct arena *a, enum run_kind kind,
+                           size_t bytes, size_t room)
+{
+    struct growing_arena *g = whole(source);
+
+    return !fails(g, SOURCE_TAKE) &&
+           g->region.source.take_with_room(&g->region.source, a, kind, bytes, room);
+}
+
 static bool extend(const struct arena_source *source, struct arena *a, enum run_kind kind,
                    void *end, size_t bytes)
 {
@@ -137,6 +146,7 @@ struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend
     g->source = (struct arena_source){
         .unit = GRANULE,
         .take = take,
+        .take_with_room = take_with_room,
         .extend = extend,
         .commit = commit,
         .give = give,
