@@ -10,6 +10,7 @@
 #define _FILE_OFFSET_BITS 64
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -188,9 +189,10 @@ static int find_again(const dvsm_mapping *mapping, int stale)
 
 int shm_check_length(size_t length)
 {
+    const uintmax_t most = INT64_MAX; /* of an off_t; a size_t of 32 bits is always less */
     struct rlimit limit;
 
-    if ((off_t)length < 0)
+    if ((uintmax_t)length > most)
         return ENOMEM;
     return getrlimit(RLIMIT_FSIZE, &limit) == 0 && length > limit.rlim_cur ? EFBIG : 0;
 }

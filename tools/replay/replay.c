@@ -62,7 +62,7 @@ static void start_segments(struct replay *replay)
         segment_init(place, first, granules, SIZE_MAX) != 0)
         cannot("dvsm-replay: the granule map");
     replay->segments = (struct segments){(struct segment_map *)(void *)place, &dvsm_backend_anon,
-                                         &replay->granules};
+                                         &replay->granules, NULL};
     region_source_init(&replay->source, &replay->segments);
     replay->arena = map(sizeof(struct arena));
     arena_init(replay->arena, ARENA_ID);
