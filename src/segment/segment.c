@@ -293,7 +293,7 @@ static void leave_retaining(struct segments *s)
 
     segment_leave(s);
     if (more)
-        segment_release(s, keep << GRANULE_SHIFT);
+        segment_release_to(s, keep, EXCESS_MOST);
 }
 
 void segment_give(struct segments *s, struct run *pending, struct run keep)
