@@ -3,13 +3,15 @@
  * A backend reserves one contiguous range of addresses that every process forked later shares, puts
  * memory behind parts of it, takes memory away again, and unmaps the whole. The library never
  * touches a page before commit() has succeeded for it, nor after release(); NB below. Ranges handed
- * to commit() and release() are multiples of the system's page size and lie inside the mapping.
+ * to commit() and release() are whole pages of the system's size, single ones too, and lie inside the
+ * mapping.
  *
  * NB: this holds as long as the program overwrites nothing of what the library keeps beside blocks
  * and in freed ones. It holds further for sizes and links of free memory in dvsm_check(), and for
  * an overwritten size of a block, which is followed only into committed memory. Except that
  * dvsm_free(), for the default heap, looks up to 32 KiB behind a block where its size says so, and
- * at the first two words of a block that a wrong pointer says begins just behind a segment.
+ * at the first two words of a block that a wrong pointer says begins just behind a segment, or in
+ * free memory, some pages of which may have been released by a trim.
  *
  * It does not hold elsewhere: calls that allocate, resize, trim, or join a freed block with what is
  * free beside it, or said to be, follow such sizes and links, and calls that look through a whole
@@ -61,7 +63,7 @@ typedef struct dvsm_backend {
                   size_t bytes);
 
     /* Takes the memory away, for all processes at once; the range reads as zeros when committed
-     * again. */
+     * again. Parts of a range may have none any more. */
     int (*release)(const struct dvsm_backend *self, const dvsm_mapping *mapping, void *start,
                    size_t bytes);
 

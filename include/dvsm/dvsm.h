@@ -131,15 +131,21 @@ size_t dvsm_malloc_usable_size(void *block);
 /* ---- Tuning and looking at the default heap ---------------------------------------------- */
 
 /* Gives memory back to the system, for all processes, but for `pad` bytes that stay ready for later
- * use. Returns 1 if any was given back, else 0. */
+ * use: what is cached, unused segments, and the whole pages inside free chunks; they come back one by
+ * one when they are used again. Returns 1 if any was given back, else 0. Takes time in proportion to
+ * the free chunks of a page and more and to the memory given back (some 0.1 ms for each MiB); others
+ * wait for an arena while it is being trimmed. */
 int dvsm_malloc_trim(size_t pad);
 
-/* Sets a parameter of every arena of the default heap. Returns 1, or 0 if `parameter` is unknown or
- * `value` refused. A threshold of -1 means: never. The granularity must be a power of two of at
- * least a page; less than 64 KiB counts as 64 KiB. */
+/* Sets a parameter of every arena of the default heap, or of the heap. Returns 1, or 0 if `parameter` is
+ * unknown or `value` refused. A threshold of -1 means: never. The granularity must be a power of two of
+ * at least a page; less than 64 KiB counts as 64 KiB. What is retained of unused memory is, unless it
+ * is set, the largest of 16 MiB, a quarter of the limit where there is one, and half of what is in use;
+ * -1: all of it. */
 #define DVSM_M_TRIM_THRESHOLD (-1) /* bytes unused at the top that lead to a trim; 2 MiB */
 #define DVSM_M_GRANULARITY (-2)    /* arenas grow by multiples of it: see below */
 #define DVSM_M_MMAP_THRESHOLD (-3) /* a request from this size on may be a large block; 256 KiB */
+#define DVSM_M_RETAIN (-4) /* bytes of unused memory that are not given back to the system */
 int dvsm_mallopt(int parameter, int value);
 
 /* The fields of glibc's mallinfo2 with dlmalloc's meanings, summed over the heap's arenas. */
@@ -156,7 +162,7 @@ struct dvsm_mallinfo {
     size_t keepcost; /* bytes at the top, which a trim could give back */
 };
 
-/* Takes time in proportion to the number of chunks, during which the heap's other users wait. */
+/* Takes some microseconds, however many blocks there are: see dvsm_stats(). */
 #if defined __cplusplus && defined __GNUC__
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wshadow" /* the structure's name, by tradition */
@@ -182,7 +188,8 @@ size_t dvsm_malloc_set_footprint_limit(size_t bytes);
 
 /* Calls `handler` for each region of memory of the default heap: blocks in use, with `used_bytes`
  * of them usable, and free chunks, with `used_bytes` 0, of which [start, end) is what the allocator
- * itself does not use. `handler` must not call any function of this library on the same heap. */
+ * itself does not use. `handler` must not call any function of this library on the same heap, nor touch
+ * a free chunk: pages inside may have no memory. Costs what dvsm_walk() does. */
 void dvsm_malloc_inspect_all(void (*handler)(void *start, void *end, size_t used_bytes,
                                              void *context),
                              void *context);
@@ -208,6 +215,8 @@ typedef struct dvsm_options {
     size_t cache_bytes; /* a CPU's cache; 0: default; SIZE_MAX: none */
     unsigned mode;      /* permission bits of a named heap; 0: 0600 */
     unsigned flags;     /* DVSM_HUGE_PAGES, DVSM_EXCLUSIVE */
+    size_t retain;      /* bytes of unused memory that are not given back; 0: as DVSM_M_RETAIN says;
+                           SIZE_MAX: all */
 } dvsm_options;
 
 /* Sets the default heap's options; to be called before anything was allocated from it, before the
@@ -290,7 +299,11 @@ size_t dvsm_heap_set_limit(dvsm_heap *heap, size_t bytes);
 /* Walks everything and verifies every invariant of every module. Returns how many do not hold, with
  * a line on `report` for each of the first hundred, unless it is NULL; 0: the heap is sound. An
  * arena that was set aside counts as one. Other processes and threads may go on working. -1 with
- * errno EINVAL: no heap. */
+ * errno EINVAL: no heap. Takes time in proportion to the number of chunks: some 20 ns each, more where
+ * they are not in the processor's caches. All depots of the cache are locked meanwhile, each arena while
+ * it is looked through, and at the end the granule map for some 10 ns a granule. So others allocate and
+ * free what their CPU's lane has or takes, and from arenas not being looked through; who needs a depot
+ * waits till the end, who needs that arena until it is done. */
 int dvsm_check(dvsm_heap *heap, FILE *report);
 
 /* Repairs at once what dead processes left locked; without it, whoever needs a lock next does. Waits
@@ -298,8 +311,8 @@ int dvsm_check(dvsm_heap *heap, FILE *report);
  * errno EINVAL: no heap. */
 int dvsm_reap(dvsm_heap *heap);
 
-/* Counts of chunks include their headers. Other processes may work meanwhile: each arena is counted
- * at one instant, not the whole heap. */
+/* Counts of chunks include their headers. Other processes may work meanwhile: each arena, and each part
+ * of the cache, is counted at one instant, not the whole heap. */
 typedef struct dvsm_stats_t {
     size_t reserved_bytes;       /* of address space */
     size_t limit_bytes;          /* that may be committed; SIZE_MAX: all */
@@ -316,18 +329,22 @@ typedef struct dvsm_stats_t {
     size_t arenas;               /* made so far */
     size_t arenas_damaged;       /* of them, set aside after a fault */
     size_t recoveries;           /* times that what a dead process left was repaired */
-    size_t cached_bytes;         /* in blocks that were freed and are kept ready */
-    size_t cached_blocks;        /* how many */
+    size_t cached_bytes;  /* in blocks that were freed and are kept ready, each as large as what
+                                    it will be handed out for; a block larger than that by up to an
+                                    eighth counts with the rest of it among used_bytes */
+    size_t cached_blocks; /* how many */
 } dvsm_stats_t;
 
-/* Fills in *stats. 0, or -1 with errno EINVAL. */
+/* Fills in *stats. 0, or -1 with errno EINVAL. Takes some microseconds, however many blocks there are,
+ * and up to half a microsecond for each CPU that the machine can have; no lock is held for longer than
+ * a microsecond. */
 int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats);
 
 typedef enum dvsm_chunk_state {
     DVSM_CHUNK_FREE,
     DVSM_CHUNK_USED,
     DVSM_CHUNK_LARGE,    /* in use, a run of memory of its own */
-    DVSM_CHUNK_OVERHEAD, /* the allocator's own records */
+    DVSM_CHUNK_OVERHEAD, /* the allocator's own records: nobody's to free */
     DVSM_CHUNK_CACHED    /* freed, and kept ready by the cache */
 } dvsm_chunk_state;
 
@@ -344,7 +361,14 @@ typedef void (*dvsm_visit_fn)(const dvsm_chunk *chunk, void *context);
 
 /* Calls `visit` for every chunk of the heap: arena by arena, in each by segment and address, then
  * the large blocks. The arena is locked meanwhile: `visit` must not call any function of this
- * library on the same heap. A heap that is none: no calls, errno EINVAL. */
+ * library on the same heap. A heap that is none: no calls, errno EINVAL.
+ *     Takes time in proportion to the number of chunks, some 10 ns each besides `visit` (more where they
+ * are not in the processor's caches), and to the blocks in the cache: all its depots are locked while
+ * those are listed, which needs memory outside the heap for them, and each arena while its chunks are
+ * visited, and for its large blocks the granule map, too. Others go on meanwhile as far as they need
+ * none of what is locked: allocating goes to another arena, freeing to the cache; who needs the arena
+ * waits until it was walked. Records of the allocator (DVSM_CHUNK_OVERHEAD) are no blocks: to hand one
+ * over is a fault. */
 void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context);
 
 /* ---- Faults ------------------------------------------------------------------------------ */

@@ -190,7 +190,7 @@ static inline size_t arena_fence_bytes(const struct arena_segment *s)
 /* Whether c, in the segment, is one of the fences at its end. */
 static inline bool arena_is_fence(const struct arena_segment *s, const struct chunk *c)
 {
-    return c->head == CHUNK_FENCE &&
+    return (c->head == CHUNK_FENCE || c->head == CHUNK_FIRST_FENCE) &&
            (uintptr_t)s->base + s->size - (uintptr_t)c <= CHUNK_MIN + CHUNK_ALIGN;
 }
 

@@ -10,15 +10,21 @@ struct walk {
     bool dv_seen, top_seen;
 };
 
+/* `told`: whether the flag after it says that c is in use. */
 static void check_next_agrees(struct walk *w, const struct chunk *c, const struct chunk *next,
-                              bool in_use)
+                              bool told)
 {
-    check_that(w->check, chunk_prev_in_use(next) == in_use,
+    check_that(w->check, chunk_prev_in_use(next) == told,
                "arena: chunk %p and the flag after it disagree", (const void *)c);
-    if (!in_use)
+    if (!chunk_marked_in_use(c))
         check_that(w->check, next->prev_foot == chunk_size(c),
                    "arena: free chunk %p of %zu bytes has %zu at its end", (const void *)c,
                    chunk_size(c), next->prev_foot);
+}
+
+static bool is_record(const struct arena_segment *s, const struct chunk *c)
+{
+    return chunk_payload(c) == (const void *)s;
 }
 
 /* One chunk, top apart. `before_free`: the chunk before it is free. False: its size leads
@@ -38,7 +44,7 @@ static bool check_chunk(struct walk *w, const struct arena_segment *s, const str
                "arena: chunk %p: flag of the chunk before is wrong", (const void *)c);
     check_that(w->check, in_use || !before_free, "arena: free chunk %p follows a free one",
                (const void *)c);
-    check_next_agrees(w, c, next, in_use);
+    check_next_agrees(w, c, next, in_use && !is_record(s, c));
     w->used += in_use;
     if (in_use)
         return true;

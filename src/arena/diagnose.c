@@ -53,7 +53,9 @@ void arena_diagnose(struct arena_call *call, const struct chunk *c)
     }
     const struct chunk *at = chunk_around(a, s, c);
     bool leads_on = arena_leads_on(s, at); /* else what follows may not even be memory */
-    if (at == a->top || arena_is_fence(s, at))
+    if (at != a->top && (const void *)s == chunk_payload(at))
+        fault_raise(&call->fault, FAULT_ARGUMENT, "one of the allocator's own records", block);
+    else if (at == a->top || arena_is_fence(s, at))
         fault_raise(&call->fault, FAULT_ARGUMENT, "double free, or never allocated", block);
     else if (leads_on && chunk_is_free(at) && bins_is_sound(&a->bins, at))
         fault_raise(&call->fault, FAULT_ARGUMENT,

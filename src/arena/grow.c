@@ -27,7 +27,8 @@ void arena_count_footprint(struct arena_call *call, size_t bytes)
  * segment. */
 static void set_fences(struct journal *j, struct chunk *c, const char *end)
 {
-    for (; (char *)&c->head < end; c = chunk_at(c, WORD))
+    journal_store(j, &c->head, CHUNK_FIRST_FENCE);
+    while ((char *)&(c = chunk_at(c, WORD))->head < end)
         journal_store(j, &c->head, CHUNK_FENCE);
 }
 

@@ -28,7 +28,7 @@
 
 /* The change that needs most: an arena takes a new segment, the old top goes to a tree, and the new
  * chunk is cut in two (tests/unit/test_arena_growth.c makes it). */
-enum { JOURNAL_CAPACITY = 64, JOURNAL_MOST_SEEN = 38 };
+enum { JOURNAL_CAPACITY = 64, JOURNAL_MOST_SEEN = 43 };
 
 /* A lock of which there are many has a shorter one, and changes that fit: see struct short_journal. */
 enum { JOURNAL_SHORT_CAPACITY = 20, JOURNAL_SHORT_MOST_SEEN = 16 };

@@ -16,7 +16,9 @@
  *
  * A free chunk has P set (two free neighbours are always merged), its size again in the next
  * chunk's prev_foot, and P clear in the next chunk. Both flags clear: a large block, alone in its
- * run of granules. A fence, W | 3, stands for the end of a segment. Overhead of a chunk in use: W.
+ * run of granules. A fence, W | 3, stands for the end of a segment; the first of them, behind the
+ * segment's record, has P clear: so the record, which nobody may free, looks like no block in use, on
+ * the shortest path, too. Overhead of a chunk in use: W.
  * A chunk with A set is never cached: its free goes straight to the arena, where the chunk joins the
  * lead that its alignment took. In the cache it would keep that lead from ever being used again.
  * Addresses and sizes are multiples of CHUNK_ALIGN.
@@ -49,6 +51,7 @@ struct MAY_ALIAS chunk {
 #define CHUNK_HEADER (2 * WORD)
 #define CHUNK_MIN (4 * WORD)
 #define CHUNK_FENCE (WORD | PINUSE | CINUSE)
+#define CHUNK_FIRST_FENCE (WORD | CINUSE)
 
 /* Requests of this size and more are refused. */
 #define REQUEST_LIMIT ((size_t) - (CHUNK_MIN << 2))

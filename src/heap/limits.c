@@ -54,6 +54,14 @@ int dvsm_heap_trim(dvsm_heap *heap, size_t pad)
     return heap_trim(registry_checked(heap), pad, "dvsm_heap_trim");
 }
 
+/* What is retained above it now goes at once. */
+static bool set_retain(struct dvsm_heap *heap, size_t bytes)
+{
+    segment_set_retain(&heap->segments, bytes);
+    segment_release(&heap->segments, bytes);
+    return true;
+}
+
 /* Thresholds take any value, -1 meaning the largest; arenas grow by whole granules. */
 int dvsm_mallopt(int parameter, int value)
 {
@@ -63,6 +71,8 @@ int dvsm_mallopt(int parameter, int value)
 
     if (heap == NULL || value < -1 || (parameter == DVSM_M_GRANULARITY && value < 4096))
         return 0;
+    if (parameter == DVSM_M_RETAIN)
+        return set_retain(heap, wanted);
     if (parameter == DVSM_M_GRANULARITY && bits_is_power_of_two(wanted) && wanted < GRANULE)
         wanted = GRANULE;
     for (size_t i = 0; done && (i == 0 || i < region_arena_count(heap->region)); i++) {

@@ -12,7 +12,7 @@
 
 /* The first version's options; later ones are longer. NB: all of `size` bytes are read: one that no
  * version will ever have is a variable that was not initialised. */
-enum { OPTIONS_LEAST = sizeof(dvsm_options), OPTIONS_MOST = 4096 };
+enum { OPTIONS_LEAST = offsetof(dvsm_options, retain), OPTIONS_MOST = 4096 };
 
 static bool is_size_of_options(size_t size)
 {
@@ -43,7 +43,8 @@ bool options_read(const dvsm_options *options, dvsm_options *out)
         return true;
     if (options->size != 0 && !(is_size_of_options(options->size) && rest_is_zero(options)))
         return false;
-    *out = *options;
+    memcpy(out, options,
+           options->size == 0 || options->size > sizeof *out ? sizeof *out : options->size);
     out->size = sizeof *out;
     if (out->name != NULL && strlen(out->name) >= HEAP_LABEL)
         return false;

@@ -162,6 +162,8 @@ static int make_parts(struct segments *segments, struct region *plan, const stru
     if (error != 0)
         return error;
     segment_count_overhead(segments, first_bytes(plan, places->cached));
+    if (options->retain != 0)
+        segment_set_retain(segments, options->retain);
     error = arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most);
     if (error != 0 || !places->cached)
         return error;

@@ -172,12 +172,14 @@ static struct granule_run highest_retained(const struct segment_map *map, size_t
     return run;
 }
 
-bool segment_release_retained(struct segments *s, size_t count, struct granule_run but)
+/* `most`: in one call. */
+static bool release_retained(struct segments *s, size_t count, size_t most, struct granule_run but)
 {
     size_t end = s->map->retained_end;
 
     while (count > 0) {
-        size_t most = count < SLICE_MOST ? count : SLICE_MOST;
+        if (most > count)
+            most = count;
         struct granule_run slice = highest_retained(s->map, end, most, but);
 
         if (slice.count == 0 || !release_slice(s, slice))
@@ -190,7 +192,17 @@ bool segment_release_retained(struct segments *s, size_t count, struct granule_r
     return true;
 }
 
+bool segment_release_retained(struct segments *s, size_t count, struct granule_run but)
+{
+    return release_retained(s, count, SLICE_MOST, but);
+}
+
 size_t segment_release(struct segments *s, size_t keep)
+{
+    return segment_release_to(s, keep >> GRANULE_SHIFT, SLICE_MOST);
+}
+
+size_t segment_release_to(struct segments *s, size_t keep, size_t slice)
 {
     const struct segment_map *map = s->map;
     const struct granule_run none = {0, 0};
@@ -200,10 +212,9 @@ size_t segment_release(struct segments *s, size_t keep)
     /* A slice a hold: nobody waits for long. */
     while (more && segment_enter(s, "segment_release")) {
         size_t before = map->retained;
-        size_t excess = before > keep >> GRANULE_SHIFT ? before - (keep >> GRANULE_SHIFT) : 0;
+        size_t excess = before > keep ? before - keep : 0;
 
-        more = excess > 0 &&
-               segment_release_retained(s, excess < SLICE_MOST ? excess : SLICE_MOST, none);
+        more = excess > 0 && release_retained(s, excess < slice ? excess : slice, slice, none);
         released += before - map->retained;
         segment_leave(s);
     }

@@ -295,11 +295,12 @@ static struct granule_run shorten(const struct segment_map *map, struct granule_
 static bool must_release(const struct segment_map *map, struct granule_run piece,
                          struct run_memory memory)
 {
-    size_t taken = map->committed - map->retained - piece.count;
+    size_t most = segment_may_retain(map, map->committed - map->retained - piece.count);
+    /* By use it stays, and what lies highest goes in its place: runs are taken from the lowest on. */
+    size_t before = map->retain == RETAIN_BY_USE ? 0 : map->retained;
 
     return memory.unsettled ||
-           (memory.committed > 0 &&
-            (memory.holed || map->retained + memory.committed > segment_may_retain(map, taken)));
+           (memory.committed > 0 && (memory.holed || before + memory.committed > most));
 }
 
 /* What is retained by use is less when less is in use. */
@@ -318,7 +319,7 @@ static void leave_retaining(struct segments *s)
 
     segment_leave(s);
     if (more)
-        segment_release(s, keep << GRANULE_SHIFT);
+        segment_release_to(s, keep, EXCESS_MOST);
 }
 
 void segment_give(struct segments *s, struct run *pending, struct run keep)

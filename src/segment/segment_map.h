@@ -33,6 +33,8 @@ enum {
     LEVELS_MOST = 8,             /* 16^8 granules are more than a word can count */
     READY_AT_FIRST = 512,        /* a page of words, for 32 MiB */
     SLICE_MOST = 32,             /* granules released in one hold of the lock: 2 MiB */
+    EXCESS_MOST =
+        128,        /* the same, by who gave back more than is retained: fewer calls, 8 MiB each */
     HOLED_MOST = 16 /* granules given back in one change where there are holes: it logs each word */
 };
 /* Holes need more bits than the low half of a word of 32 bits has: none there. */
@@ -201,6 +203,8 @@ struct run_memory segment_memory(const struct segment_map *map, struct granule_r
 void segment_release_taken(struct segments *s, struct granule_run run);
 /* Releases that many retained granules outside `but`; false where the backend fails. */
 bool segment_release_retained(struct segments *s, size_t count, struct granule_run but);
+/* The same down to `keep` granules, at most `slice` in one hold of the lock, which it takes; bytes. */
+size_t segment_release_to(struct segments *s, size_t keep, size_t slice);
 /* Releases again what a dead process was releasing. False: the note of it cannot be theirs. */
 bool segment_finish_release(struct segments *s);
 

@@ -242,6 +242,8 @@ static void new_segment_after_top_of(struct growing_arena *g, size_t left)
     size_t moved = left < CHUNK_MIN ? left : 0;
     assert_ptr_equal(record, g->granules + GRANULE - ARENA_FOOT - moved + CHUNK_HEADER);
     const struct chunk *fence = chunk_next(chunk_of_payload(record));
+    assert_int_equal(fence->head, CHUNK_FIRST_FENCE);
+    fence = chunk_at(fence, WORD);
     for (; (const char *)&fence->head < g->granules + GRANULE; fence = chunk_at(fence, WORD))
         assert_int_equal(fence->head, CHUNK_FENCE);
 }
