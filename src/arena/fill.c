@@ -67,8 +67,7 @@ static struct chunk *find_run(struct arena_call *call, size_t need, size_t align
         return arena_allocate(call, need);
 
     struct chunk *c = cut_aligned(call, need, alignment);
-    if (c != NULL || arena_faulted(call) ||
-        !grow(call, need + arena_alignment_slack(alignment)))
+    if (c != NULL || arena_faulted(call) || !grow(call, need + arena_alignment_slack(alignment)))
         return c;
     return cut_aligned(call, need, alignment);
 }

@@ -50,8 +50,9 @@ struct MAY_ALIAS chunk {
 #define CHUNK_MIN (4 * WORD)
 #define CHUNK_FENCE (WORD | PINUSE | CINUSE)
 
-/* Requests of this size and more are refused. */
-#define REQUEST_LIMIT ((size_t) - (CHUNK_MIN << 2))
+/* Requests of this size and more are refused: the difference of two pointers into a block fits into a
+ * ptrdiff_t. */
+#define REQUEST_LIMIT ((size_t)PTRDIFF_MAX + 1)
 
 static inline size_t chunk_size(const struct chunk *c)
 {

@@ -19,10 +19,23 @@ static void *fail(int error)
 struct request {
     enum { MALLOC, MEMALIGN, CALLOCS, COMALLOCS } kind;
     size_t count, size, alignment;
+    const char *
+        *fresh;     /* gets what the arena says of a MALLOC: see struct arena_call; NULL: nowhere */
     size_t growths; /* of the block that a MALLOC is to replace: see struct arena_call */
     const size_t *sizes;
     void **array;
 };
+
+static void *serve_malloc(struct arena_call *call, const struct request *r)
+{
+    call->growths = r->growths;
+    call->fresh = NULL;
+
+    void *block = arena_malloc(call, r->size);
+    if (r->fresh != NULL)
+        *r->fresh = call->fresh;
+    return block;
+}
 
 static void *serve(struct arena_call *call, const struct request *r)
 {
@@ -34,8 +47,7 @@ static void *serve(struct arena_call *call, const struct request *r)
     case COMALLOCS:
         return arena_independent_comalloc(call, r->count, r->sizes, r->array);
     default:
-        call->growths = r->growths;
-        return arena_malloc(call, r->size);
+        return serve_malloc(call, r);
     }
 }
 
@@ -84,6 +96,32 @@ static void *heap_allocate(struct dvsm_heap *heap, const struct request *r, cons
     return block;
 }
 
+/* At least so many bytes of address space a request takes; SIZE_MAX: more than can be counted. */
+static size_t least_bytes(const struct request *r)
+{
+    size_t bytes = r->size > r->alignment ? r->size : r->alignment;
+
+    if (r->kind == CALLOCS && __builtin_mul_overflow(r->count, r->size, &bytes))
+        return SIZE_MAX;
+    if (r->kind == COMALLOCS) {
+        bytes = 0;
+        for (size_t i = 0; i < r->count; i++)
+            if (__builtin_add_overflow(bytes, r->sizes[i], &bytes))
+                return SIZE_MAX;
+    }
+    return bytes;
+}
+
+/* What no state of the heap could grant is refused at once: nothing is given up for it. */
+static void *request(struct dvsm_heap *heap, const struct request *r, const char *function)
+{
+    size_t bytes = least_bytes(r);
+
+    if (unlikely(bytes >= REQUEST_LIMIT || !segment_might_take(heap->segments.map, bytes)))
+        return fail(ENOMEM);
+    return heap_allocate(heap, r, function);
+}
+
 /* ---- malloc ---------------------------------------------------------------------------------- */
 
 /* What a lane could not do. */
@@ -102,28 +140,35 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
     heap_report(heap, &fault, function);
     if (block != NULL)
         return block;
-    return heap_allocate(heap, &(struct request){.kind = MALLOC, .size = size}, function);
+    return request(heap, &(struct request){.kind = MALLOC, .size = size}, function);
 }
 
 void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function)
 {
-    return heap_allocate(heap, &(struct request){.kind = MALLOC, .size = size, .growths = growths},
-                         function);
+    return request(heap, &(struct request){.kind = MALLOC, .size = size, .growths = growths},
+                   function);
 }
 
 /* ---- the rest of the family ------------------------------------------------------------------ */
 
-/* Zeroed outside the lock: meanwhile others allocate. */
+/* Zeroed outside the lock: meanwhile others allocate. What a large block has got from the system just now
+ * is zero. */
 static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char *function)
 {
+    const char *fresh = NULL;
     size_t bytes;
+    void *block;
 
     if (heap == NULL)
         return NULL;
     if (__builtin_mul_overflow(count, size, &bytes))
         return fail(ENOMEM);
-    void *block = heap_malloc_of(heap, bytes, function);
-    return block != NULL ? memset(block, 0, bytes) : NULL;
+    if (bytes < CLASS_MOST)
+        block = heap_malloc_of(heap, bytes, function);
+    else
+        block = request(heap, &(struct request){.kind = MALLOC, .size = bytes, .fresh = &fresh},
+                        function);
+    return block != NULL ? memset(block, 0, bytes_to_clear(block, bytes, fresh)) : NULL;
 }
 
 /* ---- aligned */
@@ -171,9 +216,9 @@ static NOINLINE void *allocate_aligned(struct dvsm_heap *heap, size_t alignment,
     if (bytes != 0 && bytes - CHUNK_OVERHEAD < cache_limit(&heap->cache))
         block = refill_aligned(heap, alignment, bytes, block, function);
     if (block == NULL)
-        block = heap_allocate(
-            heap, &(struct request){.kind = MEMALIGN, .alignment = alignment, .size = size},
-            function);
+        block =
+            request(heap, &(struct request){.kind = MEMALIGN, .alignment = alignment, .size = size},
+                    function);
     if (block != NULL)
         errno = saved;
     return block;
@@ -242,7 +287,7 @@ static void **heap_independent_calloc(struct dvsm_heap *heap, size_t count, size
 {
     if (heap == NULL)
         return NULL;
-    return heap_allocate(
+    return request(
         heap, &(struct request){.kind = CALLOCS, .count = count, .size = size, .array = blocks},
         function);
 }
@@ -252,7 +297,7 @@ static void **heap_independent_comalloc(struct dvsm_heap *heap, size_t count, co
 {
     if (heap == NULL)
         return NULL;
-    return heap_allocate(
+    return request(
         heap, &(struct request){.kind = COMALLOCS, .count = count, .sizes = sizes, .array = blocks},
         function);
 }

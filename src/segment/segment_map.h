@@ -49,6 +49,7 @@ struct segment_map {
     char *base;
     size_t granules;
     size_t page;
+    size_t lazy;   /* 1: see segment_set_lazy() */
     size_t levels; /* of the index: level[levels], the top, has at most 16 nodes */
     word *level[LEVELS_MOST];
 
