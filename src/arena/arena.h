@@ -171,11 +171,12 @@ void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes);
  * has what follows. The reference moves such a block: for who must place as it does, not to be used. */
 void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes);
 
-/* Any alignment: rounded up to a power of two. Beyond CHUNK_ALIGN the block's header says so. */
+/* Any alignment: rounded up to a power of two. Beyond CHUNK_ALIGN the block is marked CHUNK_UNCACHED. */
 void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes);
 
 /* Blocks cut side by side from one chunk, each freed on its own. `array` (or one allocated, if it
- * is NULL) gets their addresses and is returned. The calloc variant zeroes them. */
+ * is NULL) gets their addresses and is returned. The calloc variant zeroes them. Elements with chunks of more than
+ * 1 KiB are marked CHUNK_UNCACHED. */
 void **arena_independent_calloc(struct arena_call *call, size_t count, size_t bytes, void **array);
 void **arena_independent_comalloc(struct arena_call *call, size_t count, const size_t *sizes,
                                   void **array);

@@ -162,10 +162,10 @@ static inline size_t heap_chunk_size(const void *block)
     return word_peek(&chunk_of_payload(block)->head) & ~HEAD_FLAGS;
 }
 
-/* Whether it was aligned by request, and so goes back to its arena. */
-static inline bool heap_is_aligned(const void *block)
+/* Whether it goes straight back to its arena: see chunk.h. */
+static inline bool heap_is_uncached(const void *block)
 {
-    return (word_peek(&chunk_of_payload(block)->head) & CHUNK_ALIGNED) != 0;
+    return (word_peek(&chunk_of_payload(block)->head) & CHUNK_UNCACHED) != 0;
 }
 
 /* Whether the chunk behind it is in use, at this instant. */
