@@ -201,6 +201,12 @@ typedef struct dvsm_heap dvsm_heap;
 #define DVSM_HUGE_PAGES 1u /* ask for huge pages where the system has them */
 #define DVSM_EXCLUSIVE 2u  /* EEXIST if the name exists */
 
+/* Large blocks (see DVSM_M_MMAP_THRESHOLD) get their pages when these are first touched: for tables of
+ * which little will ever be used. Such a block counts with all its bytes against the limit and in the
+ * footprint, touched or not. NB: where the system then has no memory left, touching one is a SIGBUS, not
+ * an error of malloc. Freed, it gives its memory back at once. */
+#define DVSM_LAZY 4u
+
 /* Zero-initialised means: all defaults. */
 typedef struct dvsm_options {
     size_t size; /* sizeof(dvsm_options), or 0 */
@@ -214,7 +220,7 @@ typedef struct dvsm_options {
     unsigned arenas;    /* how many arenas serve it; 0: by CPUs */
     size_t cache_bytes; /* a CPU's cache; 0: default; SIZE_MAX: none */
     unsigned mode;      /* permission bits of a named heap; 0: 0600 */
-    unsigned flags;     /* DVSM_HUGE_PAGES, DVSM_EXCLUSIVE */
+    unsigned flags;     /* DVSM_HUGE_PAGES, DVSM_EXCLUSIVE, DVSM_LAZY */
     size_t retain;      /* bytes of unused memory that are not given back; 0: as DVSM_M_RETAIN says;
                            SIZE_MAX: all */
 } dvsm_options;
@@ -226,6 +232,7 @@ typedef struct dvsm_options {
  *     DVSM_RESERVE, DVSM_LIMIT   bytes, with K, M, G or T for 2^10, 2^20, 2^30, 2^40
  *     DVSM_ARENAS    a number
  *     DVSM_CACHE     bytes, as above; 0: no cache
+ *     DVSM_LAZY      1: as the flag of that name
  *     DVSM_STATS     1: dvsm_malloc_stats() at exit of the process that created the heap
  *
  * which is read once, before main(); a value that does not parse is named in a line on stderr, and

@@ -51,16 +51,17 @@ struct arena_source {
     /* Reserves the lowest run of `bytes`, not yet usable, as arena->pending. */
     bool (*take)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                  size_t bytes);
-    /* The same for the start of the lowest run of `bytes` and `room` more, which stays free: for what
-     * is likely to be extended. */
-    bool (*take_with_room)(const struct arena_source *source, struct arena *arena,
-                           enum run_kind kind, size_t bytes, size_t room);
+    /* The same at a place that suits. */
+    bool (*take_placed)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
+                        size_t bytes, struct run_place place);
     /* Reserves just the `bytes` that begin at `end`, the end of a large block (RUN_LARGE_TAIL) or of a
      * segment, as arena->pending. */
     bool (*extend)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                    void *end, size_t bytes);
     /* Makes the pending run usable; false where memory is short (the run is still pending). */
     bool (*commit)(const struct arena_source *source, struct arena *arena, enum run_kind kind);
+    /* Bytes at the end of the pending run that will read as zeros once it is usable. */
+    size_t (*fresh)(const struct arena_source *source, const struct arena *arena);
     /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: all. Does
      * nothing where nothing is pending. */
     void (*give)(const struct arena_source *source, struct arena *arena, struct run keep);
@@ -145,7 +146,10 @@ struct arena_call {
     bool short_of_memory;              /* ... and say so here */
     size_t growths; /* a resize that fails says here how often the large block has grown, this time
                        included, else 0; an allocation is told so of the block that it is to replace */
-    bool no_large;  /* the engine's: no large block in this call */
+    const char
+        *fresh;    /* of the large block that was allocated: from here on its bytes are zero; NULL:
+                          nothing is known */
+    bool no_large; /* the engine's: no large block in this call */
     size_t large_alignment,
         large_need; /* the engine's: what memalign wants where it gets a large one */
 };
@@ -166,6 +170,15 @@ bool arena_recover(struct arena *arena, const struct arena_source *source);
 /* As the C functions; no errno. */
 void *arena_malloc(struct arena_call *call, size_t bytes);
 void *arena_calloc(struct arena_call *call, size_t count, size_t bytes);
+
+/* How many of a new block's bytes are to be zeroed, if those from `fresh` on are zero already. */
+static inline size_t bytes_to_clear(const char *block, size_t bytes, const char *fresh)
+{
+    if (fresh == NULL || fresh >= block + bytes)
+        return bytes;
+    return fresh > block ? (size_t)(fresh - block) : 0;
+}
+
 void arena_free(struct arena_call *call, void *block);
 void *arena_realloc(struct arena_call *call, void *block, size_t bytes);
 
@@ -176,11 +189,12 @@ void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes);
  * has what follows. The reference moves such a block: for who must place as it does, not to be used. */
 void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes);
 
-/* Any alignment: rounded up to a power of two. Beyond CHUNK_ALIGN the block's header says so. */
+/* Any alignment: rounded up to a power of two. Beyond CHUNK_ALIGN the block is marked CHUNK_UNCACHED. */
 void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes);
 
 /* Blocks cut side by side from one chunk, each freed on its own. `array` (or one allocated, if it
- * is NULL) gets their addresses and is returned. The calloc variant zeroes them. */
+ * is NULL) gets their addresses and is returned. The calloc variant zeroes them. Elements with chunks of more than
+ * 1 KiB are marked CHUNK_UNCACHED. */
 void **arena_independent_calloc(struct arena_call *call, size_t count, size_t bytes, void **array);
 void **arena_independent_comalloc(struct arena_call *call, size_t count, const size_t *sizes,
                                   void **array);

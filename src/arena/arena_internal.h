@@ -36,9 +36,9 @@ static inline void chunk_set_next_prev_in_use(struct journal *j, struct chunk *n
 }
 
 /* What a chunk in use keeps of its flags when its size changes. */
-#define CHUNK_KEPT (PINUSE | CHUNK_ALIGNED)
+#define CHUNK_KEPT (PINUSE | CHUNK_UNCACHED)
 
-/* c of `size` bytes is in use; what is known of the chunk before, and of its alignment, stays. */
+/* c of `size` bytes is in use; what is known of the chunk before stays, and U does. */
 static inline void chunk_set_in_use(struct journal *j, struct chunk *c, size_t size)
 {
     journal_store(j, &c->head, (c->head & CHUNK_KEPT) | size | CINUSE);

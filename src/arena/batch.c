@@ -3,6 +3,8 @@
 
 #include "arena/arena_internal.h"
 
+enum { ELEMENT_CACHED_MOST = 1 << 10 };
+
 /* The elements of one call: all of one size, or each of its own. */
 struct batch {
     size_t count;
@@ -16,6 +18,13 @@ static size_t element_size(const struct batch *b, size_t i)
     size_t bytes = b->sizes[i * b->step];
 
     return bytes >= REQUEST_LIMIT ? 0 : chunk_size_for(bytes);
+}
+
+/* What stands in an element's head besides its flags in use: smaller ones may be cached, for there they do
+ * not take much. */
+static size_t element_head(size_t size)
+{
+    return size > ELEMENT_CACHED_MOST ? size | CHUNK_UNCACHED : size;
 }
 
 /* The sum of all elements' chunks; false where it overflows. */
@@ -34,7 +43,7 @@ static bool contents_size(const struct batch *b, size_t *sum)
     return true;
 }
 
-/* Writes the head of a chunk inside c, a chunk just cut. Only what lies in the first words of what
+/* Writes the head of a chunk in use inside c, a chunk just cut. Only what lies in the first words of what
  * was a free chunk would be read after a roll back, and needs the journal. */
 void arena_write_inner_head(struct arena_call *call, const struct chunk *c, struct chunk *inside,
                             size_t size)
@@ -55,12 +64,12 @@ static void split(struct arena_call *call, const struct batch *b, struct chunk *
 
     for (size_t i = 1; i < b->count; i++) {
         size_t part = i + 1 == b->count ? left : element_size(b, i);
-        arena_write_inner_head(call, c, element, part);
+        arena_write_inner_head(call, c, element, element_head(part));
         element = chunk_at(element, part);
         left -= part;
     }
     compiler_barrier();
-    journal_store(arena_journal(call), &c->head, first_size | PINUSE | CINUSE);
+    journal_store(arena_journal(call), &c->head, element_head(first_size) | PINUSE | CINUSE);
 }
 
 static void fill_array(struct chunk *c, void **array, size_t count)

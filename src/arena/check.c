@@ -38,7 +38,7 @@ static bool check_chunk(struct walk *w, const struct arena_segment *s, const str
     if (!check_that(w->check, arena_leads_on(s, c), "arena: chunk %p: head %zx leads nowhere",
                     (const void *)c, c->head))
         return false;
-    check_that(w->check, !chunk_is_large(c) && (in_use || !chunk_is_marked_aligned(c)),
+    check_that(w->check, !chunk_is_large(c) && (in_use || !chunk_is_uncached(c)),
                "arena: chunk %p: flags of head %zx", (const void *)c, c->head);
     check_that(w->check, chunk_prev_in_use(c) == !before_free,
                "arena: chunk %p: flag of the chunk before is wrong", (const void *)c);

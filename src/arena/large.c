@@ -30,17 +30,21 @@ static size_t growths_of(const struct chunk *c)
     return growths < GROWTHS_MOST ? growths : GROWTHS_MOST;
 }
 
-/* A run for a block that has grown so often. */
-static bool take(struct arena_call *call, size_t bytes, size_t growths)
+/* A run whose second unit, where the payload begins, is so aligned; with room behind it for a block that has
+ * grown so often. */
+static bool take(struct arena_call *call, size_t bytes, size_t alignment)
 {
     struct arena *a = call->arena;
     const struct arena_source *source = call->source;
+    bool roomy = call->growths >= GROWTHS_ROOMY && a->growth_most != 0;
+    struct run_place place = {.alignment = alignment, .room = bytes};
 
     if (arena_over_limit(a, bytes))
         return false;
-    return (growths >= GROWTHS_ROOMY && a->growth_most != 0 &&
-            source->take_with_room(source, a, RUN_LARGE, bytes, bytes)) ||
-           source->take(source, a, RUN_LARGE, bytes);
+    if (roomy && source->take_placed(source, a, RUN_LARGE, bytes, place))
+        return true;
+    place.room = 0;
+    return source->take_placed(source, a, RUN_LARGE, bytes, place);
 }
 
 static void count_large(struct arena_call *call, size_t bytes, size_t blocks)
@@ -53,13 +57,11 @@ static void count_large(struct arena_call *call, size_t bytes, size_t blocks)
     arena_count_footprint(call, bytes);
 }
 
-/* Where the header goes in a run that begins at a multiple of the unit and is long enough: so that
- * the payload is aligned and the header in the first unit of what is kept. */
-static struct chunk *place(struct run run, size_t alignment)
+/* How far from its run's start a block's header lies: so that the payload is aligned, and the header in the
+ * first unit. */
+static size_t lead_for(size_t alignment, size_t unit)
 {
-    size_t payload = bits_round_up((size_t)(uintptr_t)run.start + CHUNK_HEADER, alignment);
-
-    return chunk_of_payload((void *)payload);
+    return (alignment < unit ? alignment : unit) - CHUNK_HEADER;
 }
 
 NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need)
@@ -68,30 +70,27 @@ NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need
     const struct arena_source *source = call->source;
     size_t alignment = call->large_alignment != 0 ? call->large_alignment : CHUNK_ALIGN;
     size_t size = large_size(call->large_alignment != 0 ? call->large_need : need);
-    size_t bytes = bits_round_up(size + (alignment > CHUNK_ALIGN ? alignment : 0), source->unit);
+    size_t lead = lead_for(alignment, source->unit);
+    size_t bytes = bits_round_up(lead + size, source->unit);
 
-    if (bytes < size || !take(call, bytes, call->growths))
+    if (bytes < size || !take(call, bytes, alignment))
         return NULL;
 
-    struct chunk *c = place(a->pending, alignment);
-    struct run keep = {run_start(call, c), 0};
-    char *end = (char *)bits_round_up((size_t)(uintptr_t)c + size, source->unit);
-    keep.bytes = (size_t)(end - keep.start);
-    if (keep.bytes != a->pending.bytes)
-        source->give(source, a, keep);
+    struct run run = a->pending;
+    struct chunk *c = chunk_at(run.start, lead);
+    char *end = run.start + run.bytes;
+    call->fresh = end - source->fresh(source, a);
     if (!source->commit(source, a, RUN_LARGE)) {
         source->give(source, a, (struct run){0});
         return NULL;
     }
     /* Where the header is, at the run's start too, for whoever walks the map; most often one
      * word. */
-    journal_store(arena_journal(call), (size_t *)(void *)keep.start,
-                  (size_t)((char *)c - keep.start));
-    journal_store(arena_journal(call), &c->prev_foot,
-                  (size_t)((char *)c - keep.start) | call->growths << GROWTHS_SHIFT);
+    journal_store(arena_journal(call), (size_t *)(void *)run.start, lead);
+    journal_store(arena_journal(call), &c->prev_foot, lead | call->growths << GROWTHS_SHIFT);
     journal_store(arena_journal(call), &c->head, (size_t)(end - (char *)c));
     journal_store(arena_journal(call), &a->pending.bytes, 0);
-    count_large(call, keep.bytes, 1);
+    count_large(call, run.bytes, 1);
     return c;
 }
 

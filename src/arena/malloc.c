@@ -260,6 +260,7 @@ void *arena_calloc(struct arena_call *call, size_t count, size_t bytes)
 
     if (__builtin_mul_overflow(count, bytes, &total))
         return NULL;
+    call->fresh = NULL;
     void *block = arena_malloc(call, total);
-    return block == NULL ? NULL : memset(block, 0, total);
+    return block == NULL ? NULL : memset(block, 0, bytes_to_clear(block, total, call->fresh));
 }

@@ -1,7 +1,7 @@
 /* memalign.c - blocks at multiples of more than 16: more is allocated, lead and rest are freed.
  *
- * The block's header says that it is one (CHUNK_ALIGNED): when it is freed, lead and block are to be one
- * free chunk again. A large one needs no such mark.
+ * The block is marked CHUNK_UNCACHED: when it is freed, lead and block are to be one free chunk again. A
+ * large one needs no such mark.
  */
 #include "arena/arena_internal.h"
 
@@ -21,7 +21,7 @@ static void free_lead(struct arena_call *call, struct chunk *c, struct chunk *pl
     struct journal *j = arena_journal(call);
     size_t lead = (size_t)((char *)place - (char *)c);
 
-    journal_store(j, &place->head, (chunk_size(c) - lead) | PINUSE | CINUSE | CHUNK_ALIGNED);
+    journal_store(j, &place->head, (chunk_size(c) - lead) | PINUSE | CINUSE | CHUNK_UNCACHED);
     journal_store(j, &c->head, (c->head & PINUSE) | lead | CINUSE);
     arena_dispose(call, c, lead);
 }
@@ -72,7 +72,7 @@ void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes)
     call->large_need = need;
     struct chunk *c = arena_allocate(call, more);
     if (c != NULL && !chunk_is_large(c))
-        journal_store(arena_journal(call), &c->head, c->head | CHUNK_ALIGNED);
+        journal_store(arena_journal(call), &c->head, c->head | CHUNK_UNCACHED);
     if (!arena_finish(call) || c == NULL)
         return NULL;
     return chunk_is_large(c) ? chunk_payload(c) : align(call, c, alignment, need);

@@ -17,11 +17,11 @@ static bool take(const struct arena_source *source, struct arena *arena, enum ru
     return segment_take(segments_of(source), owner_of(arena), kind, bytes, &arena->pending);
 }
 
-static bool take_with_room(const struct arena_source *source, struct arena *arena,
-                           enum run_kind kind, size_t bytes, size_t room)
+static bool take_placed(const struct arena_source *source, struct arena *arena, enum run_kind kind,
+                        size_t bytes, struct run_place place)
 {
-    return segment_take_with_room(segments_of(source), owner_of(arena), kind, bytes, room,
-                                  &arena->pending);
+    return segment_take_placed(segments_of(source), owner_of(arena), kind, bytes, place,
+                               &arena->pending);
 }
 
 static bool extend(const struct arena_source *source, struct arena *arena, enum run_kind kind,
@@ -33,6 +33,11 @@ static bool extend(const struct arena_source *source, struct arena *arena, enum 
 static bool commit(const struct arena_source *source, struct arena *arena, enum run_kind kind)
 {
     return segment_commit(segments_of(source), kind, arena->pending);
+}
+
+static size_t fresh(const struct arena_source *source, const struct arena *arena)
+{
+    return segment_fresh(segments_of(source), arena->pending);
 }
 
 static void give(const struct arena_source *source, struct arena *arena, struct run keep)
@@ -147,9 +152,10 @@ void region_source_init(struct region_source *source, struct segments *segments)
             {
                 .unit = GRANULE,
                 .take = take,
-                .take_with_room = take_with_room,
+                .take_placed = take_placed,
                 .extend = extend,
                 .commit = commit,
+                .fresh = fresh,
                 .give = give,
                 .owns = owns,
                 .in_segment = in_segment,

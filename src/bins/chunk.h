@@ -6,8 +6,8 @@
  *                 | prev_foot: size of the chunk   |  valid only while that one is free; else the
  *                 | before                         |  last word of its payload
  *                 +--------------------------+-+-+-+
- *                 | head: size of this chunk |A|C|P|  P: the chunk before is in use; C: this one
- *     payload ->  +--------------------------+-+-+-+  A: in use, and aligned by request
+ *                 | head: size of this chunk |U|C|P|  P: the chunk before is in use; C: this one
+ *     payload ->  +--------------------------+-+-+-+  U: in use, and not to be cached
  *                 | fd, bk                         |  free chunks: neighbours in a list or ring
  *                 | child[2], parent               |  free chunks of 256 bytes and more: the tree
  *                 | ...                            |
@@ -19,8 +19,9 @@
  * run of granules. A fence, W | 3, stands for the end of a segment; the first of them, behind the
  * segment's record, has P clear: so the record, which nobody may free, looks like no block in use, on
  * the shortest path, too. Overhead of a chunk in use: W.
- * A chunk with A set is never cached: its free goes straight to the arena, where the chunk joins the
- * lead that its alignment took. In the cache it would keep that lead from ever being used again.
+ * A chunk with U set is never cached: its free goes straight to the arena, where it joins what is free
+ * around it. It was aligned by request, and has a free lead, or was cut side by side with others: once in
+ * the cache, it would keep such requests from finding room there again.
  * Addresses and sizes are multiples of CHUNK_ALIGN.
  */
 #ifndef DVSM_BINS_CHUNK_H
@@ -43,7 +44,7 @@ struct MAY_ALIAS chunk {
 
 #define PINUSE ((size_t)1)
 #define CINUSE ((size_t)2)
-#define CHUNK_ALIGNED ((size_t)4)
+#define CHUNK_UNCACHED ((size_t)4)
 #define HEAD_FLAGS ((size_t)7)
 
 #define CHUNK_ALIGN (2 * WORD)
@@ -53,8 +54,9 @@ struct MAY_ALIAS chunk {
 #define CHUNK_FENCE (WORD | PINUSE | CINUSE)
 #define CHUNK_FIRST_FENCE (WORD | CINUSE)
 
-/* Requests of this size and more are refused. */
-#define REQUEST_LIMIT ((size_t) - (CHUNK_MIN << 2))
+/* Requests of this size and more are refused: the difference of two pointers into a block fits into a
+ * ptrdiff_t. */
+#define REQUEST_LIMIT ((size_t)PTRDIFF_MAX + 1)
 
 static inline size_t chunk_size(const struct chunk *c)
 {
@@ -71,15 +73,15 @@ static inline bool chunk_marked_in_use(const struct chunk *c)
     return (c->head & CINUSE) != 0;
 }
 
-static inline bool chunk_is_marked_aligned(const struct chunk *c)
+static inline bool chunk_is_uncached(const struct chunk *c)
 {
-    return (c->head & CHUNK_ALIGNED) != 0;
+    return (c->head & CHUNK_UNCACHED) != 0;
 }
 
 /* Whether the low bits of a head are those of a chunk in use, in a segment. */
 static inline bool chunk_flags_in_use(size_t head)
 {
-    return (head & (CHUNK_ALIGN - 1) & ~(PINUSE | CHUNK_ALIGNED)) == CINUSE;
+    return (head & (CHUNK_ALIGN - 1) & ~(PINUSE | CHUNK_UNCACHED)) == CINUSE;
 }
 
 static inline bool chunk_is_large(const struct chunk *c)

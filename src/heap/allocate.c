@@ -43,17 +43,25 @@ void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, con
 
 /* ---- the rest of the family ------------------------------------------------------------------ */
 
-/* Zeroed outside the lock: meanwhile others allocate. */
+/* Zeroed outside the lock: meanwhile others allocate. What a large block has got from the system just now
+ * is zero. */
 static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char *function)
 {
+    const char *fresh = NULL;
     size_t bytes;
+    void *block;
 
     if (heap == NULL)
         return NULL;
     if (__builtin_mul_overflow(count, size, &bytes))
         return fail(ENOMEM);
-    void *block = heap_malloc_of(heap, bytes, function);
-    return block != NULL ? memset(block, 0, bytes) : NULL;
+    if (bytes < CLASS_MOST)
+        block = heap_malloc_of(heap, bytes, function);
+    else
+        block = heap_serve(
+            heap, &(struct heap_request){.kind = HEAP_MALLOC, .size = bytes, .fresh = &fresh},
+            function);
+    return block != NULL ? memset(block, 0, bytes_to_clear(block, bytes, fresh)) : NULL;
 }
 
 /* ---- aligned */

@@ -180,7 +180,7 @@ static bool was_used(const struct dvsm_heap *heap)
     return false;
 }
 
-/* Fields that `options` leaves at zero are the environment's. */
+/* Fields that `options` leaves at zero are the environment's; flags are those of both. */
 static void fill_from_environment(dvsm_options *options)
 {
     const dvsm_options *given = &environment.options;
@@ -195,6 +195,7 @@ static void fill_from_environment(dvsm_options *options)
         options->arenas = given->arenas;
     if (options->cache_bytes == 0)
         options->cache_bytes = given->cache_bytes;
+    options->flags |= given->flags;
 }
 
 /* The old heap goes first: there might not be address space for two. One that does not go stays. */

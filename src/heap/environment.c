@@ -81,6 +81,13 @@ static bool read_stats(const char *text, struct environment *environment)
     return environment->stats || strcmp(text, "0") == 0;
 }
 
+static bool read_lazy(const char *text, struct environment *environment)
+{
+    if (strcmp(text, "1") == 0)
+        environment->options.flags |= DVSM_LAZY;
+    return strcmp(text, "1") == 0 || strcmp(text, "0") == 0;
+}
+
 static const struct variable {
     const char *name;
     bool (*read)(const char *text, struct environment *environment);
@@ -92,6 +99,7 @@ static const struct variable {
     {"DVSM_ARENAS", read_arenas, "a number"},
     {"DVSM_CACHE", read_cache, "bytes, with K, M, G or T"},
     {"DVSM_STATS", read_stats, "0 or 1"},
+    {"DVSM_LAZY", read_lazy, "0 or 1"},
 };
 
 /* What is set but empty counts as not set. A value that does not parse leaves its field alone. */

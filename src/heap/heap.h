@@ -179,10 +179,10 @@ static inline size_t heap_chunk_size(const void *block)
     return word_peek(&chunk_of_payload(block)->head) & ~HEAD_FLAGS;
 }
 
-/* Whether it was aligned by request, and so goes back to its arena. */
-static inline bool heap_is_aligned(const void *block)
+/* Whether it goes straight back to its arena: see chunk.h. */
+static inline bool heap_is_uncached(const void *block)
 {
-    return (word_peek(&chunk_of_payload(block)->head) & CHUNK_ALIGNED) != 0;
+    return (word_peek(&chunk_of_payload(block)->head) & CHUNK_UNCACHED) != 0;
 }
 
 /* Whether the chunk behind it is in use, at this instant. */
@@ -197,6 +197,8 @@ static inline bool heap_next_in_use(const void *block, size_t size)
 struct heap_request {
     enum { HEAP_MALLOC, HEAP_MEMALIGN, HEAP_CALLOCS, HEAP_COMALLOCS } kind;
     size_t count, size, alignment;
+    const char *
+        *fresh;     /* gets what the arena says of a HEAP_MALLOC (struct arena_call); may be NULL */
     size_t growths; /* of the block that a HEAP_MALLOC is to replace: see struct arena_call */
     const size_t *sizes;
     void **array;

@@ -161,6 +161,8 @@ static int make_parts(struct segments *segments, struct region *plan, const stru
                              options->limit != 0 ? options->limit : SIZE_MAX);
     if (error != 0)
         return error;
+    if ((options->flags & DVSM_LAZY) != 0)
+        segment_set_lazy(plan->map);
     segment_count_overhead(segments, first_bytes(plan, places->cached));
     if (options->retain != 0)
         segment_set_retain(segments, options->retain);

@@ -5,8 +5,8 @@
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-/* Into the cache, if it is one for the cache. False: it is its arena's to take, as a block is that
- * was aligned by request. */
+/* Into the cache, if it is one for the cache. False: it is its arena's to take, as one that is
+ * marked CHUNK_UNCACHED is. */
 static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *function)
 {
     struct fault fault = {0};
@@ -21,7 +21,7 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
     default:
         return false;
     }
-    if (heap_is_aligned(block))
+    if (heap_is_uncached(block))
         return false;
     bool taken = heap_free_fast(&heap->cache.view, block) ||
                  heap_free_locked(&heap->cache.locked, block) ||
@@ -103,7 +103,7 @@ static bool is_cached(const void *block)
 }
 
 /* How many entries from the first on are not. */
-static size_t count_uncached(void *const *blocks, size_t count)
+static size_t count_not_cached(void *const *blocks, size_t count)
 {
     size_t n = 0;
 
@@ -120,7 +120,7 @@ size_t dvsm_bulk_free(void **blocks, size_t count)
 
     for (size_t i = 0; i < count; i++) {
         if (i >= end)
-            end = i + count_uncached(blocks + i, count - i);
+            end = i + count_not_cached(blocks + i, count - i);
         if (i < end && blocks[i] != NULL) {
             sound &= free_with_the_first(blocks + i, end - i);
         } else if (i >= end) {

@@ -152,6 +152,7 @@ static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t 
  * and has done what it was called for. */
 static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, const char *function)
 {
+    int saved = errno;
     struct resized result = resize_in_place(wanted, block, size, BEFORE_COPY, function);
 
     if (result.home == NULL || result.block != NULL)
@@ -161,8 +162,14 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
         result.growths = 1;
     void *copy = result.growths != 0 ? heap_malloc_grown(heap, size, result.growths, function)
                                      : heap_malloc_of(heap, size, function);
+    if (copy == NULL && errno == ENOMEM) {
+        copy = resize_or_fail(wanted, block, size, AFTER_COPY, function);
+        if (copy != NULL)
+            errno = saved;
+        return copy;
+    }
     if (copy == NULL)
-        return errno == ENOMEM ? resize_or_fail(wanted, block, size, AFTER_COPY, function) : NULL;
+        return NULL;
     memcpy(copy, block, size < result.usable ? size : result.usable);
     heap_free(block, function);
     return copy;

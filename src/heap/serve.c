@@ -14,6 +14,17 @@
 
 #include "heap/heap.h"
 
+static void *serve_malloc(struct arena_call *call, const struct heap_request *r)
+{
+    call->growths = r->growths;
+    call->fresh = NULL;
+
+    void *block = arena_malloc(call, r->size);
+    if (r->fresh != NULL)
+        *r->fresh = call->fresh;
+    return block;
+}
+
 static void *serve(struct arena_call *call, const struct heap_request *r)
 {
     switch (r->kind) {
@@ -24,25 +35,34 @@ static void *serve(struct arena_call *call, const struct heap_request *r)
     case HEAP_COMALLOCS:
         return arena_independent_comalloc(call, r->count, r->sizes, r->array);
     default:
-        call->growths = r->growths;
-        return arena_malloc(call, r->size);
+        return serve_malloc(call, r);
     }
 }
 
-/* Bytes that it takes at least; SIZE_MAX: more than there can be. */
-static size_t bytes_of(const struct heap_request *r)
+/* Bytes of address space that it takes at least; SIZE_MAX: more than can be counted. */
+static size_t least_bytes(const struct heap_request *r)
 {
-    size_t bytes = r->size;
+    size_t bytes = r->size > r->alignment ? r->size : r->alignment;
 
-    if (r->kind == HEAP_MEMALIGN && __builtin_add_overflow(r->size, r->alignment, &bytes))
-        return SIZE_MAX;
     if (r->kind == HEAP_CALLOCS && __builtin_mul_overflow(r->count, r->size, &bytes))
         return SIZE_MAX;
-    if (r->kind == HEAP_COMALLOCS)
-        for (size_t i = bytes = 0; i < r->count; i++)
+    if (r->kind == HEAP_COMALLOCS) {
+        bytes = 0;
+        for (size_t i = 0; i < r->count; i++)
             if (__builtin_add_overflow(bytes, r->sizes[i], &bytes))
                 return SIZE_MAX;
+    }
     return bytes;
+}
+
+/* What plain requests ask for that are refused where this one was. */
+static size_t refused_bytes(const struct heap_request *r)
+{
+    size_t each = CHUNK_MIN + r->alignment;
+
+    if (r->kind == HEAP_MALLOC)
+        return r->size;
+    return least_bytes(r) + each * (r->count != 0 ? r->count : 1);
 }
 
 enum outcome { SERVED, FAULTED, NO_MEMORY, WOULD_GROW };
@@ -121,29 +141,30 @@ static enum outcome last_search(struct search *s, struct fault *fault)
     return outcome;
 }
 
-static bool is_more_than_all(const struct dvsm_heap *heap, size_t bytes)
+/* What no state of the heap could grant is refused at once, and what was refused already for as long as
+ * nothing is freed: nothing is given up for it. */
+static bool is_hopeless(struct dvsm_heap *heap, size_t bytes)
 {
-    return bytes > PTRDIFF_MAX || bytes > heap->region->granule_count * GRANULE;
+    return bytes >= REQUEST_LIMIT || !segment_might_take(heap->segments.map, bytes) ||
+           cache_is_short_of(&heap->cache, bytes);
 }
 
 void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const char *function)
 {
     struct search s = {.heap = heap, .request = r, .function = function};
     struct fault fault = {0};
-    size_t bytes = bytes_of(r);
+    size_t bytes = least_bytes(r);
     enum outcome outcome = NO_MEMORY;
 
-    if (!is_more_than_all(heap, bytes) && !cache_is_short_of(&heap->cache, bytes)) {
+    if (likely(!is_hopeless(heap, bytes))) {
         outcome = usual_search(&s, &fault);
         if (outcome == NO_MEMORY)
             outcome = last_search(&s, &fault);
-        if (unlikely(outcome == NO_MEMORY)) {
-            /* Where it is the system that has no more, it may have some the next time. */
-            if (segment_is_full(heap->segments.map, bytes))
-                cache_note_short_of(&heap->cache, bytes);
-        } else {
+        /* Where it is the system that has no more, it may have some the next time. */
+        if (unlikely(outcome == NO_MEMORY) && segment_is_full(heap->segments.map, bytes))
+            cache_note_short_of(&heap->cache, refused_bytes(r));
+        else if (outcome == SERVED)
             cache_note_served(&heap->cache);
-        }
         heap_report(heap, &fault, function);
     }
     if (unlikely(outcome == NO_MEMORY))

@@ -82,6 +82,18 @@ int segment_init(void *place, void *base, size_t granules, size_t limit)
     return lock_init(&map->lock);
 }
 
+void segment_set_lazy(struct segment_map *map)
+{
+    map->lazy = 1;
+}
+
+bool segment_might_take(const struct segment_map *map, size_t bytes)
+{
+    size_t granules = granules_for(bytes);
+
+    return granules <= map->granules && granules <= word_peek(&map->limit);
+}
+
 void segment_note(struct granule_run *note, struct granule_run run)
 {
     note->first = run.first;

@@ -50,12 +50,31 @@ static struct granule_run same_memory(const struct segment_map *map, size_t firs
     return same;
 }
 
-static bool commit_run(struct segments *s, struct granule_run run)
+static bool commit_bytes(struct segments *s, char *start, size_t bytes)
+{
+    return s->backend->commit(s->backend, s->mapping, start, bytes) == 0;
+}
+
+/* The first granule, in which a block's header may lie, and the last page, so that the file reaches that
+ * far. */
+static bool commit_ends(struct segments *s, struct granule_run run)
+{
+    char *start = run_address(s->map, run);
+
+    if (!commit_bytes(s, start, GRANULE))
+        return false;
+    if (run.count == 1 || commit_bytes(s, start + run_bytes(run) - s->map->page, s->map->page))
+        return true;
+    s->backend->release(s->backend, s->mapping, start, GRANULE);
+    return false;
+}
+
+static bool commit_run(struct segments *s, struct granule_run run, bool lazily)
 {
     set_memory(s->map, run, UNSETTLED);
 
     bool done =
-        s->backend->commit(s->backend, s->mapping, run_address(s->map, run), run_bytes(run)) == 0;
+        lazily ? commit_ends(s, run) : commit_bytes(s, run_address(s->map, run), run_bytes(run));
 
     set_memory(s->map, run, done ? COMMITTED : 0);
     return done;
@@ -65,16 +84,27 @@ bool segment_commit(struct segments *s, enum run_kind kind, struct run pending)
 {
     struct granule_run run = granules_of(s->map, pending);
     struct granule_run same;
+    bool lazily = s->map->lazy && kind != RUN_SEGMENT;
     bool has_all = segment_memory(s->map, run).committed == run.count;
 
     for (size_t i = run.first; !has_all && i < run_end(run); i = run_end(same)) {
         same = same_memory(s->map, i, run_end(run));
-        if ((granule_load(s->map, i) & COMMITTED) == 0 && !commit_run(s, same))
+        if ((granule_load(s->map, i) & COMMITTED) == 0 && !commit_run(s, same, lazily))
             return false;
     }
     if (kind == RUN_LARGE && run.count > 0)
         granule_store(s->map, run.first, granule_load(s->map, run.first) | START);
     return true;
+}
+
+size_t segment_fresh(const struct segments *s, struct run pending)
+{
+    struct granule_run run = granules_of(s->map, pending);
+    size_t fresh = 0;
+
+    while (fresh < run.count && (granule_load(s->map, run_end(run) - 1 - fresh) & MEMORY) == 0)
+        fresh++;
+    return fresh << GRANULE_SHIFT;
 }
 
 /* `otherwise`: what the granules have where the backend fails. */

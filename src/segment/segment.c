@@ -120,38 +120,57 @@ static size_t find_lowest(const struct segment_map *map, size_t n)
     return n <= map->granules - map->used ? map->used : NO_GRANULE;
 }
 
-/* The same for n granules with room for more behind them and, where a large block is before them, for that
- * one: it may have been put there for its room. *start: where the n begin. */
-static size_t find_roomy(const struct segment_map *map, size_t n, size_t room, size_t *start)
+/* How many granules from `first` on the next one is whose end has that alignment. */
+static size_t skip_to_aligned(const struct segment_map *map, size_t first, size_t alignment)
 {
-    size_t first = room == 0 ? NO_GRANULE : find_lowest(map, n + 2 * room);
+    uintptr_t end = (uintptr_t)map->base + ((first + 1) << GRANULE_SHIFT);
+
+    return alignment <= GRANULE ? 0 : (-end & (alignment - 1)) >> GRANULE_SHIFT;
+}
+
+/* The free run in which n granules get their place, *start. */
+static size_t find_place(const struct segment_map *map, size_t n, struct run_place place,
+                         size_t *start)
+{
+    size_t room = place.room >> GRANULE_SHIFT, skip = 0;
+    size_t slack = place.alignment <= GRANULE ? 0 : (place.alignment >> GRANULE_SHIFT) - 1;
+    size_t first = room == 0 ? NO_GRANULE : find_lowest(map, n + slack + 2 * room);
 
     if (first == NO_GRANULE)
-        return *start = find_lowest(map, n + room);
+        first = find_lowest(map, n + slack + room);
+    else if (first > 0 && (granule_load(map, first - 1) & LARGE) != 0)
+        skip = room;
     *start = first;
-    if (first > 0 && (granule_load(map, first - 1) & LARGE) != 0)
-        *start += room;
+    if (first != NO_GRANULE)
+        *start += skip + skip_to_aligned(map, first + skip, place.alignment);
     return first;
 }
 
 bool segment_take(struct segments *s, segment_owner_id owner, enum run_kind kind, size_t bytes,
                   struct run *pending)
 {
-    return segment_take_with_room(s, owner, kind, bytes, 0, pending);
+    return segment_take_placed(s, owner, kind, bytes, (struct run_place){0}, pending);
 }
 
-bool segment_take_with_room(struct segments *s, segment_owner_id owner, enum run_kind kind,
-                            size_t bytes, size_t room, struct run *pending)
+/* Whether run and place together are no more than a region could be. */
+static bool is_countable(size_t bytes, struct run_place place)
+{
+    const size_t most = SIZE_MAX / 8;
+
+    return bytes <= most && place.room <= most && place.alignment <= most;
+}
+
+bool segment_take_placed(struct segments *s, segment_owner_id owner, enum run_kind kind,
+                         size_t bytes, struct run_place place, struct run *pending)
 {
     assert(owner > 0 && owner <= SEGMENT_OWNER_MOST);
-    assert(bytes % GRANULE == 0 && room % GRANULE == 0);
-    if (bytes == 0 || bytes + room < bytes || !segment_enter(s, "segment_take"))
+    assert(bytes % GRANULE == 0 && place.room % GRANULE == 0);
+    if (bytes == 0 || !is_countable(bytes, place) || !segment_enter(s, "segment_take"))
         return false;
     assert(pending->bytes == 0);
 
     struct granule_run run = {.count = bytes >> GRANULE_SHIFT};
-
-    size_t first = find_roomy(s->map, run.count, room >> GRANULE_SHIFT, &run.first);
+    size_t first = find_place(s->map, run.count, place, &run.first);
     bool taken = first != NO_GRANULE && take_run(s, first, run, owner, kind, pending);
 
     segment_leave(s);
@@ -298,8 +317,10 @@ static bool must_release(const struct segment_map *map, struct granule_run piece
     size_t most = segment_may_retain(map, map->committed - map->retained - piece.count);
     /* By use it stays, and what lies highest goes in its place: runs are taken from the lowest on. */
     size_t before = map->retain == RETAIN_BY_USE ? 0 : map->retained;
+    bool partly =
+        map->lazy && memory.committed > 0 && (granule_load(map, piece.first) & LARGE) != 0;
 
-    return memory.unsettled ||
+    return memory.unsettled || partly ||
            (memory.committed > 0 && (memory.holed || before + memory.committed > most));
 }
 

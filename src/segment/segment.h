@@ -94,11 +94,11 @@ int segment_init(void *place, void *base, size_t granules, size_t limit);
 bool segment_take(struct segments *s, segment_owner_id owner, enum run_kind kind, size_t bytes,
                   struct run *pending);
 
-/* The lowest `bytes` behind which there are `room` bytes more, a multiple of GRANULE, too; these stay free,
- * for a later segment_take_at(), as far as nobody takes them. As much is left to a large block just
- * before them, if there is one. */
-bool segment_take_with_room(struct segments *s, segment_owner_id owner, enum run_kind kind,
-                            size_t bytes, size_t room, struct run *pending);
+/* The lowest `bytes` of a free run that is long enough for the place whatever its address: at a suitable
+ * address, and with room behind them that stays free, for a later segment_take_at(). As much room is left
+ * to a large block just before them, if there is one: it may have been put there for that. */
+bool segment_take_placed(struct segments *s, segment_owner_id owner, enum run_kind kind,
+                         size_t bytes, struct run_place place, struct run *pending);
 
 /* Just the `bytes` that begin at `start`, where a taken run ends. False also where that is not
  * free. */
@@ -109,6 +109,9 @@ bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind k
  * becomes the block's START. False where memory is short: then the run is still the caller's, to be
  * given back. */
 bool segment_commit(struct segments *s, enum run_kind kind, struct run pending);
+
+/* Bytes at the end of the pending run that have no memory yet: committed, they will read as zeros. */
+size_t segment_fresh(const struct segments *s, struct run pending);
 
 /* Gives back the pending run, all but `keep`, a part of it that stays pending (0 bytes: nothing
  * stays). Does nothing where nothing is pending. What the backend fails to release stays retained.
@@ -210,6 +213,14 @@ void segment_usage(struct segments *s, struct segment_usage *usage);
 /* Bytes that may be committed; rounded up to granules and returned; SIZE_MAX: no limit. Below what
  * is committed now it only keeps more from being taken. */
 size_t segment_set_limit(struct segments *s, size_t bytes);
+
+/* From now on large blocks get their pages when these are first touched: committing one puts memory behind
+ * the ends of it only, and giving one back releases it at once, since nobody knows where it has any. Its
+ * granules count as committed all the same. Called once, before anybody else knows of the map. */
+void segment_set_lazy(struct segment_map *map);
+
+/* Whether a run of so many bytes could be had if nothing were taken: neither limit nor region forbids it. */
+bool segment_might_take(const struct segment_map *map, size_t bytes);
 
 /* Whether the limit or the end of the address space keeps `bytes` more from being had in a run; as it looks
  * just now, without the lock. */

@@ -62,6 +62,7 @@ struct segment_map {
     char *base;
     size_t granules;
     size_t page;
+    size_t lazy;       /* 1: see segment_set_lazy() */
     size_t hole_pages; /* a granule, each of which can be a hole; 0: there are no holes */
     size_t levels;     /* of the index: level[levels], the top, has at most 16 nodes */
     word *level[LEVELS_MOST];

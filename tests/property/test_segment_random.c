@@ -117,15 +117,23 @@ static void model_release(struct model *m, size_t count, size_t but, size_t but_
     }
 }
 
-/* Where a run with room behind it goes, and behind a large block that is before it. */
-static size_t lowest_roomy(const struct model *m, size_t n, size_t room)
+/* Where a run with room behind it goes, and behind a large block that is before it; the granule after its
+ * first one begins at a multiple of the alignment. */
+static size_t lowest_place(const struct model *m, size_t n, size_t room, size_t alignment)
 {
-    size_t first = room > 0 ? lowest_free(m, n + 2 * room) : NO_GRANULE;
+    size_t slack = alignment > 1 ? alignment - 1 : 0;
+    size_t first = room > 0 ? lowest_free(m, n + slack + 2 * room) : NO_GRANULE;
 
     if (first == NO_GRANULE)
-        return lowest_free(m, n + room);
-    if (first > 0 && m->granule[first - 1].owner != 0 && m->granule[first - 1].what != SEGMENTS)
-        return first + room;
+        first = lowest_free(m, n + slack + room);
+    else if (first > 0 && m->granule[first - 1].owner != 0 &&
+             m->granule[first - 1].what != SEGMENTS)
+        first += room;
+    if (first == NO_GRANULE)
+        return first;
+    while (alignment > 1 &&
+           (uintptr_t)granule_address(m->b, first + 1) % (alignment * GRANULE) != 0)
+        first++;
     return first;
 }
 
@@ -315,7 +323,8 @@ static void take_random(struct model *m, struct random_source *random)
     segment_owner_id owner = 1 + (segment_owner_id)random_below(random, 3);
     bool lowest = random_once_in(random, 2);
     size_t room = lowest && random_once_in(random, 3) ? random_below(random, 10) : 0;
-    size_t first = lowest ? lowest_roomy(m, n, room) : random_below(random, m->granules);
+    size_t alignment = random_once_in(random, 3) ? (size_t)1 << random_below(random, 6) : 0;
+    size_t first = lowest ? lowest_place(m, n, room, alignment) : random_below(random, m->granules);
     bool possible = first != NO_GRANULE && is_free(m, first, n) &&
                     (first == 0 || lowest || m->granule[first - 1].owner != 0);
     bool release_fails = random_once_in(random, 10);
@@ -324,8 +333,10 @@ static void take_random(struct model *m, struct random_source *random)
     set_pending(m, 0, 0);
     b->release_plan.at = release_fails ? 1 : 0;
     if (lowest)
-        taken = segment_take_with_room(&b->segments, owner, kind, n * GRANULE, room * GRANULE,
-                                       pending_of(m));
+        taken = segment_take_placed(
+            &b->segments, owner, kind, n * GRANULE,
+            (struct run_place){.room = room * GRANULE, .alignment = alignment * GRANULE},
+            pending_of(m));
     else
         taken = segment_take_at(&b->segments, owner, kind, granule_address(b, first), n * GRANULE,
                                 pending_of(m));

@@ -27,13 +27,13 @@ static bool take(const struct arena_source *source, struct arena *a, enum run_ki
     return !fails(g, SOURCE_TAKE) && g->region.source.take(&g->region.source, a, kind, bytes);
 }
 
-static bool take_with_room(const struct arena_source *source, struct arena *a, enum run_kind kind,
-                           size_t bytes, size_t room)
+static bool take_placed(const struct arena_source *source, struct arena *a, enum run_kind kind,
+                        size_t bytes, struct run_place place)
 {
     struct growing_arena *g = whole(source);
 
     return !fails(g, SOURCE_TAKE) &&
-           g->region.source.take_with_room(&g->region.source, a, kind, bytes, room);
+           g->region.source.take_placed(&g->region.source, a, kind, bytes, place);
 }
 
 static bool extend(const struct arena_source *source, struct arena *a, enum run_kind kind,
@@ -50,6 +50,13 @@ static bool commit(const struct arena_source *source, struct arena *a, enum run_
     struct growing_arena *g = whole(source);
 
     return !fails(g, SOURCE_COMMIT) && g->region.source.commit(&g->region.source, a, kind);
+}
+
+static size_t fresh(const struct arena_source *source, const struct arena *a)
+{
+    struct growing_arena *g = whole(source);
+
+    return g->region.source.fresh(&g->region.source, a);
 }
 
 static void give(const struct arena_source *source, struct arena *a, struct run keep)
@@ -146,9 +153,10 @@ struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend
     g->source = (struct arena_source){
         .unit = GRANULE,
         .take = take,
-        .take_with_room = take_with_room,
+        .take_placed = take_placed,
         .extend = extend,
         .commit = commit,
+        .fresh = fresh,
         .give = give,
         .owns = owns,
         .in_segment = in_segment,

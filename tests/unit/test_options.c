@@ -567,7 +567,7 @@ static void test_options_that_are_refused(void **state)
     incomplete.commit = NULL;
     expect_refused(&(dvsm_options){.size = 8}, EINVAL);
     expect_refused(&newer.options, EINVAL);
-    expect_refused(&(dvsm_options){.flags = 4}, EINVAL);
+    expect_refused(&(dvsm_options){.flags = 8}, EINVAL);
     expect_refused(&(dvsm_options){.mode = 01000}, EINVAL);
     expect_refused(&(dvsm_options){.name = long_name}, EINVAL);
     expect_refused(&(dvsm_options){.backend = &incomplete}, EINVAL);
