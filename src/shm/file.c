@@ -189,8 +189,9 @@ static int find_again(const dvsm_mapping *mapping, int stale)
 int shm_check_length(size_t length)
 {
     struct rlimit limit;
+    off_t as_offset = (off_t)length;
 
-    if ((off_t)length < 0)
+    if (as_offset < 0)
         return ENOMEM;
     return getrlimit(RLIMIT_FSIZE, &limit) == 0 && length > limit.rlim_cur ? EFBIG : 0;
 }
@@ -257,6 +258,6 @@ int shm_lengthen(const dvsm_mapping *mapping, size_t length, bool *was_short)
     if (now < length && error == 0)
         error = extend(fd, length);
     if (error == 0)
-        note_length(shm_record(mapping), length);
+        note_length(shm_record(mapping), now < length ? length : now);
     return error;
 }
