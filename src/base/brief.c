@@ -29,7 +29,8 @@ NOINLINE bool brief_look_up(void)
 {
     int saved = errno;
 
-    process_greet();
+    if (process_is_in_doubt())
+        process_greet();
     brief_self.process = 0;
     bool known = know_list();
     if (known) {

@@ -25,7 +25,6 @@ void process_start(void)
 {
     size_t bytes = (size_t)sysconf(_SC_PAGESIZE);
 
-    process_greet();
     if (process_number != NULL)
         return;
     void *page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -37,11 +36,14 @@ void process_start(void)
     }
     *(volatile uint32_t *)page = last_number;
     process_number = page;
+    process_greet();
 }
 
 static uint32_t id_of_kernel(void)
 {
-    return (uint32_t)syscall(SYS_gettid);
+    long id = syscall(SYS_gettid);
+
+    return id > 0 ? (uint32_t)id : 0;
 }
 
 /* What the C library writes into a mutex tells; no system call is made. */
@@ -59,16 +61,22 @@ static uint32_t id_of_libc(void)
 #endif
 }
 
-/* Whether it is the thread's: fork() gave a new process another one than it had; a new thread, whose own
- * variables are all zero, got it from the C library. Anything else is for the kernel to say, also that
- * the child has by chance the parent's in another PID namespace. */
-static bool is_right(uint32_t id, bool is_new_process)
+/* Whether it is the thread's: fork() gave the thread that it copied another one than it had; a new
+ * thread, whose own variables are all zero, has it from the C library. Anything else is for the kernel to
+ * say: also whether a thread that never came by before was copied or is new, if it is its process's first,
+ * and whether a child has by chance its parent's id, in another PID namespace. */
+static bool is_right(uint32_t id)
 {
+    uint32_t process = process_number != NULL ? *process_number : 0;
     uint32_t former = process_self.tid;
 
-    if (is_new_process ? former != 0 && former != id : former == 0)
+    if (former == 0 && (process != 0 || process_number == NULL))
         return true;
-    return id == id_of_kernel();
+    if (former != 0 && former != id && process_self.number != process)
+        return true;
+
+    uint32_t told = id_of_kernel(); /* 0: a sandbox does not let it */
+    return told == 0 || id == told;
 }
 
 /* NB: syscall(), since write() is a cancellation point. */
@@ -94,14 +102,14 @@ static void number_process(void)
 
 NOINLINE void process_greet(void)
 {
-    bool is_new = process_number != NULL && *process_number == 0;
     uint32_t id = id_of_libc();
     int saved = errno;
 
-    if (!is_right(id, is_new))
+    if (!is_right(id))
         stop();
-    process_self = (struct process_self){id, process_stack()};
-    if (is_new)
+    if (process_number != NULL && *process_number == 0)
         number_process();
+    process_self =
+        (struct process_self){id, process_number != NULL ? *process_number : 0, process_stack()};
     errno = saved;
 }

@@ -6,8 +6,8 @@
  * message, where it first comes to a lock:
  *
  *   - A copy of the process: a page that the kernel wipes in every process made by copying
- *     (MADV_WIPEONFORK) holds the process's number; 0 means that nobody has looked yet. fork() gave the
- *     thread a new id, a raw clone() left the old one.
+ *     (MADV_WIPEONFORK) holds the process's number; 0 means that nobody has looked yet. The thread that was
+ *     copied still has the number of an ancestor. fork() gave it a new id, a raw clone() left the old one.
  *   - One that shares the memory (CLONE_VM without CLONE_THREAD) shares that page, too, and even the
  *     thread's own variables; but it must run on another stack. So a thread that comes from elsewhere
  *     than before is asked for its id.
@@ -29,6 +29,7 @@ extern volatile uint32_t *process_number __attribute__((visibility("hidden")));
 /* What was seen of the calling thread when it last came by; a child has its parent's. */
 struct process_self {
     uint32_t tid;    /* 0: never */
+    uint32_t number; /* the process's */
     uintptr_t stack; /* about where on its stack it was */
 };
 extern __thread struct process_self process_self
@@ -51,10 +52,11 @@ static inline uintptr_t process_stack(void)
 
 static inline bool process_is_in_doubt(void)
 {
-    return unlikely(
-        process_number != NULL &&
-        (*process_number == 0 || process_stack() - process_self.stack + PROCESS_STACK_NEAR >
-                                     2 * (uintptr_t)PROCESS_STACK_NEAR));
+    if (unlikely(process_number == NULL))
+        return false;
+    return unlikely(process_self.number != *process_number || process_self.number == 0 ||
+                    process_stack() - process_self.stack + PROCESS_STACK_NEAR >
+                        2 * (uintptr_t)PROCESS_STACK_NEAR);
 }
 
 #endif

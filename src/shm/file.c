@@ -10,7 +10,6 @@
 #define _FILE_OFFSET_BITS 64
 #include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -189,10 +188,10 @@ static int find_again(const dvsm_mapping *mapping, int stale)
 
 int shm_check_length(size_t length)
 {
-    const uintmax_t most = INT64_MAX; /* of an off_t; a size_t of 32 bits is always less */
     struct rlimit limit;
+    off_t as_offset = (off_t)length;
 
-    if ((uintmax_t)length > most)
+    if (as_offset < 0)
         return ENOMEM;
     return getrlimit(RLIMIT_FSIZE, &limit) == 0 && length > limit.rlim_cur ? EFBIG : 0;
 }
@@ -259,6 +258,6 @@ int shm_lengthen(const dvsm_mapping *mapping, size_t length, bool *was_short)
     if (now < length && error == 0)
         error = extend(fd, length);
     if (error == 0)
-        note_length(shm_record(mapping), length);
+        note_length(shm_record(mapping), now < length ? length : now);
     return error;
 }

@@ -532,6 +532,8 @@ static void start(const struct scene *scene)
     target = NULL;
     stand_in_be_on(0);
     heap = stand_in_heap(kind, &(dvsm_options){.reserve = 32 * MIB});
+    /* What is watched and put back is more than what is committed: let the file be as long. */
+    assert_int_equal(ftruncate(heap->mapping.fd, 32 * MIB), 0);
     if (heap == NULL)
         skip();
     cache = &heap->cache;
