@@ -67,7 +67,7 @@ void region_source_init(struct region_source *source, struct segments *segments)
 {
     *source = (struct region_source){
         .source = {GRANULE, take, extend, commit, give, owns, in_segment, is_large_block, punch,
-                   fill},
+                   fill, segment_page(segments->map)},
         .segments = segments,
     };
 }

@@ -130,8 +130,17 @@ struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend
     must(g->arena != NULL, "growing_arena_new");
     start_map(g, granules);
     region_source_init(&g->region, &g->segments);
-    g->source = (struct arena_source){GRANULE, take,       extend,         commit, give,
-                                      owns,    in_segment, is_large_block, punch,  fill};
+    g->source = (struct arena_source){GRANULE,
+                                      take,
+                                      extend,
+                                      commit,
+                                      give,
+                                      owns,
+                                      in_segment,
+                                      is_large_block,
+                                      punch,
+                                      fill,
+                                      segment_page(g->segments.map)};
     arena_init(g->arena, GROWING_ARENA_ID);
     return g;
 }
