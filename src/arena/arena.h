@@ -85,6 +85,7 @@ struct arena_source {
     size_t (*punch)(const struct arena_source *source, struct arena *arena, char *start, char *end);
     /* Puts memory behind every hole that [start, end) touches; false where memory is short. */
     bool (*fill)(const struct arena_source *source, struct arena *arena, char *start, char *end);
+    size_t page; /* bytes of a hole */
 };
 
 /* A segment's record. The newest segment's is in the arena; each older one's in the foot of its own
@@ -132,8 +133,8 @@ struct arena {
     size_t id;              /* the number by which the source knows the arena */
     struct arena_segment segment; /* the newest; size 0: the arena has none yet */
     struct run pending;           /* on its way between arena and source: see struct arena_source */
-    word
-        holes; /* pages inside free chunks and top whose memory was given back: see arena_punch() */
+    size_t unpunched;             /* free bytes that had memory after the last punch: a hint */
+    word holes;                   /* pages of free chunks and top whose memory was given back */
     struct journal journal;
 };
 
@@ -231,6 +232,10 @@ bool arena_may_give(const struct arena *arena);
  *     Takes time in proportion to the chunks of a page and more, and to the pages given back: about a
  * tenth of a microsecond a page. */
 bool arena_punch(struct arena_call *call, size_t pad);
+
+/* The same for who is short of memory and may come often: not unless some granules' memory more is free
+ * than the last time left, which takes no time to see. */
+bool arena_punch_if_worth_while(struct arena_call *call);
 
 /* Usable bytes of a block after the checks of free; 0 and a fault where it is none. */
 size_t arena_usable(struct arena_call *call, const void *block);

@@ -164,6 +164,7 @@ void region_source_init(struct region_source *source, struct segments *segments)
                 .recover = recover,
                 .punch = punch,
                 .fill = fill,
+                .page = segment_page(segments->map),
             },
         .segments = segments,
     };

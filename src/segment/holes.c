@@ -18,6 +18,11 @@ static bool is_hole(const struct segment_map *map, size_t page)
     return (granule_load(map, page / map->hole_pages) & hole_bit(map, page)) != 0;
 }
 
+size_t segment_page(const struct segment_map *map)
+{
+    return map->page;
+}
+
 bool segment_is_hole(const struct segment_map *map, const void *address)
 {
     size_t page = ((uintptr_t)address - (uintptr_t)map->base) / map->page;

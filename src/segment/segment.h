@@ -143,6 +143,9 @@ bool segment_fill(struct segments *s, char *start, char *end, word *holes);
 /* As segment_give(), of a run that may have holes: they end with it, in *holes, too. */
 void segment_give_holed(struct segments *s, struct run *pending, struct run keep, word *holes);
 
+/* Bytes of a page. */
+size_t segment_page(const struct segment_map *map);
+
 /* Whether the page of that address is a hole; O(1), takes no lock. */
 bool segment_is_hole(const struct segment_map *map, const void *address);
 

@@ -163,6 +163,7 @@ struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend
         .is_large_block = is_large_block,
         .punch = punch,
         .fill = fill,
+        .page = segment_page(g->segments.map),
     };
     arena_init(g->arena, GROWING_ARENA_ID);
     return g;

@@ -646,6 +646,45 @@ static void test_check_ends_on_any_damage(void **state)
     assert_true(violations(r) > 0);
 }
 
+/* As if very many chunks were there: more than the bits beside the sum of their sizes can count. */
+static void test_the_count_goes_on_where_its_bits_end(void **state)
+{
+    struct row *r = *state;
+    size_t most = ((size_t)1 << BINS_COUNT_BITS) - 1;
+    struct chunk *first = lay(r, 64), *second = lay(r, 1024), *third = lay(r, 48);
+
+    r->bins.content = most << BINS_BYTES_BITS;
+    assert_int_equal(bins_count(&r->bins), most);
+    assert_int_equal(bins_bytes(&r->bins), 0);
+    assert_true(bins_insert(&r->bins, &r->journal, first, 64, &r->fault));
+    assert_int_equal(bins_count(&r->bins), most + 1);
+    assert_true(bins_insert(&r->bins, &r->journal, second, 1024, &r->fault));
+    assert_true(bins_insert(&r->bins, &r->journal, third, 48, &r->fault));
+    assert_int_equal(bins_count(&r->bins), most + 3);
+    assert_int_equal(bins_bytes(&r->bins), 64 + 1024 + 48);
+    assert_true(bins_remove(&r->bins, &r->journal, second, 1024, &r->fault));
+    assert_true(bins_remove(&r->bins, &r->journal, first, 64, &r->fault));
+    assert_int_equal(bins_count(&r->bins), most + 1);
+    assert_true(bins_remove(&r->bins, &r->journal, third, 48, &r->fault));
+    assert_int_equal(bins_count(&r->bins), most);
+    assert_int_equal(bins_bytes(&r->bins), 0);
+    journal_roll_back(&r->journal);
+    assert_int_equal(r->bins.content_wraps, 0);
+}
+
+/* A chunk that is counted, but not there. */
+static void test_check_finds_a_wrong_count(void **state)
+{
+    struct row *r = *state;
+
+    add(r, 64);
+    assert_int_equal(violations(r), 0);
+    r->bins.content += (size_t)1 << BINS_BYTES_BITS;
+    assert_int_equal(violations(r), 1);
+    r->bins.content -= ((size_t)1 << BINS_BYTES_BITS) + 1;
+    assert_int_equal(violations(r), 1);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -673,6 +712,8 @@ int main(void)
         TEST(test_inserting_ends_in_a_circle_of_links),
         TEST(test_check_finds_what_no_link_shows),
         TEST(test_check_ends_on_any_damage),
+        TEST(test_the_count_goes_on_where_its_bits_end),
+        TEST(test_check_finds_a_wrong_count),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
