@@ -149,11 +149,11 @@ bool depot_recover(struct cache *cache, unsigned class)
         return false;
     if (d->arena != 0 && !PLANTED(12) && !arenas_settle(cache->arenas, d->arena - 1))
         return false;
+    if (!is_whole(cache, class))
+        return false;
     if (d->releasing > d->ready)
         depot_release(cache, class);
     d->releasing = 0;
-    if (!is_whole(cache, class))
-        return false;
 
     word w = outside(cache, d, class);
     remark(d, class, w);
