@@ -131,10 +131,12 @@ size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct
 
     if (word_peek(&d->stock_magazines) == 0 || !depot_enter_to_drain(cache, class))
         return 0;
-    for (; drained < magazines && d->stock_magazines != 0; drained++) {
+    for (bool emptied = true; emptied && drained < magazines && d->stock_magazines != 0;
+         drained += emptied) {
         depot_set_transit(d, depot_take_stock(d, class, depot_find_stock(d, 0)), 0);
         journal_commit(depot_journal(d));
         empty_transit(cache, class, fault);
+        emptied = magazine_is_empty(class, d->transit_new); /* else it would come again, for ever */
         depot_end_transit(d, class, 0, d->transit_new);
     }
     d->demand /= 2;

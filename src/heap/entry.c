@@ -61,7 +61,8 @@ static NOINLINE void set_aside(struct dvsm_heap *heap)
 
 static NOINLINE void report(struct dvsm_heap *heap, const struct fault *fault, const char *function)
 {
-    if (fault->kind == FAULT_DAMAGE && heap != NULL)
+    if (fault->kind == FAULT_DAMAGE && heap != NULL &&
+        word_peek(&heap->region->arenas.damaged) != 0)
         set_aside(heap);
     fault_report(fault, heap != NULL ? heap->label : "no heap", function);
 }

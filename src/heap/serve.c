@@ -117,11 +117,14 @@ static bool squeeze(struct dvsm_heap *heap, const char *function)
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
-        if (!arena_may_give(&region_arena(heap->region, i)->arena))
-            continue;
-        if (heap_enter_index(&call, heap, i, function)) {
+        const struct arena *arena = &region_arena(heap->region, i)->arena;
+        bool much = arena_may_give(arena);
+
+        if (heap_enter_index(&call, heap, i, function) && much) {
             given |= arena_trim(&call.hold.call, 0);
             given |= arena_punch(&call.hold.call, 0);
+        } else if (call.hold.slot != NULL) {
+            given |= arena_punch_if_worth_while(&call.hold.call);
         }
         heap_leave(&call);
     }

@@ -61,8 +61,11 @@ static void start_segments(struct replay *replay)
                                  segment_map_committed_bytes()) != 0 ||
         segment_init(place, first, granules, SIZE_MAX) != 0)
         cannot("dvsm-replay: the granule map");
-    replay->segments = (struct segments){(struct segment_map *)(void *)place, &dvsm_backend_anon,
-                                         &replay->granules, NULL};
+    replay->segments = (struct segments){
+        .map = (struct segment_map *)(void *)place,
+        .backend = &dvsm_backend_anon,
+        .mapping = &replay->granules,
+    };
     region_source_init(&replay->source, &replay->segments);
     replay->arena = map(sizeof(struct arena));
     arena_init(replay->arena, ARENA_ID);

@@ -1,0 +1,740 @@
+/* test_damaged_records.c - what a dead process left is believed only as far as it can be theirs.
+ *
+ * A child takes one of the heap's locks, writes what it likes into the records that a survivor goes by (the
+ * journal, what is pending, in transit, being released, ...), and dies. The survivor tells of it, stores
+ * nothing outside the region, neither crashes nor hangs, and goes on with the rest of the heap.
+ *
+ *     fork_damaged_records [seed [operations, a few hundred to each mutation]]
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cache/depot.h"
+#include "heap/heap.h"
+#include "segment/segment_map.h"
+#include "support/child.h"
+#include "support/random.h"
+
+enum { KIB = 1 << 10, MIB = 1 << 20, CLASS = 10, SIZE = CLASS * CLASS_STEP - CHUNK_OVERHEAD };
+
+static dvsm_heap *heap;
+static word private_words[64]; /* nothing of the heap's */
+static size_t faults;
+static char last_fault[64];
+
+static void note_fault(const dvsm_fault *fault)
+{
+    faults++;
+    snprintf(last_fault, sizeof last_fault, "%s", fault->what);
+}
+
+static bool has_cache(void)
+{
+    return heap->cache.table->classes > 0;
+}
+
+static void make_heap(void)
+{
+    heap = dvsm_heap_create(&(dvsm_options){.reserve = 64 * MIB});
+}
+
+static struct arena_slot *slot(size_t index)
+{
+    return region_arena(heap->region, index);
+}
+
+static struct depot *depot(void)
+{
+    return depot_of(&heap->cache, CLASS);
+}
+
+static struct segment_map *map(void)
+{
+    return heap->segments.map;
+}
+
+/* The heap is in use: two arenas may be there, magazines are in stock, granules are retained. */
+enum { BLOCKS = 300 };
+static void *block[BLOCKS];
+
+static void use_heap(void)
+{
+    for (size_t i = 0; i < BLOCKS; i++)
+        block[i] = dvsm_heap_malloc(heap, i % 3 == 0 ? 1000 + 10 * i : SIZE);
+    for (size_t i = 0; i < BLOCKS; i++)
+        if (i % 4 != 0) {
+            dvsm_free(block[i]);
+            block[i] = NULL;
+        }
+    dvsm_free(dvsm_heap_malloc(heap, 300 * KIB));
+}
+
+/* ---- one record, one value that it cannot have ------------------------------------------------ */
+
+enum part { ARENA, MAP, DEPOT, TABLE };
+
+struct damage {
+    const char *name;
+    enum part part;
+    void (*write)(void);
+};
+
+static void entry(struct journal *j, const void *address, word old)
+{
+    j->entry[0] = (struct journal_entry){(word *)(uintptr_t)address, old};
+    j->count = 1;
+}
+
+static struct journal *arena_journal_of(size_t index)
+{
+    return &slot(index)->arena.journal;
+}
+
+static void arena_names_private(void)
+{
+    entry(arena_journal_of(0), &private_words[3], 666);
+}
+
+static void arena_names_misaligned(void)
+{
+    entry(arena_journal_of(0), (char *)&slot(0)->arena.top + 1, 666);
+}
+
+static void arena_names_null(void)
+{
+    entry(arena_journal_of(0), NULL, 666);
+}
+
+static void arena_names_what_is_behind_the_region(void)
+{
+    entry(arena_journal_of(0), heap->region->base + heap->region->bytes, 666);
+}
+
+static void arena_names_free_granules(void)
+{
+    entry(arena_journal_of(0), heap->region->base + heap->region->bytes - GRANULE, 666);
+}
+
+static void arena_names_the_header(void)
+{
+    entry(arena_journal_of(0), &heap->region->magic, 666);
+}
+
+static void arena_names_a_lock(void)
+{
+    entry(arena_journal_of(0), &slot(0)->lock, 666);
+}
+
+static void arena_names_its_id(void)
+{
+    entry(arena_journal_of(0), &slot(0)->arena.id, 666);
+}
+
+static void arena_counts_too_much(void)
+{
+    arena_journal_of(0)->count = JOURNAL_CAPACITY + 1;
+}
+
+static void arena_counts_far_too_much(void)
+{
+    arena_journal_of(0)->count = (size_t)1 << 40;
+}
+
+static void arena_gets_a_private_top(void)
+{
+    entry(arena_journal_of(0), &slot(0)->arena.top, (word)private_words);
+}
+
+static void arena_gets_a_private_bin(void)
+{
+    entry(arena_journal_of(0), &slot(0)->arena.bins.small[5].fd, (word)private_words);
+}
+
+static void pend(void *start, size_t bytes)
+{
+    slot(0)->arena.pending = (struct run){start, bytes};
+}
+
+static void pending_is_private(void)
+{
+    pend(private_words, GRANULE);
+}
+
+static void pending_is_misaligned(void)
+{
+    pend(heap->region->granules + 4096, GRANULE);
+}
+
+static void pending_is_endless(void)
+{
+    pend(heap->region->granules, SIZE_MAX / 2 + 1);
+}
+
+static void pending_is_nobodys(void)
+{
+    pend(heap->region->base + heap->region->bytes - GRANULE, GRANULE);
+}
+
+static void pending_is_in_use(void)
+{
+    pend(slot(0)->arena.segment.base, GRANULE);
+}
+
+static void map_names_private(void)
+{
+    entry(&map()->journal, &private_words[3], 666);
+}
+
+static void map_names_a_chunk(void)
+{
+    entry(&map()->journal, heap->region->granules, 666);
+}
+
+static void map_names_a_lock(void)
+{
+    entry(&map()->journal, &slot(0)->lock, 666);
+}
+
+static void map_counts_too_much(void)
+{
+    map()->journal.count = SIZE_MAX;
+}
+
+static void map_gets_a_free_run_too_long(void)
+{
+    entry(&map()->journal, &map()->level[0][map()->used],
+          granule_word(FREE | FIRST, map()->granules + 5));
+}
+
+static void map_gets_a_wrong_maximum(void)
+{
+    entry(&map()->journal, &map()->level[1][0], 12345);
+}
+
+static void map_used_too_much(void)
+{
+    entry(&map()->journal, &map()->used, map()->granules + 1);
+}
+
+static void rewriting_is_outside(void)
+{
+    map()->rewriting = (struct granule_run){map()->granules - 1, 10};
+}
+
+static void rewriting_is_endless(void)
+{
+    map()->rewriting = (struct granule_run){2, SIZE_MAX};
+}
+
+static void releasing_is_outside(void)
+{
+    map()->releasing = (struct granule_run){SIZE_MAX - 1, 2};
+}
+
+static void releasing_is_taken(void)
+{
+    map()->releasing = (struct granule_run){0, 1};
+}
+
+static void depot_names_private(void)
+{
+    entry(&depot()->journal, &private_words[3], 666);
+}
+
+static void depot_names_another_depot(void)
+{
+    entry(&depot()->journal, &depot()[1].made, 666);
+}
+
+static void depot_counts_too_much(void)
+{
+    depot()->journal.count = 1000;
+}
+
+static void transit_is_private(void)
+{
+    depot()->transit_new = (word)private_words + 2 * WORD + 1;
+}
+
+static void transit_is_another_class(void)
+{
+    depot()->transit_old = magazine_word(magazine_at(heap->cache.table, CLASS + 1, 0), 0);
+}
+
+static void transit_was_never_made(void)
+{
+    depot()->transit_new =
+        magazine_word(magazine_at(heap->cache.table, CLASS, depot()->made + 3), 1);
+}
+
+static void transit_is_in_stock(void)
+{
+    for (size_t i = 0; i < DEPOT_SHELVES; i++)
+        if (depot()->stock[i] != 0)
+            depot()->transit_new = depot()->stock[i];
+}
+
+static void stock_has_a_private_block(void)
+{
+    for (size_t i = 0; i < DEPOT_SHELVES; i++)
+        if (depot()->stock[i] != 0)
+            *magazine_last(depot()->stock[i]) = (word)private_words;
+}
+
+static void depot_names_no_arena(void)
+{
+    depot()->arena = 4000;
+}
+
+static void depot_is_ready_beyond_its_stretch(void)
+{
+    depot()->ready = heap->cache.table->area + 4096;
+}
+
+static void depot_releases_endlessly(void)
+{
+    depot()->releasing = SIZE_MAX;
+}
+
+static void table_has_too_many(void)
+{
+    heap->region->arenas.count = heap->region->arenas.most + 1;
+}
+
+static void table_has_more_than_memory(void)
+{
+    heap->region->arenas.count = heap->region->arenas.committed + 1;
+}
+
+static void table_lies_elsewhere(void)
+{
+    heap->region->arenas.slots = (char *)private_words;
+}
+
+#define DAMAGE(part, function)                                                                     \
+    {                                                                                              \
+#function, part, function                                                                  \
+    }
+
+static const struct damage damages[] = {
+    DAMAGE(ARENA, arena_names_private),
+    DAMAGE(ARENA, arena_names_misaligned),
+    DAMAGE(ARENA, arena_names_null),
+    DAMAGE(ARENA, arena_names_what_is_behind_the_region),
+    DAMAGE(ARENA, arena_names_free_granules),
+    DAMAGE(ARENA, arena_names_the_header),
+    DAMAGE(ARENA, arena_names_a_lock),
+    DAMAGE(ARENA, arena_names_its_id),
+    DAMAGE(ARENA, arena_counts_too_much),
+    DAMAGE(ARENA, arena_counts_far_too_much),
+    DAMAGE(ARENA, arena_gets_a_private_top),
+    DAMAGE(ARENA, arena_gets_a_private_bin),
+    DAMAGE(ARENA, pending_is_private),
+    DAMAGE(ARENA, pending_is_misaligned),
+    DAMAGE(ARENA, pending_is_endless),
+    DAMAGE(ARENA, pending_is_nobodys),
+    DAMAGE(ARENA, pending_is_in_use),
+    DAMAGE(MAP, map_names_private),
+    DAMAGE(MAP, map_names_a_chunk),
+    DAMAGE(MAP, map_names_a_lock),
+    DAMAGE(MAP, map_counts_too_much),
+    DAMAGE(MAP, map_gets_a_free_run_too_long),
+    DAMAGE(MAP, map_gets_a_wrong_maximum),
+    DAMAGE(MAP, map_used_too_much),
+    DAMAGE(MAP, rewriting_is_outside),
+    DAMAGE(MAP, rewriting_is_endless),
+    DAMAGE(MAP, releasing_is_outside),
+    DAMAGE(MAP, releasing_is_taken),
+    DAMAGE(DEPOT, depot_names_private),
+    DAMAGE(DEPOT, depot_names_another_depot),
+    DAMAGE(DEPOT, depot_counts_too_much),
+    DAMAGE(DEPOT, transit_is_private),
+    DAMAGE(DEPOT, transit_is_another_class),
+    DAMAGE(DEPOT, transit_was_never_made),
+    DAMAGE(DEPOT, transit_is_in_stock),
+    DAMAGE(DEPOT, stock_has_a_private_block),
+    DAMAGE(DEPOT, depot_names_no_arena),
+    DAMAGE(DEPOT, depot_is_ready_beyond_its_stretch),
+    DAMAGE(DEPOT, depot_releases_endlessly),
+    DAMAGE(TABLE, table_has_too_many),
+    DAMAGE(TABLE, table_has_more_than_memory),
+    DAMAGE(TABLE, table_lies_elsewhere),
+};
+
+static struct lock *lock_of(enum part part)
+{
+    switch (part) {
+    case ARENA:
+        return &slot(0)->lock;
+    case MAP:
+        return &map()->lock;
+    case DEPOT:
+        return &depot()->lock;
+    default:
+        return &heap->region->arenas.lock;
+    }
+}
+
+static int die_with_damage(void *context)
+{
+    const struct damage *damage = context;
+
+    CHILD_CHECK(lock_acquire(lock_of(damage->part)) == LOCK_ACQUIRED);
+    damage->write();
+    kill(getpid(), SIGKILL);
+    return 0;
+}
+
+static int die_of(const struct damage *damage)
+{
+    alarm(60);
+    make_heap();
+    CHILD_CHECK(heap != NULL);
+    use_heap();
+    if (damage->part == DEPOT && !has_cache())
+        return CHILD_SKIP;
+    for (size_t i = 0; i < 64; i++)
+        private_words[i] = i;
+    CHILD_CHECK(WIFSIGNALED(run_in_child(die_with_damage, (void *)(uintptr_t)damage)));
+    return 0;
+}
+
+static bool private_words_are_whole(void)
+{
+    for (size_t i = 0; i < 64; i++)
+        if (private_words[i] != i)
+            return false;
+    return true;
+}
+
+static const char *message_for(enum part part)
+{
+    static const char *const messages[] = {"damaged journal", "damaged journal of the granule map",
+                                           "damaged journal of a depot", "damaged table of arenas"};
+
+    return messages[part];
+}
+
+/* The rest of the heap works on. */
+static int go_on(enum part part)
+{
+    for (size_t i = 0; i < BLOCKS; i++) /* what others hold can be freed, or is dropped */
+        dvsm_free(block[i]);
+    for (size_t i = 0; i < BLOCKS; i++) {
+        block[i] = dvsm_heap_malloc(heap, SIZE);
+        if (part == MAP && block[i] == NULL)
+            break; /* nothing new can be had */
+        CHILD_CHECK(block[i] != NULL);
+        memset(block[i], (int)i, SIZE);
+    }
+    CHILD_CHECK(block[0] != NULL);
+    void *large = dvsm_heap_malloc(heap, 2 * MIB);
+    CHILD_CHECK((large == NULL) == (part == MAP));
+    dvsm_free(large);
+    for (size_t i = 0; i < BLOCKS && block[i] != NULL; i++) {
+        unsigned char *p = block[i];
+
+        CHILD_CHECK(p[0] == (unsigned char)i && p[SIZE - 1] == (unsigned char)i);
+        dvsm_free(p);
+    }
+    return 0;
+}
+
+static int survive_with_a_handler(void *context)
+{
+    const struct damage *damage = context;
+    dvsm_stats_t stats;
+    int status = die_of(damage);
+
+    if (status != 0)
+        return status;
+    faults = 0;
+    dvsm_set_fault_handler(note_fault);
+    CHILD_CHECK(dvsm_reap(heap) >= 1);
+    CHILD_CHECK(faults == 1);
+    CHILD_CHECK(strcmp(last_fault, message_for(damage->part)) == 0);
+    CHILD_CHECK(dvsm_reap(heap) == 0);
+    CHILD_CHECK(go_on(damage->part) == 0);
+    CHILD_CHECK(faults == 1);
+    CHILD_CHECK(dvsm_check(heap, NULL) > 0 || damage->part == TABLE);
+    CHILD_CHECK(dvsm_stats(heap, &stats) == 0);
+    CHILD_CHECK(stats.arenas_damaged == (damage->part == ARENA));
+    dvsm_heap_trim(heap, 0);
+    CHILD_CHECK(private_words_are_whole());
+    CHILD_CHECK(dvsm_heap_destroy(heap) == 0);
+    return 0;
+}
+
+/* By a call that is not there for it. NB: not of the table: all read it without its lock. */
+static int survive_by_allocating(void *context)
+{
+    const struct damage *damage = context;
+    int status = die_of(damage);
+
+    if (status != 0)
+        return status;
+    faults = 0;
+    dvsm_set_fault_handler(note_fault);
+    CHILD_CHECK(go_on(damage->part) == 0);
+    CHILD_CHECK(faults <= 1);
+    dvsm_reap(heap);
+    CHILD_CHECK(faults == 1);
+    CHILD_CHECK(private_words_are_whole());
+    return 0;
+}
+
+static int survive_with_the_default_handler(void *context)
+{
+    int status = die_of(context);
+
+    if (status != 0)
+        return status;
+    dvsm_reap(heap);
+    return 1; /* never reached */
+}
+
+static void expect_done(const struct damage *damage, child_work work)
+{
+    int status = run_in_child(work, (void *)(uintptr_t)damage);
+
+    if (!WIFEXITED(status) || (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != CHILD_SKIP))
+        fail_msg("%s: status %#x", damage->name, (unsigned)status);
+}
+
+static void test_a_handler_is_told_and_the_rest_works_on(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof damages / sizeof damages[0]; i++)
+        expect_done(&damages[i], survive_with_a_handler);
+}
+
+static void test_whoever_needs_the_lock_finds_it(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof damages / sizeof damages[0]; i++)
+        if (damages[i].part != TABLE)
+            expect_done(&damages[i], survive_by_allocating);
+}
+
+static void test_the_default_handler_aborts_with_the_message(void **state)
+{
+    char text[400];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof damages / sizeof damages[0]; i++) {
+        int status = run_in_child_with_stderr(survive_with_the_default_handler,
+                                              (void *)(uintptr_t)&damages[i], text, sizeof text);
+
+        if (WIFEXITED(status) && WEXITSTATUS(status) == CHILD_SKIP)
+            continue;
+        if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT ||
+            strstr(text, message_for(damages[i].part)) == NULL)
+            fail_msg("%s: status %#x, \"%s\"", damages[i].name, (unsigned)status, text);
+    }
+}
+
+/* ---- at random -------------------------------------------------------------------------------- */
+
+static struct random_run arguments;
+static struct random_source random_words;
+
+/* Addresses and numbers of all kinds, most of them wrong. */
+static word any_word(void)
+{
+    struct random_source *r = &random_words;
+    const struct region *region = heap->region;
+    word granule = (word)region->granules;
+
+    switch (random_below(r, 16)) {
+    case 0:
+        return 0;
+    case 1:
+        return random_below(r, 100);
+    case 2:
+        return random_next(r);
+    case 3:
+        return (word)&private_words[random_below(r, 64)];
+    case 4:
+        return (word)region->base - WORD;
+    case 5:
+        return (word)region->base + region->bytes;
+    case 6:
+        return (word)region->base + random_below(r, region->bytes);
+    case 7:
+        return ((word)region->base + random_below(r, region->bytes)) & ~(word)(WORD - 1);
+    case 8:
+        return granule + random_below(r, 64 * GRANULE) / CHUNK_ALIGN * CHUNK_ALIGN;
+    case 9:
+        return granule + random_below(r, 64) * GRANULE;
+    case 10:
+        return (word)slot(0) + random_below(r, sizeof(struct arena_slot)) / WORD * WORD;
+    case 11:
+        return (word)map() + random_below(r, sizeof(struct segment_map)) / WORD * WORD;
+    case 12:
+        return (word)&map()->level[random_below(r, map()->levels + 1)][random_below(r, 40)];
+    case 13:
+        return (word)depot() + random_below(r, sizeof(struct depot)) / WORD * WORD;
+    case 14:
+        return (word)magazine_at(heap->cache.table, CLASS, random_below(r, 10)) +
+               random_below(r, 64) * WORD + random_below(r, 2);
+    default:
+        return (word)SIZE_MAX - random_below(r, 3);
+    }
+}
+
+static void mutate_journal(struct journal *j)
+{
+    struct random_source *r = &random_words;
+    size_t count = random_below(r, 6);
+
+    for (size_t i = 0; i < count; i++)
+        j->entry[i] = (struct journal_entry){(word *)any_word(), any_word()};
+    j->count = random_once_in(r, 10) ? any_word() : count;
+}
+
+static void mutate(enum part part)
+{
+    struct random_source *r = &random_words;
+    struct depot *d = depot();
+
+    if (part != TABLE && random_once_in(r, 2))
+        mutate_journal(part == ARENA ? arena_journal_of(0)
+                       : part == MAP ? &map()->journal
+                                     : &d->journal);
+    switch (random_once_in(r, 3) && part != TABLE ? 4 : part) {
+    case ARENA:
+        pend((void *)any_word(), any_word());
+        break;
+    case MAP:
+        if (random_once_in(r, 2))
+            map()->rewriting = (struct granule_run){any_word(), any_word()};
+        else
+            map()->releasing = (struct granule_run){any_word(), any_word()};
+        break;
+    case DEPOT: {
+        size_t *fields[] = {&d->transit_new, &d->transit_old, &d->arena, &d->releasing, &d->ready};
+
+        for (size_t i = 1 + random_below(r, 2); i > 0; i--)
+            *fields[random_below(r, 5)] = any_word();
+        break;
+    }
+    case TABLE:
+        heap->region->arenas.committed = any_word();
+        break;
+    default:
+        break;
+    }
+}
+
+static int die_mutated(void *context)
+{
+    enum part part = *(const enum part *)context;
+
+    CHILD_CHECK(lock_acquire(lock_of(part)) == LOCK_ACQUIRED);
+    mutate(part);
+    kill(getpid(), SIGKILL);
+    return 0;
+}
+
+/* Everything that could go by a wrong record. Whether calls fail is not asked. */
+static void do_all(void)
+{
+    dvsm_stats_t stats;
+
+    for (size_t i = 0; i < BLOCKS; i++) {
+        block[i] = dvsm_heap_realloc(heap, block[i], i % 5 == 0 ? 3000 + i : SIZE);
+        if (i % 3 == 0) {
+            dvsm_free(block[i]);
+            block[i] = NULL;
+        }
+    }
+    void *large = dvsm_heap_malloc(heap, MIB), *huge = dvsm_heap_malloc(heap, 5 * MIB);
+    dvsm_free(large);
+    dvsm_free(huge);
+    dvsm_reap(heap);
+    dvsm_check(heap, NULL);
+    dvsm_stats(heap, &stats);
+    for (size_t i = 0; i < BLOCKS; i++)
+        dvsm_free(block[i]);
+    dvsm_heap_trim(heap, 0);
+    dvsm_check(heap, NULL);
+    for (size_t i = 0; i < 100; i++)
+        block[i] = dvsm_heap_malloc(heap, 16 * i);
+    for (size_t i = 0; i < 100; i++)
+        dvsm_free(block[i]);
+}
+
+enum { MUTATIONS_A_CHILD = 20, OPERATIONS_A_MUTATION = 500 };
+
+static int survive_mutations(void *context)
+{
+    uint64_t seed = *(const uint64_t *)context;
+
+    signal(SIGSEGV, SIG_DFL); /* not the test runner's */
+    signal(SIGBUS, SIG_DFL);
+    signal(SIGABRT, SIG_DFL);
+    dvsm_set_fault_handler(note_fault);
+    for (unsigned i = 0; i < MUTATIONS_A_CHILD; i++) {
+        alarm(60);
+        random_words.state = seed + i;
+        make_heap();
+        CHILD_CHECK(heap != NULL);
+        use_heap();
+        for (size_t j = 0; j < 64; j++)
+            private_words[j] = j;
+        enum part part = (enum part)random_below(&random_words, 4);
+        if (part == DEPOT && !has_cache())
+            part = MAP;
+        CHILD_CHECK(WIFSIGNALED(run_in_child(die_mutated, &part)));
+        do_all();
+        if (!private_words_are_whole()) {
+            fprintf(stderr, "mutation with seed %llu stored to private memory\n",
+                    (unsigned long long)(seed + i));
+            return 1;
+        }
+        CHILD_CHECK(dvsm_heap_destroy(heap) == 0);
+    }
+    return 0;
+}
+
+static void test_random_mutations_of_what_the_dead_left(void **state)
+{
+    (void)state;
+    size_t mutations = arguments.operations / OPERATIONS_A_MUTATION;
+
+    for (size_t done = 0; done < mutations; done += MUTATIONS_A_CHILD) {
+        uint64_t seed = arguments.seed + done;
+        int status = run_in_child(survive_mutations, &seed);
+
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+            fail_msg("mutations from seed %llu on: status %#x", (unsigned long long)seed,
+                     (unsigned)status);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_handler_is_told_and_the_rest_works_on),
+        cmocka_unit_test(test_whoever_needs_the_lock_finds_it),
+        cmocka_unit_test(test_the_default_handler_aborts_with_the_message),
+        cmocka_unit_test(test_random_mutations_of_what_the_dead_left),
+    };
+
+    arguments = random_run_from(argc, argv, 200000);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
