@@ -54,7 +54,7 @@ NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need
     keep.bytes = (size_t)(end - keep.start);
     if (keep.bytes != a->pending.bytes)
         source->give(source, a, keep);
-    if (!source->commit(source, a, RUN_LARGE)) {
+    if (keep.bytes != a->pending.bytes || !source->commit(source, a, RUN_LARGE)) {
         source->give(source, a, (struct run){0});
         return NULL;
     }

@@ -11,16 +11,26 @@ static segment_owner_id owner_of(const struct arena *arena)
     return (segment_owner_id)arena->id;
 }
 
+/* What is still on its way, since the map's lock could not be had to give it back, goes first. */
+static bool none_pending(const struct arena_source *source, struct arena *arena)
+{
+    if (unlikely(arena->pending.bytes != 0))
+        segment_give(segments_of(source), &arena->pending, (struct run){0});
+    return likely(arena->pending.bytes == 0);
+}
+
 static bool take(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                  size_t bytes)
 {
-    return segment_take(segments_of(source), owner_of(arena), kind, bytes, &arena->pending);
+    return none_pending(source, arena) &&
+           segment_take(segments_of(source), owner_of(arena), kind, bytes, &arena->pending);
 }
 
 static bool extend(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                    void *end, size_t bytes)
 {
-    return segment_take_at(segments_of(source), owner_of(arena), kind, end, bytes, &arena->pending);
+    return none_pending(source, arena) &&
+           segment_take_at(segments_of(source), owner_of(arena), kind, end, bytes, &arena->pending);
 }
 
 static bool commit(const struct arena_source *source, struct arena *arena, enum run_kind kind)

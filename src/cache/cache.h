@@ -16,6 +16,8 @@
  * room. Where the last trade on the CPU's shelf went the other way, what goes into the lane is at most half
  * full (a fuller one is split), so that at least 31 operations pass between two trades whichever
  * comes next; where it went the same way, a whole one or an empty one.
+ * Nobody waits for a depot for longer than a moment: its holder may be stopped. Its class is then served
+ * by the arenas. Functions that look at the whole cache wait.
  * A CPU without stock of its own has a magazine filled by its arena, if that need not grow; else takes
  * another's stock; else has any arena fill one. Blocks return to their arenas when the
  * depots hold more than `bound`, before an arena grows, on trim, and when memory is short.
@@ -26,6 +28,8 @@
  *    old word in `transit`; the lane's word is exchanged; a second one puts whichever of the two is
  *    outside now away and clears `transit`. NB: magazines of a class enter and leave lanes only under
  *    its depot's lock, so a survivor finds out which by looking through the lanes.
+ *  - a depot is repaired by whoever takes its lock next, if the arena and the map that the dead was working
+ *    on can be looked at then; else `recovering` stays, and the next one does it.
  *  - fill and drain: the arena's transaction, in the arena's journal, moves the block and counts it
  *    in `transit_new`. A survivor has that arena's journal rolled back before it looks.
  *
@@ -63,7 +67,9 @@ struct depot {
     size_t releasing;          /* up to here, from `ready` on, memory is being released; 0: no */
     size_t demand;             /* how often it was filled: decides how many blocks come at once */
     size_t last_trade[DEPOT_SHELVES]; /* enum trade: a hint */
-    size_t foreign; /* so many times more others' stock comes before the arena: a hint */
+    size_t foreign;    /* so many times more others' stock comes before the arena: a hint */
+    size_t recovering; /* 1: a holder died, and what it left is not repaired yet */
+    size_t stuck;      /* 1: a hint: somebody waited for the lock in vain since its holder came */
 };
 
 enum trade { TRADE_REFILL, TRADE_SPILL };
@@ -150,7 +156,8 @@ void census_take(struct census *census, struct cache *cache);
 bool census_has(const struct census *census, const void *block);
 void census_end(struct census *census);
 
-/* All depots locked, in order: then blocks move only between lanes and their users. */
+/* All depots locked, in order, however long it takes: then blocks move only between lanes and their users.
+ * False: not to be had, in a signal handler that would have to wait. */
 bool cache_lock_all(struct cache *cache);
 void cache_unlock_all(struct cache *cache);
 

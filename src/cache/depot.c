@@ -4,6 +4,9 @@
 /* Magazines' memory is committed in steps: at first so much, then as much again, up to a limit. */
 enum { READY_FIRST = 4 << 10, READY_STEP_MOST = 64 << 10 };
 
+/* How long a depot is waited for before the arenas are asked. */
+enum { WAIT_MS = 2 };
+
 /* ---- lists ----------------------------------------------------------------------------------- */
 
 void depot_list(struct depot *d, unsigned class, word *list, word w)
@@ -128,15 +131,16 @@ static void remark(const struct depot *d, unsigned class, word w)
 }
 
 /* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
- * arena first: their journals may hold words of this depot. */
-static void recover(struct cache *cache, unsigned class)
+ * arena first: their journals may hold words of this depot. False: one of them is not to be had now. */
+static bool recover(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
 
     journal_roll_back(&d->journal);
-    segment_settle(cache->segments);
-    if (d->arena != 0 && !PLANTED(12))
-        arenas_settle(cache->arenas, d->arena - 1);
+    if (!segment_settle(cache->segments))
+        return false;
+    if (d->arena != 0 && !PLANTED(12) && !arenas_settle(cache->arenas, d->arena - 1))
+        return false;
     if (d->releasing > d->ready)
         release(cache, class);
     d->releasing = 0;
@@ -144,26 +148,57 @@ static void recover(struct cache *cache, unsigned class)
     remark(d, class, w);
     if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9))
         depot_end_transit(d, class, 0, w);
+    d->recovering = 0;
+    return true;
+}
+
+/* Whether the depot, just locked, can be used. */
+static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_state state)
+{
+    struct depot *d = depot_of(cache, class);
+
+    if (state == LOCK_OWNER_DIED) {
+        d->recovering = 1;
+        compiler_barrier();
+        lock_repaired(&d->lock);
+    }
+    if (recover(cache, class))
+        return true;
+    lock_release(&d->lock);
+    return false;
+}
+
+static bool begin(struct cache *cache, unsigned class, enum lock_state state)
+{
+    const struct depot *d = depot_of(cache, class);
+
+    if (unlikely(state == LOCK_TAKEN || state == LOCK_REENTERED))
+        return false;
+    if (unlikely(state == LOCK_OWNER_DIED || d->recovering))
+        return make_usable(cache, class, state);
+    return true;
 }
 
 bool depot_enter(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
+    bool waits = word_peek(&d->stuck) == 0 && lock_may_wait(LOCK_DEPOT);
+    enum lock_state state = lock_acquire_within(&d->lock, waits ? WAIT_MS : 0);
 
-    switch (lock_acquire(&d->lock)) {
-    case LOCK_ACQUIRED:
-        return true;
-    case LOCK_OWNER_DIED:
-        recover(cache, class);
-        lock_repaired(&d->lock);
-        return true;
-    default:
-        return false;
-    }
+    if (unlikely(state == LOCK_TAKEN) && waits)
+        word_show(&d->stuck, 1);
+    return begin(cache, class, state);
+}
+
+bool depot_enter_patiently(struct cache *cache, unsigned class)
+{
+    return begin(cache, class, lock_acquire_next(&depot_of(cache, class)->lock));
 }
 
 void depot_leave(struct depot *d)
 {
+    if (unlikely(d->stuck != 0))
+        word_show(&d->stuck, 0);
     lock_release(&d->lock);
 }
 

@@ -15,9 +15,11 @@ static inline size_t depot_bytes(const struct depot *d, unsigned class)
     return word_peek(&d->stock_blocks) * class_size(class);
 }
 
-/* Locks and, if the holder died, recovers. False: the calling thread holds it, interrupted by a
- * signal. */
+/* Locks and, if the holder died, recovers. False: it is held for longer than a moment, or by the calling
+ * thread, interrupted by a signal; or it cannot be repaired just now. The second one waits as long as it
+ * takes, also where the thread holds depots that it got by it, of lower classes. */
 bool depot_enter(struct cache *cache, unsigned class);
+bool depot_enter_patiently(struct cache *cache, unsigned class);
 void depot_leave(struct depot *d);
 
 /* Lists of magazines, linked by words; within the caller's transaction. */

@@ -69,6 +69,7 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
         return NULL;
     }
     open_parts(heap);
+    heap_watch_forks();
     registry_publish(heap);
     return heap;
 }

@@ -125,7 +125,7 @@ static inline struct granule_run granules_of(const struct segment_map *map, stru
     return (struct granule_run){granule_of(map, run.start), run.bytes >> GRANULE_SHIFT};
 }
 
-/* map.c: the lock, with recovery; false: not to be had, and a fault was reported. */
+/* map.c: the lock, with recovery; false: not to be had, in a signal handler that interrupted its holder. */
 bool segment_enter(struct segments *s, const char *function);
 void segment_leave(struct segments *s);
 /* Commits the map's own pages for the granules below `end`. */

@@ -70,6 +70,7 @@ static void test_calls_that_a_debugger_steps_through_end(void **state)
         stepping_kill(&s);
         fail_msg("not at the end after %u steps", steps);
     }
+    print_message("%u steps\n", steps);
     assert_int_equal(stepping_finish(&s), 0);
     expect_nothing_lost();
 }
