@@ -250,7 +250,7 @@ bool cache_drain(struct cache *cache, struct fault *fault)
 {
     size_t drained = 0;
 
-    if (cache->table->classes == 0)
+    if (cache->table->classes == 0 || lock_holds_any())
         return false;
     if (cache->table->mode == CACHE_LOCKED)
         for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)

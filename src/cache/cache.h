@@ -128,7 +128,7 @@ bool cache_holds(struct cache *cache, const void *block);
 bool cache_reduce_before_growth(struct cache *cache, struct fault *fault);
 
 /* Returns all that can be reached, and the memory of magazines that are not needed any more. Whether
- * there was anything. */
+ * there was anything. Nothing in a signal handler that interrupted a call which holds locks. */
 bool cache_drain(struct cache *cache, struct fault *fault);
 
 /* ---- looking inside */

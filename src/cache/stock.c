@@ -114,12 +114,20 @@ static bool empty_transit(struct cache *cache, unsigned class, struct fault *fau
     return magazine_is_empty(class, d->transit_new);
 }
 
+/* Whether the depot has no stock, as it is; nor may have some once it is repaired. */
+static bool seems_bare(const struct depot *d)
+{
+    return (word_peek(&d->stock_magazines) | word_peek(&d->transit_new) |
+            word_peek(&d->transit_old) | d->recovering) == 0 &&
+           journal_is_empty(&d->journal);
+}
+
 size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
     size_t drained = 0;
 
-    if (word_peek(&d->stock_magazines) == 0 || !depot_enter(cache, class))
+    if (seems_bare(d) || !depot_enter(cache, class))
         return 0;
     for (bool emptied = true; emptied && drained < magazines && d->stock_magazines != 0;
          drained++) {
