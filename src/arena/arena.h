@@ -63,7 +63,8 @@ struct arena_source {
     /* Bytes at the end of the pending run that will read as zeros once it is usable. */
     size_t (*fresh)(const struct arena_source *source, const struct arena *arena);
     /* Gives back all of the pending run but `keep`, which stays pending. keep.bytes 0: all. Does
-     * nothing where nothing is pending. */
+     * nothing where nothing is pending. In a signal handler it may be that more stays pending: the
+     * arena makes no further change then that would need `pending`. */
     void (*give)(const struct arena_source *source, struct arena *arena, struct run keep);
     /* Whether the address is in memory of the arena's: then it can be read. */
     bool (*owns)(const struct arena_source *source, const struct arena *arena, const void *address);

@@ -4,11 +4,26 @@
 
 #include <sched.h>
 
+#include "arena/remote.h"
+
 /* How far above its share an arena may be before the CPUs that prefer it look for another. */
 enum { UNEVEN_LEAST = 64 << 10, LOOK_AFTER_USES = 64 };
 
 /* How large the arenas are, on average, when a CPU that has none of its own gets one. */
 enum { OWN_FROM = 64 << 10 };
+
+/* How long a lock is waited for before something else is done, and how often where nothing else can be. */
+enum { WAIT_MS = 4, WAITS_MOST = 250 };
+
+enum patience {
+    NO_WAIT,
+    A_MOMENT,    /* but none for a lock that another waited for in vain */
+    IN_ANY_CASE, /* a moment for that, too */
+    AS_LONG_AS_NEEDED
+};
+
+/* How much of what others freed is worked off in one hold. */
+enum { REMOTE_MOST = 64 };
 
 int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most)
 {
@@ -16,7 +31,7 @@ int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t mo
     table->stride = stride;
     table->most = most;
     table->wanted = 1;
-    return lock_init(&table->lock);
+    return lock_init(&table->lock, LOCK_ARENA_TABLE);
 }
 
 void arenas_open(struct arenas *arenas, struct arena_table *table, struct segments *segments)
@@ -51,9 +66,10 @@ static bool make_slot(struct arenas *arenas, size_t index)
     if (table->committed <= index && !segment_charge(arenas->segments, slot, table->stride,
                                                      (word *)&table->committed, index + 1))
         return false;
-    if (lock_init(&slot->lock) != 0)
+    if (lock_init(&slot->lock, LOCK_ARENA) != 0)
         return false;
-    slot->recoveries = 0;
+    slot->recoveries = slot->recovering = slot->stuck = 0;
+    slot->remote = slot->reaping = 0;
     arena_init(&slot->arena, index + 1);
     slot->arena.growth_most = ARENAS_GROWTH_MOST;
     if (index > 0)
@@ -73,14 +89,16 @@ static bool is_whole(const struct arenas *arenas)
 }
 
 /* Where the dead left a table that cannot be theirs, no arena is made any more, and no more are used than
- * there can be. */
-static void recover_table(struct arenas *arenas)
+ * there can be. False: whether they did cannot be known now, since `committed` may be being stored. */
+static bool recover_table(struct arenas *arenas)
 {
     struct arena_table *table = arenas->table;
 
-    segment_settle(arenas->segments); /* `committed` may be being stored */
+    if (!segment_settle(arenas->segments))
+        return false;
+    table->recovering = 0;
     if (is_whole(arenas))
-        return;
+        return true;
     fault_note("damaged table of arenas", table);
     table->closed = 1;
     table->slots = arenas->slots;
@@ -90,30 +108,42 @@ static void recover_table(struct arenas *arenas)
         table->committed = 0;
     if (table->count > table->committed)
         __atomic_store_n(&table->count, table->committed, __ATOMIC_RELEASE);
+    return true;
 }
 
-static bool enter_table(struct arenas *arenas)
+static int milliseconds_of(enum patience patience)
+{
+    return patience == NO_WAIT ? 0 : patience == AS_LONG_AS_NEEDED ? LOCK_PATIENT : WAIT_MS;
+}
+
+static bool enter_table(struct arenas *arenas, enum patience patience)
 {
     struct arena_table *table = arenas->table;
 
-    switch (lock_acquire(&table->lock)) {
+    switch (lock_acquire_within(&table->lock, milliseconds_of(patience))) {
     case LOCK_OWNER_DIED:
-        recover_table(arenas);
+        table->recovering = 1;
+        compiler_barrier();
         lock_repaired(&table->lock);
-        return true;
+        break;
     case LOCK_ACQUIRED:
-        return true;
+        break;
     default:
         return false;
     }
+    if (likely(!table->recovering) || recover_table(arenas))
+        return true;
+    lock_release(&table->lock);
+    return false;
 }
 
+/* Who finds the table taken does not wait, as there are other arenas; but for the first one. */
 bool arenas_make(struct arenas *arenas, size_t index)
 {
     struct arena_table *table = arenas->table;
     bool made = true;
 
-    if (index >= table->most || !enter_table(arenas))
+    if (index >= table->most || !enter_table(arenas, index == 0 ? AS_LONG_AS_NEEDED : NO_WAIT))
         return false;
     if (table->closed)
         made = false;
@@ -125,70 +155,140 @@ bool arenas_make(struct arenas *arenas, size_t index)
 
 /* ---- locking --------------------------------------------------------------------------------- */
 
-static void begin(struct arenas *arenas, struct arena_hold *hold, struct arena_slot *slot,
-                  enum lock_state state)
+/* Each step may be interrupted, and is then done again by the next survivor. NB: the map first: its
+ * journal may hold words of this arena. */
+static bool recover(struct arenas *arenas, struct arena_slot *slot)
+{
+    if (!segment_settle(arenas->segments))
+        return false;
+    if (!arena_recover(&slot->arena, &arenas->source.source)) {
+        fault_note("damaged journal", &slot->arena.journal);
+        __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
+    }
+    remote_recover(slot, arenas->segments->map);
+    slot->recoveries++;
+    compiler_barrier();
+    slot->recovering = 0;
+    return true;
+}
+
+/* Whether the arena, just locked, can be used: nothing of the dead is left in it, nor a run of granules
+ * that it could not give back. */
+static NOINLINE bool make_usable(struct arenas *arenas, struct arena_slot *slot,
+                                 enum lock_state state)
 {
     const struct arena_source *source = &arenas->source.source;
 
-    if (unlikely(state == LOCK_OWNER_DIED)) {
-        if (!arena_recover(&slot->arena, source)) {
-            fault_note("damaged journal", &slot->arena.journal);
-            __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
-        }
-        slot->recoveries++;
+    if (state == LOCK_OWNER_DIED) {
+        slot->recovering = 1;
+        compiler_barrier();
         lock_repaired(&slot->lock);
+    }
+    if (slot->recovering && !recover(arenas, slot))
+        return false;
+    if (slot->arena.pending.bytes != 0)
+        source->give(source, &slot->arena, (struct run){0});
+    return slot->arena.pending.bytes == 0;
+}
+
+static bool has_remote(const struct arena_slot *slot)
+{
+    return (word_peek(&slot->remote) | slot->reaping) != 0;
+}
+
+static bool begin(struct arenas *arenas, struct arena_hold *hold, struct arena_slot *slot,
+                  enum lock_state state)
+{
+    if (unlikely(state == LOCK_OWNER_DIED || slot->recovering || slot->arena.pending.bytes != 0) &&
+        !make_usable(arenas, slot, state)) {
+        lock_release(&slot->lock);
+        return false;
     }
     hold->slot = slot;
     hold->footprint = slot->arena.footprint;
-    hold->call = (struct arena_call){.arena = &slot->arena, .source = source};
+    hold->call = (struct arena_call){.arena = &slot->arena, .source = &arenas->source.source};
+    if (unlikely(has_remote(slot)))
+        remote_work_off(slot, hold->call.source, REMOTE_MOST, &hold->found);
+    return true;
 }
 
-static bool enter(struct arenas *arenas, struct arena_hold *hold, size_t index, bool wait)
+static bool enter(struct arenas *arenas, struct arena_hold *hold, size_t index,
+                  enum patience patience)
 {
     struct arena_slot *slot = arenas_slot(arenas->table, index);
-    enum lock_state state = wait ? lock_acquire(&slot->lock) : lock_try_acquire(&slot->lock);
 
+    if (patience == A_MOMENT && __atomic_load_n(&slot->stuck, __ATOMIC_RELAXED) != 0)
+        patience = NO_WAIT;
+
+    enum lock_state state = lock_acquire_within(&slot->lock, milliseconds_of(patience));
     hold->slot = NULL;
+    if (unlikely(state == LOCK_TAKEN) && patience != NO_WAIT && lock_may_wait(LOCK_ARENA))
+        __atomic_store_n(&slot->stuck, 1, __ATOMIC_RELAXED);
     if (state == LOCK_TAKEN || state == LOCK_REENTERED)
         return false;
-    begin(arenas, hold, slot, state);
-    return true;
+    return begin(arenas, hold, slot, state);
 }
 
 bool arenas_enter_index(struct arenas *arenas, struct arena_hold *hold, size_t index)
 {
-    return enter(arenas, hold, index, true);
+    return enter(arenas, hold, index, A_MOMENT);
+}
+
+bool arenas_has(const struct arenas *arenas, size_t index)
+{
+    const struct arena_table *table = arenas->table;
+
+    return index < arenas_count(table) && index < arenas->most && table->slots == arenas->slots &&
+           table->stride == arenas->stride;
+}
+
+bool arenas_enter_patiently(struct arenas *arenas, struct arena_hold *hold, size_t index)
+{
+    if (!enter(arenas, hold, index, AS_LONG_AS_NEEDED))
+        return false;
+    arenas_work_off(hold);
+    return true;
+}
+
+void arenas_work_off(struct arena_hold *hold)
+{
+    if (has_remote(hold->slot))
+        remote_work_off(hold->slot, hold->call.source, SIZE_MAX, &hold->found);
+}
+
+static bool settle(struct arenas *arenas, size_t index, enum patience patience)
+{
+    struct arena_hold hold = {0};
+
+    if (!arenas_has(arenas, index))
+        return true;
+    if (!enter(arenas, &hold, index, patience))
+        return false;
+    arenas_leave(arenas, &hold);
+    return true;
 }
 
 bool arenas_settle(struct arenas *arenas, size_t index)
 {
-    const struct arena_table *table = arenas->table;
-    struct arena_hold hold;
-
-    if (index >= arenas_count(table) || index >= arenas->most || table->slots != arenas->slots ||
-        table->stride != arenas->stride)
-        return false;
-    if (enter(arenas, &hold, index, true))
-        arenas_leave(arenas, &hold);
-    return true;
+    return settle(arenas, index, A_MOMENT);
 }
 
 void arenas_settle_all(struct arenas *arenas)
 {
-    if (enter_table(arenas))
+    if (enter_table(arenas, AS_LONG_AS_NEEDED))
         lock_release(&arenas->table->lock);
     for (size_t i = 0; i < arenas_count(arenas->table); i++)
-        arenas_settle(arenas, i);
+        settle(arenas, i, AS_LONG_AS_NEEDED);
 }
 
-static bool enter_sound(struct arenas *arenas, struct arena_hold *hold, size_t index, bool wait)
+static bool enter_sound(struct arenas *arenas, struct arena_hold *hold, size_t index,
+                        enum patience patience)
 {
-    if (!enter(arenas, hold, index, wait))
+    if (!enter(arenas, hold, index, patience))
         return false;
     if (likely(!hold->slot->arena.damaged))
         return true;
-    lock_release(&hold->slot->lock);
-    hold->slot = NULL;
+    arenas_leave(arenas, hold);
     return false;
 }
 
@@ -231,13 +331,21 @@ static size_t smallest(const struct arena_table *table)
 }
 
 /* One of the first `count`, from `first` on. */
-static bool enter_any(struct arenas *arenas, struct arena_hold *hold, size_t first, size_t count,
-                      bool wait)
+static bool enter_any(struct arenas *arenas, struct arena_hold *hold, size_t first, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        if (enter_sound(arenas, hold, (first + i) % count, wait))
+        if (enter_sound(arenas, hold, (first + i) % count, NO_WAIT))
             return true;
     return false;
+}
+
+/* Whether there is none to wait for. */
+static bool all_damaged(const struct arena_table *table)
+{
+    for (size_t i = 0; i < arenas_count(table); i++)
+        if (!arenas_slot(table, i)->arena.damaged)
+            return false;
+    return true;
 }
 
 /* Makes one more arena for this CPU and locks it. */
@@ -247,7 +355,7 @@ static bool enter_new(struct arenas *arenas, struct arena_hold *hold, size_t *pr
     if (!arenas_make(arenas, count))
         return false;
     prefer(preferred, count);
-    return enter_sound(arenas, hold, count, true);
+    return enter_sound(arenas, hold, count, A_MOMENT);
 }
 
 /* The first to be tried by a CPU that has no preference yet. */
@@ -260,6 +368,44 @@ static size_t choose_first(struct arena_table *table, size_t *preferred, size_t 
     return index;
 }
 
+/* The arena to be waited for, from `first` on: one for which nobody has waited in vain, if there is one. */
+static size_t choose_to_wait_for(const struct arena_table *table, size_t first, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct arena_slot *slot = arenas_slot(table, (first + i) % count);
+
+        if (word_peek(&slot->stuck) == 0 && !slot->arena.damaged)
+            return (first + i) % count;
+    }
+    return first % count;
+}
+
+/* None is to be had at once: a moment's patience with one or two, then another one is made. Where that
+ * cannot be, for want of memory or since there are as many as there can be, they are waited for longer:
+ * being held is no lack of memory. A handler that interrupted a holder never waits. */
+static NOINLINE bool enter_held(struct arenas *arenas, struct arena_hold *hold, size_t *preferred,
+                                size_t first)
+{
+    bool waits = lock_may_wait(LOCK_ARENA);
+
+    for (int n = 0; n < WAITS_MOST; n++) {
+        size_t count = arenas_count(arenas->table);
+        bool none = all_damaged(arenas->table);
+
+        if (!none && waits &&
+            enter_sound(arenas, hold, choose_to_wait_for(arenas->table, first + (size_t)n, count),
+                        IN_ANY_CASE))
+            return true;
+        if (!none && enter_any(arenas, hold, first % count, count))
+            return true;
+        if ((none || !waits || n > 0) && enter_new(arenas, hold, preferred, count))
+            return true;
+        if (!waits || none)
+            return false;
+    }
+    return false;
+}
+
 static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
 {
     struct arena_table *table = arenas->table;
@@ -268,7 +414,7 @@ static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
     size_t first = __atomic_load_n(preferred, __ATOMIC_RELAXED) - 1;
 
     hold->slot = NULL;
-    if (likely(first < count) && likely(enter_sound(arenas, hold, first, false)))
+    if (likely(first < count) && likely(enter_sound(arenas, hold, first, NO_WAIT)))
         return true;
     if (first >= count) {
         if (count < table->wanted && arenas_footprint(table) >= count * OWN_FROM &&
@@ -276,14 +422,11 @@ static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
             return true;
         first = count > 0 ? choose_first(table, preferred, count) : 0;
     }
-    if (count > 0 && enter_any(arenas, hold, first, count, false))
+    if (count > 0 && enter_any(arenas, hold, first, count))
         return true;
     if (count < table->wanted && enter_new(arenas, hold, preferred, count))
         return true;
-    if (count > 0 && enter_any(arenas, hold, first, count, true))
-        return true;
-    /* None is left: all are damaged, or held by the very thread that calls. */
-    return enter_new(arenas, hold, preferred, count);
+    return enter_held(arenas, hold, preferred, first);
 }
 
 static size_t index_of(const struct arena_hold *hold)
@@ -306,7 +449,7 @@ bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold)
 
     arenas_leave(arenas, hold);
     for (; next != first; next = (next + 1) % count)
-        if (enter_sound(arenas, hold, next, true)) {
+        if (enter_sound(arenas, hold, next, A_MOMENT)) {
             hold->first = first;
             return true;
         }
@@ -331,6 +474,10 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold)
     bool look = slot->arena.footprint > hold->footprint || ++slot->uses % LOOK_AFTER_USES == 0;
     if (unlikely(slot->arena.damaged))
         __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
+    if (unlikely(has_remote(slot)))
+        remote_work_off(slot, hold->call.source, REMOTE_MOST, &hold->found);
+    if (unlikely(slot->stuck != 0))
+        __atomic_store_n(&slot->stuck, 0, __ATOMIC_RELAXED);
     lock_release(&slot->lock);
     hold->slot = NULL;
     if (unlikely(look) && arenas_count(arenas->table) > 1)

@@ -13,8 +13,14 @@
  *
  * Locks: the table's own lock guards the making of arenas, taken while no arena's is held; the
  * granule map's may be taken inside. It needs no journal: each change ends in one store. An arena's
- * lock found held by the dead is recovered by whoever takes it next; an arena that cannot be, since what
- * the dead left was overwritten, is damaged from then on, which is noted (fault.h). `preferred` is a hint.
+ * lock found held by the dead is recovered by whoever takes it next; where that cannot be done now (in a
+ * signal handler), `recovering` stays for the next one. An arena that cannot be recovered, since what the
+ * dead left was overwritten, is damaged from then on, which is noted (fault.h). `preferred` is a hint.
+ *
+ * Nobody waits for long. A holder may be stopped (by a debugger, by SIGSTOP): who waited for it in vain
+ * says so in `stuck`, so that others need not wait, and goes to another arena, for which one is made if
+ * there is none. A block of a stuck arena is freed by way of that arena's remote list (remote.h), which
+ * holders work off.
  */
 #ifndef DVSM_ARENA_ARENAS_H
 #define DVSM_ARENA_ARENAS_H
@@ -30,6 +36,10 @@ struct arena_slot {
     struct lock lock;
     size_t recoveries; /* times that the lock was found held by the dead */
     size_t uses;       /* times that it was left: now and then load is evened out */
+    size_t recovering; /* 1: it was, and what the dead left is not repaired yet */
+    size_t stuck;      /* 1: a hint: somebody waited in vain since the holder came */
+    word remote;       /* remote.h */
+    word reaping;
     struct arena arena;
 };
 
@@ -39,11 +49,12 @@ struct arena_table {
     char *slots;
     size_t stride; /* from one slot to the next: whole pages */
     size_t most;
-    size_t wanted;                      /* how many are made for speed; more only after damage */
-    size_t committed;                   /* slots that have memory */
-    size_t damaged;                     /* 1: some arena was set aside */
-    size_t closed;                      /* 1: the table was damaged, and no more are made */
-    size_t count;                       /* made so far; grows only, read without the lock */
+    size_t wanted; /* how many are made for speed; more only after damage, or where all are held */
+    size_t committed;  /* slots that have memory */
+    size_t damaged;    /* 1: some arena was set aside */
+    size_t closed;     /* 1: the table was damaged, and no more are made */
+    size_t recovering; /* 1: the lock's holder died, and the map is not settled yet */
+    size_t count;      /* made so far; grows only, read without the lock */
     size_t preferred[ARENAS_PREFERRED]; /* by CPU, modulo the length: 1 + an index; 0: none yet */
 };
 
@@ -85,26 +96,37 @@ struct arena_hold {
     size_t footprint;        /* when it was locked */
     size_t first;            /* index of the arena with which a series of arenas_move_on() began */
     struct arena_call call;
+    struct fault
+        found; /* by working off what others freed: not the call's own; {0} to begin with */
 };
 
 /* Each locks an arena, repaired if need be, and makes hold->call ready; false: none.
- *     arenas_enter        one to allocate from, not damaged
- *     arenas_enter_index  the one of that index; false where the calling thread holds it already */
+ *     arenas_enter            one to allocate from, not damaged
+ *     arenas_enter_index      the one of that index, unless it is held for longer than a moment
+ *     arenas_enter_patiently  the one of that index, however long it takes; false only in a signal handler
+ *                             that would have to wait. All that was freed remotely is worked off */
 bool arenas_enter(struct arenas *arenas, struct arena_hold *hold);
 bool arenas_enter_index(struct arenas *arenas, struct arena_hold *hold, size_t index);
+bool arenas_enter_patiently(struct arenas *arenas, struct arena_hold *hold, size_t index);
 void arenas_leave(struct arenas *arenas, struct arena_hold *hold);
 
 /* Goes on from an arena got by arenas_enter() that would have to grow to the next one: before one
- * grows, what is free in all of them is used. Waits for one that is taken: else a machine with more work than
- * CPUs, where holders are often interrupted, grows beside what is free. False: none is left, and none is
- * locked. */
+ * grows, what is free in all of them is used. Waits a moment for one that is taken: else a machine with more
+ * work than CPUs, where holders are often interrupted, grows beside what is free. False: none is left, and
+ * none is locked. */
 bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold);
 
+/* Works off the whole of what was freed remotely, in an arena that is entered. */
+void arenas_work_off(struct arena_hold *hold);
+
+/* Whether there is an arena of that index, and the table says what it can say. */
+bool arenas_has(const struct arenas *arenas, size_t index);
+
 /* Sees to it that no change of a dead process to that arena is half done: for whoever looks at words
- * of its own that the arena's changes may have stored. False: there is no such arena. */
+ * of its own that the arena's changes may have stored. False: that cannot be known now. */
 bool arenas_settle(struct arenas *arenas, size_t index);
 
-/* The same for all arenas and for the making of one. */
+/* The same for all arenas and for the making of one, however long it takes. */
 void arenas_settle_all(struct arenas *arenas);
 
 /* Bytes that all arenas have; each at its own instant. */

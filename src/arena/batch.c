@@ -182,10 +182,10 @@ size_t arena_bulk_free(struct arena_call *call, void **blocks, size_t count)
         if (blocks[i] == NULL || !is_mine(call, blocks[i]))
             continue;
         free_entry(call, &blocks[i], end);
-        if (!arena_finish(call))
-            break;
+        if (!arena_finish(call) || call->arena->pending.bytes != 0)
+            break; /* a fault, or a large block that the source could not take back just now */
     }
-    if (!arena_faulted(call))
+    if (!arena_faulted(call) && call->arena->pending.bytes == 0)
         arena_trim_if_due(call);
     for (size_t i = 0; i < count; i++)
         left += blocks[i] != NULL;

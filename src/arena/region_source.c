@@ -1,6 +1,8 @@
 /* region_source.c - the granule map as an arena's source. */
 #include "arena/region_source.h"
 
+#include "arena/arenas.h"
+
 static struct segments *segments_of(const struct arena_source *source)
 {
     return ((const struct region_source *)source)->segments;
@@ -11,10 +13,19 @@ static segment_owner_id owner_of(const struct arena *arena)
     return (segment_owner_id)arena->id;
 }
 
+/* What is still on its way, since the map's lock could not be had to give it back, goes first. */
+static bool none_pending(const struct arena_source *source, struct arena *arena)
+{
+    if (unlikely(arena->pending.bytes != 0))
+        segment_give(segments_of(source), &arena->pending, (struct run){0});
+    return likely(arena->pending.bytes == 0);
+}
+
 static bool take(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                  size_t bytes)
 {
-    return segment_take(segments_of(source), owner_of(arena), kind, bytes, &arena->pending);
+    return none_pending(source, arena) &&
+           segment_take(segments_of(source), owner_of(arena), kind, bytes, &arena->pending);
 }
 
 static bool take_placed(const struct arena_source *source, struct arena *arena, enum run_kind kind,
@@ -27,7 +38,8 @@ static bool take_placed(const struct arena_source *source, struct arena *arena, 
 static bool extend(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                    void *end, size_t bytes)
 {
-    return segment_take_at(segments_of(source), owner_of(arena), kind, end, bytes, &arena->pending);
+    return none_pending(source, arena) &&
+           segment_take_at(segments_of(source), owner_of(arena), kind, end, bytes, &arena->pending);
 }
 
 static bool commit(const struct arena_source *source, struct arena *arena, enum run_kind kind)
@@ -75,11 +87,22 @@ static bool fill(const struct arena_source *source, struct arena *arena, char *s
     return segment_fill(segments_of(source), start, end, &arena->holes);
 }
 
+/* Where the slot of that arena names what a remote list has left (remote.h). */
+static const word *reaping_of(const struct arena *arena)
+{
+    const char *slot = (const char *)arena - offsetof(struct arena_slot, arena);
+
+    return (const word *)(const void *)(slot + offsetof(struct arena_slot, reaping));
+}
+
 static bool may_store(const struct arena_source *source, const struct arena *arena,
                       const word *address)
 {
     const struct region_source *s = (const struct region_source *)source;
     size_t offset = (uintptr_t)address - (uintptr_t)s->counters.first;
+
+    if (address == reaping_of(arena))
+        return true;
 
     if (s->counters.count > 0 && offset < s->counters.count * s->counters.stride)
         return offset % s->counters.stride == 0;

@@ -64,8 +64,8 @@ bool arena_release_unused(struct arena_call *call)
             give_back(call, run);
             released = true;
         }
-        if (unlikely(arena_faulted(call)))
-            break;
+        if (unlikely(arena_faulted(call) || a->pending.bytes != 0))
+            break; /* the source could not take it back just now: one at a time is on its way */
     }
     journal_store(j, &a->release_countdown,
                   count > ARENA_RELEASE_INTERVAL ? count : ARENA_RELEASE_INTERVAL);
@@ -118,7 +118,7 @@ bool arena_trim(struct arena_call *call, size_t pad)
     if (a->damaged || pad >= REQUEST_LIMIT || a->top_size == 0)
         return false;
     released = shrink_top(call, pad + ARENA_FOOT);
-    if (call->source != NULL)
+    if (call->source != NULL && a->pending.bytes == 0)
         released |= arena_release_unused(call);
     if (!released && a->top_size > a->trim_check && !arena_faulted(call)) {
         journal_store(arena_journal(call), &a->trim_check, ARENA_NEVER);

@@ -7,10 +7,12 @@
  * The kernel learns of it through `list_op_pending` of the thread's robust list (set_robust_list(2),
  * Documentation/locking/robust-futex-ABI), which names a lock that is being taken or released: for so
  * few instructions it need not enter the list itself. The list's head is the C library's. A signal
- * handler that comes in between puts back what it found there.
+ * handler that comes in between puts back what it found there: here, and in lock.c, whose operations
+ * use the same field.
  *
- * What the thread must know of itself is looked up at its first use: its list once, by a system call; its
- * id in each process (process.h).
+ * Where a thread's list is, is the same distance from its thread-local memory in all threads: the kernel
+ * is asked once (brief_start()). The thread's id is looked up at its first use in each process
+ * (process.h), without a system call.
  */
 #ifndef DVSM_BASE_BRIEF_H
 #define DVSM_BASE_BRIEF_H
@@ -34,14 +36,26 @@ struct brief_list_head {
 struct brief_self {
     uint32_t tid;
     uint32_t process; /* *process_number when this was looked up; 0: never */
-    struct brief_list_head *head;
-    bool has_none; /* the kernel does not tell: a sandbox */
 };
 
 extern __thread struct brief_self brief_self
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* False: not to be had here; no brief lock is ever taken then. */
+/* From brief_self to the thread's list; 0: not known, and no brief lock is ever taken. */
+extern intptr_t brief_distance __attribute__((visibility("hidden")));
+
+/* Finds that out, once; what it needs is there before a heap is. */
+void brief_start(void);
+
+/* The calling thread's list; NULL: not known. */
+static inline struct brief_list_head *brief_head(void)
+{
+    return likely(brief_distance != 0)
+               ? (struct brief_list_head *)((uintptr_t)&brief_self + (uintptr_t)brief_distance)
+               : NULL;
+}
+
+/* False: not to be had here. */
 bool brief_look_up(void);
 
 static inline bool brief_is_known(void)
@@ -59,7 +73,7 @@ static inline bool brief_acquire(uint32_t *lock, void **former)
     if (unlikely(!brief_is_known()))
         return false;
 
-    struct brief_list_head *head = brief_self.head;
+    struct brief_list_head *head = brief_head();
     *former = head->list_op_pending;
     head->list_op_pending = (char *)lock - head->futex_offset;
     compiler_barrier();
@@ -79,7 +93,7 @@ static inline void brief_release(uint32_t *lock, void *former)
 {
     __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
     compiler_barrier();
-    brief_self.head->list_op_pending = former;
+    brief_head()->list_op_pending = former;
 }
 
 #endif

@@ -3,21 +3,35 @@
 #include "base/lock.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "base/brief.h"
 #include "base/compiler.h"
+#include "base/fault.h"
+#include "base/process.h"
 
-enum { WAIT_NS_MOST = 50000000, NS_A_SECOND = 1000000000 };
+enum { SLICE_MS = 5, NS_A_MS = 1000000, NS_A_SECOND = 1000000000, BITS_A_RANK = 16 };
 
-int lock_init(struct lock *lock)
+/* With glibc 2.30 and later a wait does not depend on the time of day. */
+#if defined __GLIBC__ && __GLIBC_PREREQ(2, 30)
+#define WAIT_CLOCK CLOCK_MONOTONIC
+#define wait_until(mutex, until) pthread_mutex_clocklock(mutex, WAIT_CLOCK, until)
+#else
+#define WAIT_CLOCK CLOCK_REALTIME
+#define wait_until(mutex, until) pthread_mutex_timedlock(mutex, until)
+#endif
+
+int lock_init(struct lock *lock, enum lock_rank rank)
 {
     pthread_mutexattr_t attributes;
     int error = pthread_mutexattr_init(&attributes);
 
+    brief_start();
     if (error != 0)
         return error;
+    lock->rank = rank;
     pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
     pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
     pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ERRORCHECK);
@@ -26,9 +40,56 @@ int lock_init(struct lock *lock)
     return error;
 }
 
-/* Anything but these answers means that the mutex itself was overwritten: nothing can be trusted
- * then. */
-static enum lock_state state_of(int error)
+/* ---- what the thread holds ------------------------------------------------------------------- */
+
+/* How many locks of each rank, the lowest rank in the lowest bits. Changed by handlers, too, but each
+ * leaves it as it found it. */
+static __thread uint64_t held __attribute__((tls_model("initial-exec")));
+_Static_assert(LOCK_RANKS *BITS_A_RANK <= 64, "each rank has its count");
+
+static uint64_t one_of(size_t rank)
+{
+    return (uint64_t)1 << (rank % LOCK_RANKS * BITS_A_RANK);
+}
+
+static void note_held(const struct lock *lock)
+{
+    held += one_of(lock->rank);
+    compiler_barrier();
+}
+
+static void note_left(const struct lock *lock)
+{
+    compiler_barrier();
+    held -= one_of(lock->rank);
+}
+
+bool lock_may_wait(enum lock_rank rank)
+{
+    return held < one_of(rank);
+}
+
+bool lock_holds_any(void)
+{
+    return held != 0;
+}
+
+void lock_forget(void)
+{
+    held = 0;
+}
+
+/* ---- the mutex ------------------------------------------------------------------------------- */
+
+/* Anything but the answers of a sound mutex means that it was overwritten: it is not to be had then. */
+static NOINLINE enum lock_state report_damage(const struct lock *lock)
+{
+    fault_report(&(struct fault){FAULT_DAMAGE, "damaged lock", lock}, "locks",
+                 "a lock's operation");
+    return LOCK_TAKEN;
+}
+
+static enum lock_state state_of(const struct lock *lock, int error)
 {
     switch (error) {
     case 0:
@@ -36,11 +97,12 @@ static enum lock_state state_of(int error)
     case EOWNERDEAD:
         return LOCK_OWNER_DIED;
     case EBUSY:
+    case ETIMEDOUT:
         return LOCK_TAKEN;
     case EDEADLK:
         return LOCK_REENTERED;
     default:
-        abort();
+        return report_damage(lock);
     }
 }
 
@@ -51,38 +113,97 @@ static void greet(void)
         process_greet();
 }
 
-/* Waits, but looks again now and then. NB: a wake-up can be lost with a waiter that is killed just when
- * it was woken, if another thread takes the lock before the kernel looks at it: those who still wait
- * would sleep beside a free lock until somebody else has to wait for it. */
-static NOINLINE enum lock_state wait_for(struct lock *lock)
+/* What the interrupted call named for the kernel, where this is a signal handler. */
+static void *named(void)
 {
-    int error;
+    struct brief_list_head *head = brief_head();
 
-    do {
-        struct timespec until;
+    return likely(head != NULL) ? head->list_op_pending : NULL;
+}
 
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += WAIT_NS_MOST;
-        if (until.tv_nsec >= NS_A_SECOND) {
-            until.tv_sec++;
-            until.tv_nsec -= NS_A_SECOND;
-        }
-        error = pthread_mutex_timedlock(&lock->mutex, &until);
-    } while (error == ETIMEDOUT);
-    return state_of(error);
+/* NB: without a handler, too: after a wait in vain glibc leaves the mutex named. */
+static void name_again(void *former)
+{
+    struct brief_list_head *head = brief_head();
+
+    compiler_barrier();
+    if (likely(head != NULL))
+        head->list_op_pending = former;
+}
+
+static int try(struct lock *lock)
+{
+    void *former = named();
+    int error = pthread_mutex_trylock(&lock->mutex);
+
+    name_again(former);
+    return error;
+}
+
+static struct timespec in_a_slice(int milliseconds)
+{
+    struct timespec until;
+
+    clock_gettime(WAIT_CLOCK, &until);
+    until.tv_nsec += (long)milliseconds * NS_A_MS;
+    if (until.tv_nsec >= NS_A_SECOND) {
+        until.tv_sec++;
+        until.tv_nsec -= NS_A_SECOND;
+    }
+    return until;
+}
+
+/* Waits in slices. NB: a wake-up can be lost with a waiter that is killed, or stopped, just when it was
+ * woken: those who still wait would sleep beside a free lock until somebody else has to wait for it. */
+static NOINLINE int wait_for(struct lock *lock, int milliseconds)
+{
+    int error = ETIMEDOUT;
+
+    while (error == ETIMEDOUT && milliseconds != 0) {
+        int slice = milliseconds < 0 || milliseconds > SLICE_MS ? SLICE_MS : milliseconds;
+        struct timespec until = in_a_slice(slice);
+        void *former = named();
+
+        error = wait_until(&lock->mutex, &until);
+        name_again(former);
+        if (milliseconds > 0)
+            milliseconds -= slice;
+    }
+    return error;
+}
+
+static enum lock_state take(struct lock *lock, int milliseconds)
+{
+    greet();
+    note_held(lock);
+
+    int error = try(lock);
+    if (unlikely(error == EBUSY) && milliseconds != 0)
+        error = wait_for(lock, milliseconds);
+    enum lock_state state = state_of(lock, error);
+    if (unlikely(state == LOCK_TAKEN || state == LOCK_REENTERED))
+        note_left(lock);
+    return state;
 }
 
 enum lock_state lock_try_acquire(struct lock *lock)
 {
-    greet();
-    return state_of(pthread_mutex_trylock(&lock->mutex));
+    return take(lock, 0);
+}
+
+enum lock_state lock_acquire_within(struct lock *lock, int milliseconds)
+{
+    return take(lock, held < one_of(lock->rank) ? milliseconds : 0);
 }
 
 enum lock_state lock_acquire(struct lock *lock)
 {
-    enum lock_state state = lock_try_acquire(lock);
+    return lock_acquire_within(lock, LOCK_PATIENT);
+}
 
-    return unlikely(state == LOCK_TAKEN) ? wait_for(lock) : state;
+enum lock_state lock_acquire_next(struct lock *lock)
+{
+    return take(lock, held < one_of(lock->rank) << BITS_A_RANK ? LOCK_PATIENT : 0);
 }
 
 static __thread size_t repairs;
@@ -90,7 +211,7 @@ static __thread size_t repairs;
 void lock_repaired(struct lock *lock)
 {
     if (pthread_mutex_consistent(&lock->mutex) != 0)
-        abort();
+        report_damage(lock);
     repairs++;
 }
 
@@ -101,6 +222,11 @@ size_t lock_repairs(void)
 
 void lock_release(struct lock *lock)
 {
-    if (pthread_mutex_unlock(&lock->mutex) != 0)
-        abort();
+    void *former = named();
+    int error = pthread_mutex_unlock(&lock->mutex);
+
+    name_again(former);
+    note_left(lock);
+    if (unlikely(error != 0))
+        report_damage(lock);
 }

@@ -54,6 +54,11 @@ struct MAY_ALIAS chunk {
 #define CHUNK_FENCE (WORD | PINUSE | CINUSE)
 #define CHUNK_FIRST_FENCE (WORD | CINUSE)
 
+/* In the second half of a block's first eight bytes while it is freed, and not its arena's yet; the first
+ * half says where it is (cache/magazine.h, arena/remote.h). The upper half of no address and of no usual
+ * number. */
+#define CHUNK_FREED_MARK 0xd5a7c3e9
+
 /* Requests of this size and more are refused: the difference of two pointers into a block fits into a
  * ptrdiff_t. */
 #define REQUEST_LIMIT ((size_t)PTRDIFF_MAX + 1)

@@ -50,7 +50,7 @@ int cache_init(struct cache_table *table, size_t bytes_a_cpu, size_t limit)
     table->classes_most = bytes_a_cpu == SIZE_MAX ? 0 : classes_within(table->bytes_a_cpu);
     apply_limit(table, limit);
     for (unsigned class = 0; class < CACHE_CLASSES && error == 0; class ++)
-        error = lock_init(&table->depots[class].lock);
+        error = lock_init(&table->depots[class].lock, LOCK_DEPOT);
     return error;
 }
 
@@ -177,21 +177,37 @@ static bool is_in_slot(const void *block, word slot)
     return word_peek(magazine_next(slot)) == (word)block;
 }
 
+/* Whether the block is in a magazine that is between a lane and the depot. */
+static bool is_in_transit(const struct depot *d, unsigned class, word mark)
+{
+    const struct magazine *m = magazine_of(class, mark);
+    word new = word_peek(&d->transit_new), old = word_peek(&d->transit_old);
+
+    return (new != 0 && magazine_of(class, new) == m &&mark < new) ||
+           (old != 0 && magazine_of(class, old) == m && mark < old);
+}
+
 /* The mark is read again under the lock: a split may just have moved the block. NB: that the slot has the
  * block is seen after that it is counted: lanes change meanwhile, and what a slot had may be old. Before,
- * too: most false marks end there, without a walk. */
+ * too: most false marks end there, without a walk. A depot that is not to be had (its holder is stopped, or
+ * was interrupted by this call) is looked at as it is. */
 bool cache_holds(struct cache *cache, const void *block)
 {
     word mark = magazine_is_marked(block) ? marked_word(cache, block) : 0;
     unsigned class = mark != 0 ? place_class(cache, mark) : CACHE_CLASSES;
 
-    if (class == 0 || class >= cache->table->classes_most || !depot_enter_any(cache, class))
+    if (class == 0 || class >= cache->table->classes_most)
         return false;
+
+    struct depot *d = depot_of(cache, class);
+    bool locked = depot_enter_any(cache, class);
     mark = marked_word(cache, block);
 
     bool held = depot_has(cache, class, mark) && is_in_slot(block, mark) &&
-                is_counted(cache, class, mark) && is_in_slot(block, mark);
+                (is_counted(cache, class, mark) || (!locked && is_in_transit(d, class, mark))) &&
+                is_in_slot(block, mark);
 
-    depot_leave(depot_of(cache, class));
+    if (locked)
+        depot_leave(d);
     return held;
 }

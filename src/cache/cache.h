@@ -16,6 +16,8 @@
  * room. Where the last trade on the CPU's shelf went the other way, what goes into the lane is at most half
  * full (a fuller one is split), so that at least 31 operations pass between two trades whichever
  * comes next; where it went the same way, a whole one or an empty one.
+ * Nobody waits for a depot for longer than a moment: its holder may be stopped. Its class is then served
+ * by the arenas. Functions that look at the whole cache wait.
  * A CPU without stock of its own has a magazine filled by its arena, if that need not grow; else takes
  * another's stock; else has any arena fill one. Blocks return to their arenas when the
  * depots hold more than `bound`, before an arena grows, on trim, and when memory is short.
@@ -26,6 +28,8 @@
  *    old word in `transit`; the lane's word is exchanged; a second one puts whichever of the two is
  *    outside now away and clears `transit`. NB: magazines of a class enter and leave lanes only under
  *    its depot's lock, so a survivor finds out which by looking through the lanes.
+ *  - a depot is repaired by whoever takes its lock next, if the arena and the map that the dead was working
+ *    on can be looked at then; else `recovering` stays, and the next one does it.
  *  - fill and drain: the arena's transaction, in the arena's journal, moves the block and counts it
  *    in `transit_new`. A survivor has that arena's journal rolled back before it looks.
  *
@@ -67,9 +71,11 @@ struct depot {
     struct run pending;        /* a granule on its way between the map and the cache */
     size_t demand;             /* how often it was filled: decides how many blocks come at once */
     unsigned char last_trade[DEPOT_SHELVES]; /* enum trade: a hint */
-    size_t alignment; /* of the blocks in the runs that arenas cut for it; 0: any. A hint */
-    size_t foreign; /* so many times more others' stock comes before the arena: a hint */
-    size_t damaged; /* 1: set aside, see below */
+    size_t alignment;  /* of the blocks in the runs that arenas cut for it; 0: any. A hint */
+    size_t foreign;    /* so many times more others' stock comes before the arena: a hint */
+    size_t recovering; /* 1: a holder died, and what it left is not repaired yet */
+    size_t stuck;      /* 1: a hint: somebody waited for the lock in vain since its holder came */
+    size_t damaged;    /* 1: set aside, see below */
     struct short_journal log;
 };
 
@@ -145,7 +151,8 @@ bool cache_reduce_before_growth(struct cache *cache, struct fault *fault);
 
 /* Returns all that can be reached, and the memory of magazines that are not needed any more: what depots
  * have, and what lanes of other CPUs do if these are behind locks. DRAIN_ALL goes to the others, too, by a
- * thread that is made for it: the caller's affinity stays as it is. Whether there was anything. */
+ * thread that is made for it: the caller's affinity stays as it is. Nothing in a signal handler that
+ * interrupted a call which holds locks. Whether there was anything. */
 enum drain { DRAIN_HERE, DRAIN_ALL };
 bool cache_drain(struct cache *cache, enum drain drain, struct fault *fault);
 
@@ -207,7 +214,8 @@ void census_take(struct census *census, struct cache *cache);
 bool census_has(const struct census *census, const void *block);
 void census_end(struct census *census);
 
-/* All depots locked, in order: then blocks move only between lanes and their users. */
+/* All depots locked, in order, however long it takes: then blocks move only between lanes and their users.
+ * False: not to be had, in a signal handler that would have to wait. */
 bool cache_lock_all(struct cache *cache);
 void cache_unlock_all(struct cache *cache);
 

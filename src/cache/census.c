@@ -37,7 +37,7 @@ bool cache_lock_all(struct cache *cache)
     if (cache->table->classes_most == 0)
         return true;
     for (unsigned class = 0; class < CACHE_CLASSES; class ++)
-        if (!depot_enter_any(cache, class)) {
+        if (!depot_enter_patiently(cache, class)) {
             while (class -- > 0)
                 depot_leave(depot_of(cache, class));
             return false;
@@ -55,7 +55,7 @@ void cache_unlock_all(struct cache *cache)
 void cache_settle(struct cache *cache)
 {
     for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes_most > 0; class ++)
-        if (depot_enter_any(cache, class))
+        if (depot_enter_patiently(cache, class))
             depot_leave(depot_of(cache, class));
 }
 

@@ -3,6 +3,9 @@
 
 #include "base/fault.h"
 
+/* How long a depot is waited for before the arenas are asked. */
+enum { WAIT_MS = 2 };
+
 /* ---- lists ----------------------------------------------------------------------------------- */
 
 void depot_list(struct depot *d, unsigned class, word *list, word w)
@@ -142,21 +145,53 @@ static void set_aside(struct depot *d)
     journal_commit(depot_journal(d));
 }
 
-bool depot_enter_any(struct cache *cache, unsigned class)
+/* Whether the depot, just locked, can be used; else it is left. */
+static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_state state)
 {
     struct depot *d = depot_of(cache, class);
 
-    switch (lock_acquire(&d->lock)) {
-    case LOCK_ACQUIRED:
-        return true;
-    case LOCK_OWNER_DIED:
-        if (!depot_recover(cache, class))
-            set_aside(d);
+    if (state == LOCK_OWNER_DIED) {
+        d->recovering = 1;
+        compiler_barrier();
         lock_repaired(&d->lock);
-        return true;
-    default:
-        return false;
     }
+
+    enum depot_recovery recovery = depot_recover(cache, class);
+    if (recovery == DEPOT_DAMAGED)
+        set_aside(d);
+    if (recovery != DEPOT_NOT_NOW) {
+        d->recovering = 0;
+        return true;
+    }
+    lock_release(&d->lock);
+    return false;
+}
+
+static bool begin(struct cache *cache, unsigned class, enum lock_state state)
+{
+    const struct depot *d = depot_of(cache, class);
+
+    if (unlikely(state == LOCK_TAKEN || state == LOCK_REENTERED))
+        return false;
+    if (unlikely(state == LOCK_OWNER_DIED || d->recovering))
+        return make_usable(cache, class, state);
+    return true;
+}
+
+bool depot_enter_any(struct cache *cache, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+    bool waits = word_peek(&d->stuck) == 0 && lock_may_wait(LOCK_DEPOT);
+    enum lock_state state = lock_acquire_within(&d->lock, waits ? WAIT_MS : 0);
+
+    if (unlikely(state == LOCK_TAKEN) && waits)
+        word_show(&d->stuck, 1);
+    return begin(cache, class, state);
+}
+
+bool depot_enter_patiently(struct cache *cache, unsigned class)
+{
+    return begin(cache, class, lock_acquire_next(&depot_of(cache, class)->lock));
 }
 
 bool depot_enter_to_drain(struct cache *cache, unsigned class)
@@ -182,6 +217,8 @@ bool depot_enter(struct cache *cache, unsigned class)
 
 void depot_leave(struct depot *d)
 {
+    if (unlikely(d->stuck != 0))
+        word_show(&d->stuck, 0);
     lock_release(&d->lock);
 }
 

@@ -15,15 +15,17 @@ static inline size_t depot_bytes(const struct depot *d, unsigned class)
     return word_peek(&d->stock_blocks) * class_size(class);
 }
 
-/* Locks and, if the holder died, recovers. False: the calling thread holds it, interrupted by a
- * signal. depot_enter() also where the class was set aside; the other is for looking. */
+/* Locks and, if the holder died, recovers. False: it is held for longer than a moment, or by the calling
+ * thread, interrupted by a signal; it cannot be repaired just now; or the class was set aside. */
 bool depot_enter(struct cache *cache, unsigned class);
 
 /* The same for who only takes stock away: all others make known that the depots may have some. */
 bool depot_enter_to_drain(struct cache *cache, unsigned class);
 
-/* The same for who looks at a class that may have been set aside. */
+/* The same for who looks at a class that may have been set aside. The second one waits as long as it takes,
+ * also where the thread holds depots that it got by it, of lower classes. */
 bool depot_enter_any(struct cache *cache, unsigned class);
+bool depot_enter_patiently(struct cache *cache, unsigned class);
 void depot_leave(struct depot *d);
 
 /* Lists of magazines, linked by words; within the caller's transaction. */
@@ -37,8 +39,10 @@ static inline bool depot_has(const struct cache *cache, unsigned class, word w)
     return place_is_magazine(cache, class, w);
 }
 
-/* recover.c: undoes what the dead left; may be interrupted and repeated. False: that cannot be theirs. */
-bool depot_recover(struct cache *cache, unsigned class);
+/* recover.c: undoes what the dead left; may be interrupted and repeated. DEPOT_NOT_NOW: a lock that it
+ * needs is not to be had; DEPOT_DAMAGED: what is there cannot be theirs. */
+enum depot_recovery { DEPOT_RECOVERED, DEPOT_NOT_NOW, DEPOT_DAMAGED };
+enum depot_recovery depot_recover(struct cache *cache, unsigned class);
 
 /* Lists the magazines of the unit that came last; a transaction of its own. */
 void depot_make_magazines(struct depot *d, unsigned class);

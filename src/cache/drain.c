@@ -105,7 +105,7 @@ bool cache_drain(struct cache *cache, enum drain drain, struct fault *fault)
 {
     size_t drained = 0;
 
-    if (cache->table->classes_most == 0)
+    if (cache->table->classes_most == 0 || lock_holds_any())
         return false;
     unload_lanes(cache, drain);
     if (word_peek(&cache->table->drained) != 0)

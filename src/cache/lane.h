@@ -3,7 +3,7 @@
  * A lane has one word for each class: the magazine that is loaded and how many blocks are in it
  * (magazine.h). Every change is one store of that word. Where the system has restartable sequences
  * (rseq, Linux 4.18, registered by glibc 2.35 and later) the store ends a sequence that the kernel
- * restarts when the thread is preempted, moved to another CPU or interrupted by a signal in it: so on
+ * aborts when the thread is preempted, moved to another CPU or interrupted by a signal in it: so on
  * one CPU it is atomic against all threads of all processes, without a lock. Death in it leaves the
  * word as it was. The sequences are in lane_x86_64.h; technique: Linux rseq(2), by Mathieu Desnoyers
  * and Paul Turner, as tcmalloc's per-CPU mode uses it.
@@ -17,6 +17,8 @@
  *     lane_push       false: the lane is full (or was never used)
  *     lane_exchange   another magazine for the one of this CPU; false: the word is no longer `old`, or
  *                     this is no longer that CPU
+ *
+ * Each fails, too, where its sequence was aborted or, in locked mode, its lane found taken.
  */
 #ifndef DVSM_CACHE_LANE_H
 #define DVSM_CACHE_LANE_H

@@ -1,10 +1,14 @@
 /* lane_x86_64.h - the restartable sequences, instruction by instruction.
  *
- * Each begins by naming its descriptor to the kernel; from label 1 to 2 it is then restarted, by way
- * of label 4, whenever the thread does not run through it undisturbed. The last instruction before 2
- * is the commit: nothing shared is changed earlier that anybody reads before it.
+ * Each begins by naming its descriptor to the kernel. Whenever the thread does not run through labels 1
+ * to 2 undisturbed, the kernel sends it to label 4, and nothing has happened. The last instruction
+ * before 2 is the commit: nothing shared is changed earlier that anybody reads before it.
  *
- *     5:  lea  3b(%rip), %r8       the descriptor's address ...
+ * An aborted sequence is not begun again: it has no block, is full or has lost, and the slow path goes
+ * on. A thread that is single-stepped never runs through one, and would try for ever. The slow paths
+ * try once or twice more, and then do without the lane (trade.c).
+ *
+ *         lea  3b(%rip), %r8       the descriptor's address ...
  *         mov  %r8, %fs:8(rseq)    ... into the thread's rseq area, field rseq_cs
  *     1:  mov  %fs:4(rseq), %r8d   the CPU's number, field cpu_id
  *         shl  $10, %r8            ... as the distance of its lane from that of CPU 0
@@ -16,7 +20,7 @@
  * NB: no asm goto with outputs: gcc 12 loses what a jump out of one returns (its bug 113921). So a pop
  * falls through with no block, and the others name their scratch registers.
  *
- * The descriptor: version and flags 0, start, length, where to go on restart. The kernel demands a
+ * The descriptor: version and flags 0, start, length, where to go on abort. The kernel demands a
  * signature, which glibc registered, in the four bytes before that place: here they are the operand of
  * an undefined instruction (ud1), so that nobody can run into it.
  */
@@ -29,8 +33,7 @@
     "3:\n\t"                                                                                       \
     ".long 0, 0\n\t"                                                                               \
     ".quad 1f, 2f - 1f, 4f\n\t"                                                                    \
-    ".popsection\n"                                                                                \
-    "5:\n\t"                                                                                       \
+    ".popsection\n\t"                                                                              \
     "leaq 3b(%%rip), %%r8\n\t"                                                                     \
     "movq %%r8, %%fs:8(%[rseq])\n"                                                                 \
     "1:\n\t"                                                                                       \
@@ -38,13 +41,13 @@
     "shlq $10, %%r8\n\t"                                                                           \
     "addq %[lanes], %%r8\n\t"
 
-#define LANE_END                                                                                   \
+#define LANE_END(elsewhere)                                                                        \
     "2:\n\t"                                                                                       \
     ".pushsection __rseq_abort, \"ax\"\n\t"                                                        \
     ".byte 0x0f, 0xb9, 0x3d\n\t"                                                                   \
     ".long 0x53053053\n"                                                                           \
     "4:\n\t"                                                                                       \
-    "jmp 5b\n\t"                                                                                   \
+    "jmp " elsewhere "\n\t"                                                                        \
     ".popsection\n\t"
 
 /* What each is given. */
@@ -66,13 +69,13 @@ static inline __attribute__((always_inline)) void *lane_pop(const struct lane_vi
                                 "movq -17(%%r9), %%r10\n\t"   /* the one below, or the link */
                                 "subq $8, %%r9\n\t"
                                 "movq %%r9, (%%r8,%[class],8)\n" /* one fewer */
-                     LANE_END "prefetchw (%%r10)\n"
-                                "7:\n\t"
-                                ".pushsection __rseq_abort, \"ax\"\n"
-                                "6:\n\t"
-                                "xorl %k[block], %k[block]\n\t" /* NULL */
-                                "jmp 7b\n\t"
-                                ".popsection"
+                     LANE_END("6f") "prefetchw (%%r10)\n"
+                                    "7:\n\t"
+                                    ".pushsection __rseq_abort, \"ax\"\n"
+                                    "6:\n\t"
+                                    "xorl %k[block], %k[block]\n\t" /* NULL */
+                                    "jmp 7b\n\t"
+                                    ".popsection"
                      : [block] "=&r"(block)
                      : LANE_INPUTS, [mask] "ri"((unsigned)mask)
                      : "r8", "r9", "r10", "memory", "cc");
@@ -92,7 +95,7 @@ static inline __attribute__((always_inline)) bool lane_push(const struct lane_vi
                    "movl %%r9d, (%[block])\n\t"  /* the mark */
                    "movl %[mark], 4(%[block])\n\t"
                    "movq %%r10, (%%r8,%[class],8)\n" /* one more */
-        LANE_END
+        LANE_END("%l[full]")
         :
         : LANE_INPUTS, [block] "r"(block), [mask] "ri"((unsigned)mask), [mark] "i"(MAGAZINE_MARK)
         : "r8", "r9", "r10", "memory", "cc"
@@ -111,7 +114,7 @@ static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, siz
                    "cmpq %[old], (%%r8,%[class],8)\n\t" /* used meanwhile? */
                    "jne %l[lost]\n\t"
                    "movq %[replacement], (%%r8,%[class],8)\n" /* the other magazine */
-        LANE_END
+        LANE_END("%l[lost]")
         :
         : LANE_INPUTS, [cpu] "r"(cpu), [old] "r"(old), [replacement] "r"(replacement)
         : "r8", "memory", "cc"

@@ -81,7 +81,7 @@ static inline __attribute__((always_inline)) void magazine_expect(unsigned class
  * a block is not seen. */
 typedef uint32_t MAY_ALIAS mark_half;
 
-#define MAGAZINE_MARK 0xd5a7c3e9
+#define MAGAZINE_MARK CHUNK_FREED_MARK
 
 static inline mark_half *magazine_mark(const void *block)
 {

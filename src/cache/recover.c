@@ -146,18 +146,24 @@ static void remark(const struct depot *d, unsigned class, word w)
 
 /* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
  * arena before transit is looked at: their journals may hold words of this depot. */
-bool depot_recover(struct cache *cache, unsigned class)
+enum depot_recovery depot_recover(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);
     struct depot_guard guard = {{guards, NULL, JOURNAL_SHORT_CAPACITY}, cache, class};
 
-    segment_settle(cache->segments);
+    if (!segment_settle(cache->segments))
+        return DEPOT_NOT_NOW;
     if (!journal_recover(depot_journal(d), &guard.guard))
-        return false;
-    if (d->arena != 0 && !PLANTED(12) && !arenas_settle(cache->arenas, d->arena - 1))
-        return false;
-    if (!is_whole(cache, class) || !segment_recover(cache->segments, CACHE_OWNER, &d->pending, NULL))
-        return false;
+        return DEPOT_DAMAGED;
+    if (d->arena != 0 && !PLANTED(12)) {
+        if (!arenas_has(cache->arenas, d->arena - 1))
+            return DEPOT_DAMAGED;
+        if (!arenas_settle(cache->arenas, d->arena - 1))
+            return DEPOT_NOT_NOW;
+    }
+    if (!is_whole(cache, class) ||
+        !segment_recover(cache->segments, CACHE_OWNER, &d->pending, NULL))
+        return DEPOT_DAMAGED;
     if (d->incoming != 0)
         depot_make_magazines(d, class);
     if (d->made == 0)
@@ -167,5 +173,5 @@ bool depot_recover(struct cache *cache, unsigned class)
     remark(d, class, w);
     if ((d->transit_new | d->transit_old) != 0 && !PLANTED(9))
         depot_end_transit(d, class, 0, w);
-    return true;
+    return DEPOT_RECOVERED;
 }

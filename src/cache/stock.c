@@ -42,7 +42,7 @@ static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine
                             enum fill_from from, bool *short_of_memory, struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
-    struct arena_hold hold;
+    struct arena_hold hold = {0};
     size_t n = 0;
 
     if (!arenas_enter(cache->arenas, &hold))
@@ -58,6 +58,8 @@ static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine
         *short_of_memory |= n == 0 && hold.call.short_of_memory;
     } while (n == 0 && from == FILL_FROM_ANY && arenas_move_on(cache->arenas, &hold));
     arenas_leave(cache->arenas, &hold);
+    if (fault->kind == FAULT_NONE)
+        *fault = hold.found;
     return n;
 }
 
@@ -100,8 +102,9 @@ static bool enter_arena_of(struct cache *cache, struct depot *d, struct arena_ho
 }
 
 /* Empties the magazine in transit. A block that its arena does not take (its header was overwritten,
- * or the arena is damaged) is dropped: nobody will get it again. */
-static void empty_transit(struct cache *cache, unsigned class, struct fault *fault)
+ * or the arena is damaged) is dropped: nobody will get it again. False: an arena is not to be had, and the
+ * rest is still in the magazine. */
+static bool empty_transit(struct cache *cache, unsigned class, struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
     struct arena_hold hold = {0};
@@ -110,7 +113,7 @@ static void empty_transit(struct cache *cache, unsigned class, struct fault *fau
         void *block = (void *)*magazine_last(d->transit_new);
 
         if (!enter_arena_of(cache, d, &hold, block))
-            break; /* a signal handler, in whoever holds that arena */
+            break; /* somebody holds that arena for long, or this is a signal handler in its holder */
         if (arena_take_back(&hold.call, block, &d->transit_new))
             continue;
         if (hold.call.fault.kind != FAULT_NONE) {
@@ -122,6 +125,17 @@ static void empty_transit(struct cache *cache, unsigned class, struct fault *fau
         compiler_barrier();
     }
     arenas_leave(cache->arenas, &hold);
+    if (fault->kind == FAULT_NONE)
+        *fault = hold.found;
+    return magazine_is_empty(class, d->transit_new);
+}
+
+/* Whether the depot has no stock, as it is; nor may have some once it is repaired. */
+static bool seems_bare(const struct depot *d)
+{
+    return (word_peek(&d->stock_magazines) | word_peek(&d->transit_new) |
+            word_peek(&d->transit_old) | d->recovering) == 0 &&
+           d->log.count == 0;
 }
 
 size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct fault *fault)
@@ -129,14 +143,13 @@ size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct
     struct depot *d = depot_of(cache, class);
     size_t drained = 0;
 
-    if (word_peek(&d->stock_magazines) == 0 || !depot_enter_to_drain(cache, class))
+    if (seems_bare(d) || !depot_enter_to_drain(cache, class))
         return 0;
     for (bool emptied = true; emptied && drained < magazines && d->stock_magazines != 0;
          drained += emptied) {
         depot_set_transit(d, depot_take_stock(d, class, depot_find_stock(d, 0)), 0);
         journal_commit(depot_journal(d));
-        empty_transit(cache, class, fault);
-        emptied = magazine_is_empty(class, d->transit_new); /* else it would come again, for ever */
+        emptied = empty_transit(cache, class, fault);
         depot_end_transit(d, class, 0, d->transit_new);
     }
     d->demand /= 2;

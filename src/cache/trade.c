@@ -2,6 +2,8 @@
 #include "cache/depot.h"
 #include "cache/lane_locked.h"
 
+enum { POP_TRIES = 2 };
+
 size_t cache_cpu(const struct cache *cache)
 {
     size_t cpu = cache->table->mode == CACHE_LOCKED ? lane_chosen() : lane_cpu(&cache->view);
@@ -168,9 +170,27 @@ static bool is_first(struct depot *d)
     return true;
 }
 
-void *cache_refill(struct cache *cache, unsigned class, struct fault *fault)
+/* A pop that failed though the lane has blocks was aborted, and comes through most often when it is
+ * tried again; never, while the thread is single-stepped. */
+static void *pop_again(const struct cache *cache, unsigned class)
 {
     void *block = NULL;
+
+    if (cache->view.exact_limit == 0)
+        return NULL;
+    for (int tries = 0; tries < POP_TRIES && block == NULL; tries++) {
+        if (magazine_is_empty(class, lane_word(cache, cache_cpu(cache), class)))
+            return NULL;
+        block = magazine_bytes(class) == MAGAZINE_BYTES
+                    ? lane_pop(&cache->view, class, LANE_MASK(MAGAZINE_BYTES))
+                    : lane_pop(&cache->view, class, LANE_MASK(MAGAZINE_COARSE_BYTES));
+    }
+    return block;
+}
+
+void *cache_refill(struct cache *cache, unsigned class, struct fault *fault)
+{
+    void *block = pop_again(cache, class);
     bool may_grow = false, short_of_memory = true;
 
     if (is_first(depot_of(cache, class)))

@@ -5,6 +5,7 @@
  * user, and the pointer may be any: whatever is not as it should be is left to the block's arena, which
  * says what is wrong.
  */
+#include "arena/remote.h"
 #include "heap/heap.h"
 
 static size_t head_of(const struct chunk *c)
@@ -41,7 +42,51 @@ enum block_state heap_look(struct dvsm_heap *heap, const void *block)
         return BLOCK_OTHER;
     if (unlikely(word_peek(&heap->region->arenas.damaged) != 0) && is_set_aside(heap, block))
         return BLOCK_OTHER;
-    if (unlikely(magazine_is_marked(block)) && cache_holds(&heap->cache, block))
+    if (likely(!magazine_is_marked(block)))
+        return BLOCK_PLAIN;
+    if (cache_holds(&heap->cache, block))
         return BLOCK_FREED;
-    return BLOCK_PLAIN;
+    return remote_is_marked(block) ? BLOCK_OTHER : BLOCK_PLAIN;
+}
+
+/* Whether the granules of [c, end) are one large block, as far as c's holder can see: what lies behind it
+ * may come and go meanwhile. */
+static bool is_large_run(const struct segment_map *map, const struct chunk *c, const char *end)
+{
+    enum run_kind kind;
+    segment_owner_id owner = segment_owner(map, c, &kind);
+    const char *at = (const char *)bits_round_down((uintptr_t)c, GRANULE);
+
+    if (owner == 0 || kind != RUN_LARGE || end <= at || (uintptr_t)end % GRANULE != 0)
+        return false;
+    for (at += GRANULE; at < end; at += GRANULE)
+        if (segment_owner(map, at, &kind) != owner || kind != RUN_LARGE_TAIL)
+            return false;
+    return true;
+}
+
+static size_t large_usable(const struct dvsm_heap *heap, const void *block)
+{
+    const struct chunk *c = chunk_of_payload(block);
+
+    if (!chunk_is_aligned(c) || segment_owner(heap->segments.map, c, NULL) == 0 ||
+        (c->head & HEAD_FLAGS) != 0 ||
+        !is_large_run(heap->segments.map, c, (const char *)chunk_next(c)))
+        return 0;
+    return chunk_usable(c);
+}
+
+size_t heap_usable_by_look(struct dvsm_heap *heap, const void *block)
+{
+    switch (heap_look(heap, block)) {
+    case BLOCK_PLAIN:
+        return heap_chunk_size(block) - CHUNK_OVERHEAD;
+    case BLOCK_OTHER:
+        break;
+    default:
+        return 0;
+    }
+    if (segment_has_chunks(heap->segments.map, chunk_of_payload(block)) && remote_is_marked(block))
+        return heap_chunk_size(block) - CHUNK_OVERHEAD;
+    return large_usable(heap, block);
 }

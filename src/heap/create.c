@@ -94,6 +94,7 @@ static struct dvsm_heap *make(const dvsm_options *options, const char *label, si
         return NULL;
     }
     open_parts(heap);
+    heap_watch_forks();
     registry_publish(heap);
     return heap;
 }

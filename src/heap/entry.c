@@ -2,14 +2,17 @@
  * any more. */
 #include <errno.h>
 
+#include "arena/remote.h"
 #include "heap/heap.h"
 
 static void start(struct heap_call *call, struct dvsm_heap *heap, const char *function)
 {
     call->heap = heap;
     call->function = function;
+    call->busy = NULL;
     call->may_free = false;
     call->hold.slot = NULL;
+    call->hold.found.kind = FAULT_NONE;
     call->hold.call.fault.kind = FAULT_NONE; /* the rest is set when an arena is entered */
 }
 
@@ -23,10 +26,10 @@ bool heap_enter_index(struct heap_call *call, struct dvsm_heap *heap, size_t ind
                       const char *function)
 {
     start(call, heap, function);
-    return arenas_enter_index(&heap->arenas, &call->hold, index);
+    return arenas_enter_patiently(&heap->arenas, &call->hold, index);
 }
 
-static bool refuse(struct heap_call *call, const char *what, const void *block)
+bool heap_refuse(struct heap_call *call, const char *what, const void *block)
 {
     return fault_raise(&call->hold.call.fault, FAULT_ARGUMENT, what, block);
 }
@@ -35,18 +38,38 @@ bool heap_enter_owner(struct heap_call *call, const void *block, const char *fun
 {
     start(call, dvsm_heap_of(block), function);
     if (unlikely(call->heap == NULL))
-        return refuse(call, "not a pointer from any heap mapped here", block);
+        return heap_refuse(call, "not a pointer from any heap mapped here", block);
     if (unlikely(!chunk_is_aligned(block)))
-        return refuse(call, "not a pointer from this heap: misaligned", block);
+        return heap_refuse(call, "not a pointer from this heap: misaligned", block);
 
     const struct region *region = call->heap->region;
     segment_owner_id owner = segment_owner(region->map, chunk_of_payload(block), NULL);
     if (unlikely(owner == 0 || owner > region_arena_count(region)))
-        return refuse(call, "not a block of this heap", block);
-    if (unlikely(!arenas_enter_index(&call->heap->arenas, &call->hold, owner - 1)))
-        return refuse(call, "called from inside a call that works on the block's arena", block);
+        return heap_refuse(call, "not a block of this heap", block);
+    if (unlikely(!arenas_enter_index(&call->heap->arenas, &call->hold, owner - 1))) {
+        call->busy = region_arena(region, owner - 1);
+        return false;
+    }
     call->may_free = true;
+    if (unlikely(segment_owner(region->map, block, NULL) == owner && remote_is_marked(block)))
+        arenas_work_off(&call->hold); /* it may have been freed already, by way of the list */
     return true;
+}
+
+/* Nothing is stored before the block is known to be one in use, as far as that can be seen. NB: a mark
+ * alone does not say that it was freed: somebody may have been killed before he put it on the list. */
+void heap_free_remotely(struct heap_call *call, void *block)
+{
+    struct arena_slot *slot = call->busy;
+
+    if (slot->arena.damaged)
+        return;
+    if (heap_usable_by_look(call->heap, block) == 0)
+        heap_refuse(call, "not a block in use, or its header is damaged", block);
+    else if (remote_is_marked(block) && remote_has(slot, call->heap->region->map, block))
+        heap_refuse(call, "double free", block);
+    else
+        remote_push(slot, block);
 }
 
 /* An arena was set aside: what the cache has of it is dropped, and what is freed from now on is looked
@@ -100,5 +123,11 @@ bool heap_leave(struct heap_call *call)
         arenas_leave(&call->heap->arenas, &call->hold);
     if (call->may_free)
         cache_note_freed(&call->heap->cache);
+    if (unlikely(call->hold.found.kind != FAULT_NONE)) { /* another's, not this call's failure */
+        int saved = errno;
+
+        heap_report(call->heap, &call->hold.found, call->function);
+        errno = saved;
+    }
     return !heap_report(call->heap, &call->hold.call.fault, call->function);
 }

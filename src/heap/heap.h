@@ -12,6 +12,7 @@
  *     create.c       making and destroying a heap
  *     default.c      the heap that is there before main()
  *     entry.c        locking the arena that a call works on, reporting faults
+ *     forked.c       a child forked in the middle of a call
  *     block.c        what a block's header and mark tell, without a lock
  *     serve.c        one request, from the arenas
  *     allocate.c, release.c, resize.c, text.c     the malloc family
@@ -61,6 +62,9 @@ void registry_publish(struct dvsm_heap *heap);
 bool registry_withdraw(struct dvsm_heap *heap);
 void registry_free(struct dvsm_heap *heap);
 
+/* Calls `visit` for each live heap. */
+void registry_each(void (*visit)(struct dvsm_heap *heap));
+
 /* The heap if it is one that lives, else NULL and errno EINVAL. */
 struct dvsm_heap *registry_checked(const struct dvsm_heap *heap);
 
@@ -108,6 +112,11 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
 /* Unmaps it here and removes its name. 0, or an errno value and the heap lives on. */
 int heap_unmake(struct dvsm_heap *heap);
 
+/* ---- forked.c */
+
+/* From now on a child that is forked in the middle of a call of this library leaves the heaps alone. */
+void heap_watch_forks(void);
+
 /* ---- default.c */
 
 extern struct dvsm_heap *_Atomic heap_the_default; /* NULL: not made yet */
@@ -131,10 +140,11 @@ static inline struct dvsm_heap *heap_default(void)
 
 /* A call of a public function while it works on one arena. */
 struct heap_call {
-    struct dvsm_heap *heap; /* NULL: none was found */
-    const char *function;   /* the public one */
-    bool may_free;          /* it works on a block: part of which or all of it may come back */
-    struct arena_hold hold; /* hold.slot NULL: no arena is locked */
+    struct dvsm_heap *heap;  /* NULL: none was found */
+    const char *function;    /* the public one */
+    struct arena_slot *busy; /* the block's arena, which is sound and could not be had */
+    bool may_free;           /* it works on a block: part of which or all of it may come back */
+    struct arena_hold hold;  /* hold.slot NULL: no arena is locked */
 };
 
 /* Each locks an arena of the heap and makes the call ready, or returns false; heap_leave() is to be
@@ -143,12 +153,16 @@ struct heap_call {
 /* One to allocate from. */
 bool heap_enter(struct heap_call *call, struct dvsm_heap *heap, const char *function);
 
-/* The one that a block handed over by the user belongs to; a fault if it can be none. */
+/* The one that a block handed over by the user belongs to; a fault if it can be none. Where its arena is
+ * held for longer than a moment, or by the interrupted call of a signal handler: call->busy. */
 bool heap_enter_owner(struct heap_call *call, const void *block, const char *function);
 
-/* The one of that index. */
+/* The one of that index, however long it takes; false only in a signal handler that would have to wait. */
 bool heap_enter_index(struct heap_call *call, struct dvsm_heap *heap, size_t index,
                       const char *function);
+
+/* Raises a fault about the block; false. */
+bool heap_refuse(struct heap_call *call, const char *what, const void *block);
 
 /* Unlocks; then reports the fault, if there was one, and returns false with errno EINVAL. */
 bool heap_leave(struct heap_call *call);
@@ -165,6 +179,9 @@ void heap_report_freed(struct dvsm_heap *heap, const void *block, const char *fu
 
 /* ---- block.c */
 
+/* Frees a block whose arena is busy: puts it on the arena's list (arena/remote.h), or raises a fault. */
+void heap_free_remotely(struct heap_call *call, void *block);
+
 /* What a look at a block tells without any lock. */
 enum block_state {
     BLOCK_PLAIN, /* in use, by all signs, in a segment */
@@ -172,6 +189,9 @@ enum block_state {
     BLOCK_FREED  /* in the cache: free already */
 };
 enum block_state heap_look(struct dvsm_heap *heap, const void *block);
+
+/* Usable bytes of a block in use, large ones too, by a look without a lock; 0: it is none, by all signs. */
+size_t heap_usable_by_look(struct dvsm_heap *heap, const void *block);
 
 /* Of a block in a segment: bytes of its chunk, as its header says. */
 static inline size_t heap_chunk_size(const void *block)

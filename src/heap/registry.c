@@ -67,6 +67,15 @@ static bool is_live(struct dvsm_heap *heap)
     return atomic_load_explicit(&heap->state, memory_order_acquire) == HEAP_LIVE;
 }
 
+void registry_each(void (*visit)(struct dvsm_heap *heap))
+{
+    size_t used = atomic_load_explicit(&heaps_used, memory_order_acquire);
+
+    for (size_t i = 0; i < used; i++)
+        if (is_live(&heaps[i]))
+            visit(&heaps[i]);
+}
+
 struct dvsm_heap *registry_checked(const struct dvsm_heap *heap)
 {
     size_t offset = (size_t)((const char *)heap - (const char *)heaps);

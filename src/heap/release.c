@@ -46,6 +46,8 @@ NOINLINE void heap_free(void *block, const char *function)
     }
     if (heap_enter_owner(&call, block, function))
         arena_free(&call.hold.call, block);
+    else if (call.busy != NULL)
+        heap_free_remotely(&call, block);
     heap_leave(&call);
     errno = saved;
 }
@@ -87,8 +89,13 @@ static bool free_with_the_first(void **blocks, size_t count)
 
     if (!may_be_block(blocks[0]))
         return true;
-    if (heap_enter_owner(&call, blocks[0], "dvsm_bulk_free") && !call.hold.slot->arena.damaged)
+    if (heap_enter_owner(&call, blocks[0], "dvsm_bulk_free") && !call.hold.slot->arena.damaged) {
         arena_bulk_free(&call.hold.call, blocks, count);
+    } else if (call.busy != NULL && !call.busy->arena.damaged) {
+        heap_free_remotely(&call, blocks[0]);
+        if (call.hold.call.fault.kind == FAULT_NONE)
+            blocks[0] = NULL;
+    }
     if (blocks[0] == NULL && call.hold.call.fault.kind == FAULT_ARGUMENT)
         call.hold.call.fault.kind = FAULT_NONE;
     return heap_leave(&call);
@@ -152,5 +159,7 @@ size_t dvsm_malloc_usable_size(void *block)
     }
     if (heap_enter_owner(&call, block, "dvsm_malloc_usable_size"))
         usable = arena_usable(&call.hold.call, block);
+    else if (call.busy != NULL)
+        usable = heap_usable_by_look(heap, block);
     return heap_leave(&call) ? usable : 0;
 }

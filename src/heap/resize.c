@@ -109,6 +109,17 @@ static void *resize_chunk(struct arena_call *call, void *block, size_t size, enu
     return arena_resize_at_top(call, block, size);
 }
 
+/* Where the arena is busy the block stays if it has room, and is copied otherwise. */
+static struct resized resize_by_look(struct dvsm_heap *heap, bool stays, void *block, size_t size)
+{
+    size_t usable = heap_usable_by_look(heap, block);
+
+    if (usable == 0)
+        return (struct resized){0};
+    return (struct resized){
+        .home = heap, .block = stays && usable >= size ? block : NULL, .usable = usable};
+}
+
 static struct resized resize_in_place(const struct dvsm_heap *wanted, void *block, size_t size,
                                       enum attempt attempt, const char *function)
 {
@@ -129,6 +140,10 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
             result.usable = arena_usable(arena, block);
             result.growths = arena->growths;
         }
+    } else if (call.busy != NULL) {
+        result = resize_by_look(heap, stays, block, size);
+        if (result.home == NULL)
+            heap_refuse(&call, "not a block in use, or its header is damaged", block);
     }
     if (!heap_leave(&call))
         result = (struct resized){0};

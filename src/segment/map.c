@@ -5,8 +5,6 @@
 #include <errno.h>
 #include <unistd.h>
 
-#include "base/fault.h"
-
 static const struct granule_run no_run = {0, 0};
 
 static size_t page_size(void)
@@ -79,7 +77,7 @@ int segment_init(void *place, void *base, size_t granules, size_t limit)
         (HOLES >> HOLE_SHIFT & granule_bits((unsigned)(GRANULE / map->page))) ==
             granule_bits((unsigned)(GRANULE / map->page)))
         map->hole_pages = GRANULE / map->page;
-    return lock_init(&map->lock);
+    return lock_init(&map->lock, LOCK_GRANULE_MAP);
 }
 
 void segment_set_lazy(struct segment_map *map)
@@ -122,9 +120,7 @@ static bool is_usable(struct segments *s)
 
 bool segment_enter(struct segments *s, const char *function)
 {
-    static const char what[] = "called from a signal handler that interrupted the same lock";
-    struct fault fault = {FAULT_ARGUMENT, what, s->map};
-
+    (void)function;
     switch (lock_acquire(&s->map->lock)) {
     case LOCK_ACQUIRED:
         return is_usable(s);
@@ -133,7 +129,6 @@ bool segment_enter(struct segments *s, const char *function)
         lock_repaired(&s->map->lock);
         return is_usable(s);
     default:
-        fault_report(&fault, "granule map", function);
         return false;
     }
 }
@@ -143,10 +138,12 @@ void segment_leave(struct segments *s)
     lock_release(&s->map->lock);
 }
 
-void segment_settle(struct segments *s)
+bool segment_settle(struct segments *s)
 {
-    if (segment_enter(s, "segment_settle"))
-        segment_leave(s);
+    if (!segment_enter(s, "segment_settle"))
+        return false;
+    segment_leave(s);
+    return true;
 }
 
 bool segment_change(struct segments *s, void (*change)(struct journal *j, void *context),
@@ -318,8 +315,7 @@ void segment_usage(struct segments *s, struct segment_usage *usage)
     const struct segment_map *map = s->map;
 
     *usage = (struct segment_usage){0};
-    if (!segment_enter(s, "segment_usage"))
-        return;
+    bool locked = segment_enter(s, "segment_usage"); /* else each number as it just is */
     usage->committed = segment_memory_bytes(map);
     usage->holes = map->holes * map->page;
     usage->committed_most = map->committed_most << GRANULE_SHIFT;
@@ -329,17 +325,18 @@ void segment_usage(struct segments *s, struct segment_usage *usage)
     usage->footprint = usage->committed + usage->overhead;
     usage->footprint_most = map->footprint_most;
     usage->limit = map->limit == SIZE_MAX ? SIZE_MAX : map->limit << GRANULE_SHIFT;
-    segment_leave(s);
+    if (locked)
+        segment_leave(s);
 }
 
 size_t segment_set_limit(struct segments *s, size_t bytes)
 {
     size_t limit = granules_for(bytes);
 
-    if (!segment_enter(s, "segment_set_limit"))
-        return 0;
-    s->map->limit = limit;
-    segment_leave(s);
+    bool locked = segment_enter(s, "segment_set_limit"); /* one store, right without it, too */
+    __atomic_store_n(&s->map->limit, limit, __ATOMIC_RELAXED);
+    if (locked)
+        segment_leave(s);
     return limit == SIZE_MAX ? SIZE_MAX : limit << GRANULE_SHIFT;
 }
 
@@ -353,8 +350,8 @@ bool segment_is_full(const struct segment_map *map, size_t bytes)
 
 void segment_set_retain(struct segments *s, size_t bytes)
 {
-    if (!segment_enter(s, "segment_set_retain"))
-        return;
-    s->map->retain = bytes >> GRANULE_SHIFT;
-    segment_leave(s);
+    bool locked = segment_enter(s, "segment_set_retain");
+    __atomic_store_n(&s->map->retain, bytes >> GRANULE_SHIFT, __ATOMIC_RELAXED);
+    if (locked)
+        segment_leave(s);
 }

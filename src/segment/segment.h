@@ -26,8 +26,9 @@
  * above it. Commit before use: a full file system is an error here, never a SIGBUS later.
  *
  * Locks: every function takes the map's own lock, the innermost one, but segment_commit(),
- * segment_owner(), segment_is_hole() and segment_is_large_block(). Called by a signal handler that interrupted the
- * holder of the lock they report a fault and, should the handler return, fail.
+ * segment_owner(), segment_is_hole() and segment_is_large_block(). Called by a signal handler that
+ * interrupted the holder of the lock they fail; segment_give() then leaves the run pending, for a later
+ * call.
  *
  * A run on its way is named in `pending`, two words in the region, changed by the same journaled
  * change as the map. NB: a survivor calls segment_give() whether it finds them set or not: only
@@ -192,8 +193,8 @@ bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, w
 void segment_uncharge(struct segments *s, size_t bytes, word *mark, word value);
 
 /* Sees to it that no change of a dead process is half done: for whoever looks at words of its own
- * that the map's changes may have stored. */
-void segment_settle(struct segments *s);
+ * that the map's changes may have stored. False: that cannot be known now. */
+bool segment_settle(struct segments *s);
 
 /* Calls `change` with the map's lock held and its journal empty: what it stores through the journal, words
  * of the caller's that this lock guards, is one change, committed when it returns. False: the lock is not

@@ -156,7 +156,8 @@ static inline bool run_is_ready(const struct segment_map *map, struct granule_ru
     return run.count > 0 && run.count <= map->ready && run.first <= map->ready - run.count;
 }
 
-/* map.c: the lock, with recovery; false: not to be had, and a fault was reported. */
+/* map.c: the lock, with recovery; false: not to be had, in a signal handler that interrupted its holder, or
+ * the map was set aside. */
 bool segment_enter(struct segments *s, const char *function);
 void segment_leave(struct segments *s);
 /* recover.c: undoes what the dead left, with the lock held; may be interrupted and repeated. Where that cannot

@@ -2,7 +2,7 @@
  * on for a while, and die, too.
  *
  * They share one CPU's lane, or move between lanes: whenever another gets its turn, a worker inside a
- * restartable sequence is sent to its start, as the kernel would. Each schedule has its own seed; a failure
+ * restartable sequence is sent to where it is aborted to, as the kernel would. Each schedule has its own seed; a failure
  * prints it, and `seed=` with that number repeats it first.
  */
 #define _GNU_SOURCE

@@ -26,6 +26,7 @@ static struct lock *lock;
 static int take_and_leave(void *context)
 {
     (void)context;
+    lock_forget(); /* what the parent holds: as in a heap's child */
     CHILD_CHECK(lock_acquire(lock) == LOCK_ACQUIRED);
     lock_release(lock);
     return 0;
@@ -70,7 +71,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_a_lost_wake_up_is_made_up_for)};
 
     lock = mmap(NULL, sizeof *lock, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (lock == MAP_FAILED || lock_init(lock) != 0)
+    if (lock == MAP_FAILED || lock_init(lock, LOCK_ARENA) != 0)
         return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,8 +7,8 @@
  *         ... look at what is shared, at stepping_at(&s) ...
  *     assert_int_equal(stepping_finish(&s), 0);
  *
- * NB: a registered rseq area would have the kernel restart a sequence at each step, for ever: the
- * child works with a stand-in (stand_in.h).
+ * NB: with a registered rseq area the kernel aborts a sequence at each step. A child that is to go
+ * through sequences works with a stand-in (stand_in.h).
  */
 #ifndef DVSM_TESTS_SUPPORT_STEPPING_H
 #define DVSM_TESTS_SUPPORT_STEPPING_H

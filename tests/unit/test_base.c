@@ -380,7 +380,7 @@ static void test_a_change_cut_by_a_kill_is_whole_or_was_not(void **state)
     struct ledger *ledger = shared_pages(sizeof *ledger);
     int found_dead = 0;
 
-    assert_int_equal(lock_init(&ledger->lock), 0);
+    assert_int_equal(lock_init(&ledger->lock, LOCK_ARENA), 0);
     for (int round = 0; round < 100; round++) {
         pid_t child = start_child(keep_changing, ledger);
 
@@ -412,7 +412,7 @@ static struct scene *new_scene(void)
 {
     struct scene *scene = shared_pages(sizeof *scene);
 
-    assert_int_equal(lock_init(&scene->lock), 0);
+    assert_int_equal(lock_init(&scene->lock, LOCK_ARENA), 0);
     return scene;
 }
 

@@ -408,8 +408,8 @@ static void test_who_finds_a_locked_lane_taken_goes_elsewhere(void **state)
     assert_int_equal(lanes[0].loaded[4], w);
 }
 
-/* Timer signals at a high rate, each of which restarts the sequence it interrupts; the handler uses the
- * same lane and leaves it as it was. */
+/* Timer signals at a high rate, each of which aborts the sequence it interrupts; the handler uses the
+ * same lane and leaves it as it was. The CPU may go to another thread at any time, and abort one, too. */
 static volatile sig_atomic_t signals;
 
 static void pop_and_push(int number)
@@ -417,8 +417,8 @@ static void pop_and_push(int number)
     void *b = lane_pop(&view, 8, LANE_MASK(MAGAZINE_BYTES));
 
     (void)number;
-    if (b != NULL && !lane_push(&view, 8, LANE_MASK(MAGAZINE_BYTES), b))
-        abort();
+    while (b != NULL && !lane_push(&view, 8, LANE_MASK(MAGAZINE_BYTES), b))
+        continue;
     signals++;
 }
 
@@ -441,8 +441,8 @@ static void test_a_signal_handler_uses_the_lane_that_it_interrupts(void **state)
     while (signals < 2000) {
         void *b = pop(8);
 
-        assert_non_null(b);
-        assert_true(push(8, b));
+        while (b != NULL && !push(8, b))
+            continue;
     }
     timer_delete(timer);
     assert_int_equal(sigaction(SIGALRM, &former, NULL), 0);

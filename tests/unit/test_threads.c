@@ -82,7 +82,7 @@ static void test_a_lock_and_its_journal_serve_many_threads(void **state)
     (void)state;
     static struct ledger ledger;
 
-    assert_int_equal(lock_init(&ledger.lock), 0);
+    assert_int_equal(lock_init(&ledger.lock, LOCK_ARENA), 0);
     in_threads_alike(change_ledger, &ledger);
     assert_int_equal(ledger.rounds, THREADS * ROUNDS / 4 * 3);
     assert_int_equal(ledger.sum, 2 * ledger.rounds);

@@ -340,25 +340,6 @@ static void bulk_free_with_a_free_neighbour(struct scene *scene)
         scene->failed = true;
 }
 
-static void free_while_walking(const dvsm_chunk *chunk, void *context)
-{
-    bool *tried = context;
-
-    if (chunk->state == DVSM_CHUNK_USED && !*tried) {
-        *tried = true;
-        dvsm_free(chunk->block);
-    }
-}
-
-static void free_in_a_visitor(struct scene *scene)
-{
-    bool tried = false;
-
-    surrounded(scene, 100);
-    dvsm_walk(scene->heap, free_while_walking, &tried);
-    scene->failed = !tried;
-}
-
 /* ---- overwritten metadata */
 
 static void header_of_zeroes(struct scene *scene)
@@ -656,8 +637,6 @@ static const struct wrong_use wrong_uses[] = {
      false, false, false},
     {"bulk_free with a free neighbour", bulk_free_with_a_free_neighbour, "dvsm_bulk_free", "free",
      false, false, true, false},
-    {"free in a visitor", free_in_a_visitor, "dvsm_free", "called from inside a call", false, false,
-     true, false},
     {"header of zeroes", header_of_zeroes, "dvsm_free", "damaged header", true, false, false,
      false},
     {"header of ones", header_of_ones, "dvsm_free", "damaged header", true, false, false, false},

@@ -1,0 +1,183 @@
+/* remote.c - blocks freed by who could not have their arena's lock: the list, and working it off. */
+#include "arena/remote.h"
+
+#include "arena/arena_internal.h"
+
+/* No magazine's word: those are 1 more than a multiple of 8 (cache/magazine.h). */
+enum { MARK_LOW = 4, MARK_BYTES = 8 };
+
+typedef uint32_t MAY_ALIAS half;
+
+static half mark_low(const void *block)
+{
+    return (half)(uintptr_t)block | MARK_LOW;
+}
+
+bool remote_is_marked(const void *block)
+{
+    const half *mark = block;
+
+    return mark[1] == CHUNK_FREED_MARK && mark[0] == mark_low(block);
+}
+
+static void set_mark(void *block)
+{
+    half *mark = block;
+
+    mark[0] = mark_low(block);
+    compiler_barrier();
+    mark[1] = CHUNK_FREED_MARK;
+}
+
+static word *link_of(const void *block)
+{
+    return (word *)((uintptr_t)block + MARK_BYTES);
+}
+
+void remote_push(struct arena_slot *slot, void *block)
+{
+    word head = __atomic_load_n(&slot->remote, __ATOMIC_RELAXED);
+
+    set_mark(block);
+    do
+        __atomic_store_n(link_of(block), head, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(&slot->remote, &head, (word)block, true, __ATOMIC_RELEASE,
+                                        __ATOMIC_RELAXED));
+}
+
+/* ---- looking through a list ------------------------------------------------------------------ */
+
+/* Whether the address can be a block of the arena's, so that it can be read. */
+static bool is_readable(const struct arena_slot *slot, const struct segment_map *map, word block)
+{
+    const struct chunk *c = chunk_of_payload((const void *)block);
+
+    return block != 0 && chunk_is_aligned(c) &&
+           segment_owner(map, c, NULL) == (segment_owner_id)slot->arena.id &&
+           segment_owner(map, (const void *)block, NULL) == (segment_owner_id)slot->arena.id;
+}
+
+/* Links lie where users could overwrite them, and others may change the list: a walk that meets more
+ * blocks than the arena can have gives up. */
+static bool is_in_list(const struct arena_slot *slot, const struct segment_map *map, word list,
+                       word block)
+{
+    size_t left = word_peek(&slot->arena.footprint) / CHUNK_MIN;
+
+    for (; is_readable(slot, map, list) && left > 0; left--) {
+        if (list == block)
+            return true;
+        list = word_peek(link_of((const void *)list));
+    }
+    return false;
+}
+
+bool remote_has(const struct arena_slot *slot, const struct segment_map *map, const void *block)
+{
+    return is_in_list(slot, map, word_peek(&slot->remote), (word)block) ||
+           is_in_list(slot, map, word_peek(&slot->reaping), (word)block);
+}
+
+void remote_recover(struct arena_slot *slot, const struct segment_map *map)
+{
+    if (slot->reaping != 0 && is_in_list(slot, map, word_peek(&slot->remote), slot->reaping))
+        slot->reaping = 0;
+    compiler_barrier();
+}
+
+/* ---- working it off -------------------------------------------------------------------------- */
+
+/* Makes the list the holder's; false: there is none. */
+static bool take_list(struct arena_slot *slot)
+{
+    word head = __atomic_load_n(&slot->remote, __ATOMIC_RELAXED);
+
+    while (head != 0) {
+        if (!PLANTED(17))
+            slot->reaping = head;
+        compiler_barrier();
+        if (__atomic_compare_exchange_n(&slot->remote, &head, 0, false, __ATOMIC_ACQUIRE,
+                                        __ATOMIC_RELAXED)) {
+            if (PLANTED(17))
+                slot->reaping = head;
+            return true;
+        }
+        slot->reaping = 0;
+        compiler_barrier();
+    }
+    return false;
+}
+
+static void move_on(struct arena_call *call, struct arena_slot *slot, word next)
+{
+    if (PLANTED(18))
+        slot->reaping = next;
+    else
+        journal_store(arena_journal(call), &slot->reaping, next);
+}
+
+static void free_block(struct arena_call *call, struct chunk *c)
+{
+    if (chunk_is_large(c)) {
+        arena_large_free(call, c);
+        return;
+    }
+    arena_count_used(call, -(size_t)1);
+    enum arena_freed where = arena_dispose(call, c, chunk_size(c));
+    if (arena_finish(call))
+        arena_after_free(call, where);
+}
+
+/* The first block of those taken off, with its mark, which would only make others look twice. After a
+ * fault the block is passed over. */
+static void free_first(struct arena_call *call, struct arena_slot *slot)
+{
+    void *block = (void *)slot->reaping;
+    word next = *link_of(block);
+    struct chunk *c = arena_block_chunk(call, block);
+
+    if (c != NULL) {
+        move_on(call, slot, next);
+        journal_store(arena_journal(call), link_of(block) - 1, 0); /* where the mark ends */
+        free_block(call, c);
+    }
+    if (arena_faulted(call)) {
+        arena_finish(call);
+        slot->reaping = next;
+    }
+}
+
+/* Whether the block is one that can be read, and was not written to since it was pushed. */
+static bool can_be_freed(const struct arena_source *source, const struct arena *a,
+                         const void *block)
+{
+    return source->owns(source, a, chunk_of_payload(block)) && source->owns(source, a, block) &&
+           remote_is_marked(block);
+}
+
+/* What is taken off cannot be believed any more: its blocks stay in use for good. */
+static void give_up(struct arena_call *call, struct arena_slot *slot)
+{
+    fault_raise(&call->fault, FAULT_ARGUMENT, "written to after it was freed",
+                (const void *)slot->reaping);
+    slot->reaping = 0;
+}
+
+void remote_work_off(struct arena_slot *slot, const struct arena_source *source, size_t most,
+                     struct fault *fault)
+{
+    const struct arena *a = &slot->arena;
+
+    for (; most > 0 && !a->damaged && a->pending.bytes == 0; most--) {
+        struct arena_call call = {.arena = &slot->arena, .source = source};
+
+        if (slot->reaping == 0 && !take_list(slot))
+            return;
+        if (can_be_freed(source, a, (const void *)slot->reaping))
+            free_first(&call, slot);
+        else
+            give_up(&call, slot);
+        if (arena_faulted(&call) && fault->kind == FAULT_NONE)
+            *fault = call.fault;
+    }
+}

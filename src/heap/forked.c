@@ -1,0 +1,71 @@
+/* forked.c - a child of a fork() in a signal handler that interrupted a call which holds locks.
+ *
+ * The child is a copy of the interrupted call, too: going on, it would change what the parent's call is
+ * just changing, under locks that are the parent's. So the heaps are made read-only in such a child before
+ * fork() returns in it. It may exec or exit. Whatever else it does to a heap, the interrupted call going
+ * on among it, ends it with a message before anything is changed.
+ *
+ * NB: by the C library's handlers of fork, which _Fork() does not call.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/brief.h"
+#include "heap/heap.h"
+
+/* Set in such a child: what SIGSEGV did before. */
+static struct sigaction former;
+
+static void stop(int number, siginfo_t *info, void *context)
+{
+    static const char text[] =
+        "dvsm: this process was forked by a signal handler that interrupted a call of "
+        "this library; it can exec or exit, but not use a heap\n";
+
+    (void)number, (void)context;
+    if (dvsm_heap_of(info->si_addr) == NULL) { /* the program's own: it happens again */
+        sigaction(SIGSEGV, &former, NULL);
+        return;
+    }
+    ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)ignored;
+    abort();
+}
+
+/* Whether a lock of a heap's is being taken or left, or is one that is held for so short that only this
+ * names it (brief.h). */
+static bool names_a_lock(void)
+{
+    const struct brief_list_head *head = brief_head();
+
+    return head != NULL && head->list_op_pending != NULL &&
+           dvsm_heap_of(head->list_op_pending) != NULL;
+}
+
+static void protect(struct dvsm_heap *heap)
+{
+    mprotect(heap->mapping.base, heap->mapping.bytes, PROT_READ);
+}
+
+static void in_child(void)
+{
+    struct sigaction action = {.sa_sigaction = stop, .sa_flags = SA_SIGINFO | SA_NODEFER};
+
+    if (!lock_holds_any() && !names_a_lock())
+        return;
+    lock_forget();
+    registry_each(protect);
+    sigaction(SIGSEGV, &action, &former);
+}
+
+void heap_watch_forks(void)
+{
+    static atomic_flag watched = ATOMIC_FLAG_INIT;
+
+    if (!atomic_flag_test_and_set(&watched))
+        pthread_atfork(NULL, NULL, in_child);
+}
