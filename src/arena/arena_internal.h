@@ -93,6 +93,9 @@ static inline void arena_count_used(struct arena_call *call, size_t chunks)
 enum arena_freed { FREED_FAULT, FREED_TO_TOP, FREED_TO_VICTIM, FREED_TO_SMALL_BIN, FREED_TO_TREE };
 enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t size);
 
+/* The whole of a free, for a chunk whose header can be believed. */
+void arena_free_chunk(struct arena_call *call, struct chunk *c);
+
 /* Whether the header of a chunk in use, in a segment, can be believed: its size leads to a chunk, in
  * a segment, too, that knows of it. */
 bool arena_header_is_sound(const struct arena_call *call, const struct chunk *c);

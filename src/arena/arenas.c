@@ -320,6 +320,14 @@ size_t arenas_footprint(const struct arena_table *table)
     return sum;
 }
 
+bool arenas_are_stuck(const struct arena_table *table)
+{
+    for (size_t i = 0; i < arenas_count(table); i++)
+        if (__atomic_load_n(&arenas_slot(table, i)->stuck, __ATOMIC_RELAXED) != 0)
+            return true;
+    return false;
+}
+
 static size_t smallest(const struct arena_table *table)
 {
     size_t least = 0;

@@ -129,6 +129,9 @@ bool arenas_settle(struct arenas *arenas, size_t index);
 /* The same for all arenas and for the making of one, however long it takes. */
 void arenas_settle_all(struct arenas *arenas);
 
+/* Whether somebody waited for one of them in vain since its holder came: a hint. */
+bool arenas_are_stuck(const struct arena_table *table);
+
 /* Bytes that all arenas have; each at its own instant. */
 size_t arenas_footprint(const struct arena_table *table);
 

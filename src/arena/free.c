@@ -143,6 +143,18 @@ void arena_after_free(struct arena_call *call, enum arena_freed where)
     }
 }
 
+void arena_free_chunk(struct arena_call *call, struct chunk *c)
+{
+    if (chunk_is_large(c)) {
+        arena_large_free(call, c);
+        return;
+    }
+    arena_count_used(call, -(size_t)1);
+    enum arena_freed where = arena_dispose(call, c, chunk_size(c));
+    if (arena_finish(call))
+        arena_after_free(call, where);
+}
+
 void arena_free(struct arena_call *call, void *block)
 {
     if (unlikely(block == NULL || call->arena->damaged))
@@ -153,14 +165,7 @@ void arena_free(struct arena_call *call, void *block)
         arena_finish(call);
         return;
     }
-    if (chunk_is_large(c)) {
-        arena_large_free(call, c);
-        return;
-    }
-    arena_count_used(call, -(size_t)1);
-    enum arena_freed where = arena_dispose(call, c, chunk_size(c));
-    if (arena_finish(call))
-        arena_after_free(call, where);
+    arena_free_chunk(call, c);
 }
 
 size_t arena_usable(struct arena_call *call, const void *block)

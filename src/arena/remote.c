@@ -116,18 +116,6 @@ static void move_on(struct arena_call *call, struct arena_slot *slot, word next)
         journal_store(arena_journal(call), &slot->reaping, next);
 }
 
-static void free_block(struct arena_call *call, struct chunk *c)
-{
-    if (chunk_is_large(c)) {
-        arena_large_free(call, c);
-        return;
-    }
-    arena_count_used(call, -(size_t)1);
-    enum arena_freed where = arena_dispose(call, c, chunk_size(c));
-    if (arena_finish(call))
-        arena_after_free(call, where);
-}
-
 /* The first block of those taken off, with its mark, which would only make others look twice. After a
  * fault the block is passed over. */
 static void free_first(struct arena_call *call, struct arena_slot *slot)
@@ -139,7 +127,7 @@ static void free_first(struct arena_call *call, struct arena_slot *slot)
     if (c != NULL) {
         move_on(call, slot, next);
         journal_store(arena_journal(call), link_of(block) - 1, 0); /* where the mark ends */
-        free_block(call, c);
+        arena_free_chunk(call, c);
     }
     if (arena_faulted(call)) {
         arena_finish(call);

@@ -152,6 +152,14 @@ static bool is_hopeless(struct dvsm_heap *heap, size_t bytes)
            cache_is_short_of(&heap->cache, bytes);
 }
 
+/* Whether the same request would be refused the next time. The system may have memory then; and what a
+ * stopped process holds, or the call that this one interrupted, was not looked at. */
+static bool is_final(const struct dvsm_heap *heap, size_t bytes)
+{
+    return segment_is_full(heap->segments.map, bytes) && !lock_holds_any() &&
+           !arenas_are_stuck(&heap->region->arenas);
+}
+
 void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const char *function)
 {
     struct search s = {.heap = heap, .request = r, .function = function};
@@ -163,8 +171,7 @@ void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const cha
         outcome = usual_search(&s, &fault);
         if (outcome == NO_MEMORY)
             outcome = last_search(&s, &fault);
-        /* Where it is the system that has no more, it may have some the next time. */
-        if (unlikely(outcome == NO_MEMORY) && segment_is_full(heap->segments.map, bytes))
+        if (unlikely(outcome == NO_MEMORY) && is_final(heap, bytes))
             cache_note_short_of(&heap->cache, refused_bytes(r));
         else if (outcome == SERVED)
             cache_note_served(&heap->cache);
