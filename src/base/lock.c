@@ -11,9 +11,12 @@
 
 enum { WAIT_NS_MOST = 50000000, NS_A_SECOND = 1000000000 };
 
+/* A copy of one that was made elsewhere: ThreadSanitizer would take making it in place for a race with
+ * whoever locks it first, since it does not see how they learn of it. */
 int lock_init(struct lock *lock)
 {
     pthread_mutexattr_t attributes;
+    struct lock made;
     int error = pthread_mutexattr_init(&attributes);
 
     if (error != 0)
@@ -21,9 +24,13 @@ int lock_init(struct lock *lock)
     pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
     pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
     pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ERRORCHECK);
-    error = pthread_mutex_init(&lock->mutex, &attributes);
+    error = pthread_mutex_init(&made.mutex, &attributes);
     pthread_mutexattr_destroy(&attributes);
-    return error;
+    if (error != 0)
+        return error;
+    *lock = made;
+    pthread_mutex_destroy(&made.mutex);
+    return 0;
 }
 
 /* Anything but these answers means that the mutex itself was overwritten: nothing can be trusted
