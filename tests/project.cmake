@@ -12,6 +12,7 @@ dvsm_project_test(header-in-cxx)
 dvsm_project_test(one-command)
 dvsm_project_test(readme)
 dvsm_project_test(install ${CMAKE_BINARY_DIR})
+dvsm_project_test(thread-sanitizer $<TARGET_FILE:dvsm-shared> $<TARGET_FILE:dvsm>)
 
 # The suite again under sanitizers, in build directories of their own; each takes the whole machine.
 function(dvsm_sanitize_test preset)

@@ -23,7 +23,7 @@
  *
  * Each function returns 0 or an errno value (it need not set errno), may be called by any process
  * and thread of the heap at the same time for different ranges, must not call the library's
- * allocating functions, and must be safe in a child between fork and exec. `self` is the backend as
+ * allocating functions, must be no cancellation point, and must be safe in a child between fork and exec. `self` is the backend as
  * registered in dvsm_options.
  */
 #ifndef DVSM_BACKEND_H
@@ -40,7 +40,8 @@ extern "C" {
 typedef struct dvsm_mapping {
     void *base;       /* start of the range, aligned to 64 KiB; set by reserve() */
     size_t bytes;     /* its length, a multiple of 64 KiB: what is wanted, set by the library */
-    int fd;           /* of the memory, or -1; set by reserve() */
+    int fd;           /* of the memory, or -1; set by reserve(). 3 or above: the program's stdio may
+                       * have been closed. The program may close it, or reuse the number */
     const char *name; /* dvsm_options.name, or NULL; valid during reserve() and unmap() */
     unsigned mode;    /* permission bits of a name */
     unsigned flags;   /* dvsm_options.flags */
@@ -58,7 +59,9 @@ typedef struct dvsm_backend {
 
     /* Puts memory behind a range that has none, so that touching it cannot fail in any process: all
      * of it, or nothing and an error (ENOMEM, ENOSPC). A range may be partly committed already when
-     * a process died in between. */
+     * a process died in between. A file need be no longer than what is committed: commit() may be
+     * what makes it longer. It may be called by any process at the same time, so it must never make
+     * it shorter. */
     int (*commit)(const struct dvsm_backend *self, const dvsm_mapping *mapping, void *start,
                   size_t bytes);
 

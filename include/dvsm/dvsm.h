@@ -211,11 +211,12 @@ typedef struct dvsm_heap dvsm_heap;
 typedef struct dvsm_options {
     size_t size; /* sizeof(dvsm_options), or 0 */
     const dvsm_backend
-        *backend;       /* one of dvsm/backend.h or your own, which must stay; NULL: memfd */
+        *backend;       /* one of dvsm/backend.h or your own, which must stay; NULL: memfd, or
+                           anon where the system refuses memory files */
     const char *name;   /* for shm_open: "/name", the heap stays until unlinked; else a label
                                     for messages; up to 255 bytes */
-    size_t reserve;     /* bytes of address space; 0: the larger of 64 GiB and twice the RAM
-                                    (1 GiB on 32 bit), halved until it fits */
+    size_t reserve;     /* bytes of address space; 0: the larger of 64 GiB and twice the RAM (1 GiB
+                           on 32 bit), but at most half of what RLIMIT_AS leaves; halved until it fits */
     size_t limit;       /* bytes that may be committed; 0: the reserve */
     unsigned arenas;    /* how many arenas serve it; 0: by CPUs */
     size_t cache_bytes; /* a CPU's cache; 0: default; SIZE_MAX: none */

@@ -4,13 +4,20 @@
  * differ only in what they reserve:
  *
  *     memfd     a file without a name, sealed: nobody who gets its fd can make it shorter
- *     shm_open  a file in /dev/shm; nameless heaps unlink it at once, named ones at destroy
+ *     shm_open  a file in /dev/shm; a nameless heap's never has a name, a named one's goes at destroy
  *     anon      MAP_SHARED | MAP_ANONYMOUS: no file descriptor, so none but descendants have it
  *
- * All map MAP_SHARED | MAP_NORESERVE at a base aligned to 64 KiB. Committing puts pages there by
- * one system call that reports what a store would have died of; releasing punches a hole. Neither
- * needs the file descriptor on a kernel of Linux 5.14 and later, so a program that closes fds it
- * does not know does no harm: where the fd is used it is first seen to be still the heap's file.
+ * All map MAP_SHARED | MAP_NORESERVE at a base aligned to 64 KiB. The file ends where the highest page
+ * that was ever committed does: what was never used is not there to be dumped, locked or copied.
+ * (Memory without a file has no end: what was never committed is kept out of core files, but mlockall()
+ * takes it all.)
+ *
+ * Committing makes the file long enough, then puts pages there by one system call that reports what a
+ * store would have died of; releasing punches a hole. Only making a file longer needs its descriptor. A
+ * program that closes fds it does not know, or has other files under their numbers, does no harm: the
+ * fd is first seen to be still the heap's file, and where it is not, another is looked for: through the
+ * mapping (/proc/self/map_files, which needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN), among this
+ * process's descriptors, among its parent's. Where there is none the heap has no more than it had.
  */
 #ifndef DVSM_SHM_SHM_H
 #define DVSM_SHM_SHM_H

@@ -252,17 +252,17 @@ static void releasing_is_taken(void)
 
 static void depot_names_private(void)
 {
-    entry(&depot()->journal, &private_words[3], 666);
+    entry(depot_journal(depot()), &private_words[3], 666);
 }
 
 static void depot_names_another_depot(void)
 {
-    entry(&depot()->journal, &depot()[1].made, 666);
+    entry(depot_journal(depot()), &depot()[1].made, 666);
 }
 
 static void depot_counts_too_much(void)
 {
-    depot()->journal.count = 1000;
+    depot()->log.count = 1000;
 }
 
 static void transit_is_private(void)
@@ -272,13 +272,18 @@ static void transit_is_private(void)
 
 static void transit_is_another_class(void)
 {
-    depot()->transit_old = magazine_word(magazine_at(heap->cache.table, CLASS + 1, 0), 0);
+    unsigned other = CLASS_EXACT_LAST;
+
+    while (other == CLASS || depot_of(&heap->cache, other)->units == 0)
+        other--;
+    depot()->transit_old = depot_of(&heap->cache, other)->units + WORD + 1;
 }
 
 static void transit_was_never_made(void)
 {
-    depot()->transit_new =
-        magazine_word(magazine_at(heap->cache.table, CLASS, depot()->made + 3), 1);
+    struct magazine_granule *g = (struct magazine_granule *)(depot()->units & ~(word)(GRANULE - 1));
+
+    depot()->transit_new = (word)g + (UNITS - 1) * UNIT_BYTES + 2 * WORD + 1;
 }
 
 static void transit_is_in_stock(void)
@@ -300,14 +305,24 @@ static void depot_names_no_arena(void)
     depot()->arena = 4000;
 }
 
-static void depot_is_ready_beyond_its_stretch(void)
+static void units_are_private(void)
 {
-    depot()->ready = heap->cache.table->area + 4096;
+    depot()->units = (word)private_words;
 }
 
-static void depot_releases_endlessly(void)
+static void incoming_is_another_units(void)
 {
-    depot()->releasing = SIZE_MAX;
+    depot()->incoming = depot()->units + UNIT_BYTES;
+}
+
+static void depot_has_too_many_magazines(void)
+{
+    depot()->made += 1000;
+}
+
+static void pending_granule_is_an_arenas(void)
+{
+    depot()->pending = (struct run){heap->region->granules, GRANULE};
 }
 
 static void table_has_too_many(void)
@@ -368,8 +383,10 @@ static const struct damage damages[] = {
     DAMAGE(DEPOT, transit_is_in_stock),
     DAMAGE(DEPOT, stock_has_a_private_block),
     DAMAGE(DEPOT, depot_names_no_arena),
-    DAMAGE(DEPOT, depot_is_ready_beyond_its_stretch),
-    DAMAGE(DEPOT, depot_releases_endlessly),
+    DAMAGE(DEPOT, units_are_private),
+    DAMAGE(DEPOT, incoming_is_another_units),
+    DAMAGE(DEPOT, depot_has_too_many_magazines),
+    DAMAGE(DEPOT, pending_granule_is_an_arenas),
     DAMAGE(TABLE, table_has_too_many),
     DAMAGE(TABLE, table_has_more_than_memory),
     DAMAGE(TABLE, table_lies_elsewhere),
@@ -589,8 +606,7 @@ static word any_word(void)
     case 13:
         return (word)depot() + random_below(r, sizeof(struct depot)) / WORD * WORD;
     case 14:
-        return (word)magazine_at(heap->cache.table, CLASS, random_below(r, 10)) +
-               random_below(r, 64) * WORD + random_below(r, 2);
+        return depot()->units + random_below(r, 3 * UNIT_BYTES / WORD) * WORD + random_below(r, 2);
     default:
         return (word)SIZE_MAX - random_below(r, 3);
     }
@@ -614,7 +630,7 @@ static void mutate(enum part part)
     if (part != TABLE && random_once_in(r, 2))
         mutate_journal(part == ARENA ? arena_journal_of(0)
                        : part == MAP ? &map()->journal
-                                     : &d->journal);
+                                     : depot_journal(d));
     switch (random_once_in(r, 3) && part != TABLE ? 4 : part) {
     case ARENA:
         pend((void *)any_word(), any_word());
@@ -626,7 +642,8 @@ static void mutate(enum part part)
             map()->releasing = (struct granule_run){any_word(), any_word()};
         break;
     case DEPOT: {
-        size_t *fields[] = {&d->transit_new, &d->transit_old, &d->arena, &d->releasing, &d->ready};
+        size_t *fields[] = {&d->transit_new, &d->transit_old, &d->arena,
+                            &d->units,       &d->incoming,    &d->made};
 
         for (size_t i = 1 + random_below(r, 2); i > 0; i--)
             *fields[random_below(r, 5)] = any_word();

@@ -498,6 +498,37 @@ static void test_an_address_space_limit_halves_the_reserve(void **state)
     }
 }
 
+/* Without DVSM_RESERVE at least half of what was left stays the program's: for its own malloc, its
+ * threads and files. */
+static rlim_t address_space;
+
+static void limited_address_space(void)
+{
+    const struct rlimit limit = {address_space, address_space};
+
+    setrlimit(RLIMIT_AS, &limit);
+}
+
+static void test_half_of_a_limited_address_space_stays_free(void **state)
+{
+    static const unsigned mebibytes[] = {64, 100, 256, 976, 2060, 8203, 70000, 200000};
+
+    (void)state;
+#ifdef __SANITIZE_ADDRESS__
+    skip(); /* needs terabytes of address space itself */
+#endif
+    for (size_t i = 0; i < sizeof mebibytes / sizeof mebibytes[0]; i++) {
+        address_space = (rlim_t)mebibytes[i] * MIB;
+        struct result r =
+            run((struct execution){.what = "allocate", .prepare = limited_address_space});
+        size_t reserve = 0;
+
+        assert_int_equal(r.status, 0);
+        assert_int_equal(sscanf(r.out, "backend %*s reserve %zu", &reserve), 1);
+        assert_in_range(reserve, address_space / 4, address_space / 2);
+    }
+}
+
 /* ---- no heap at all */
 
 static int no_default_heap(void *context)
@@ -725,6 +756,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_backend_that_was_chosen_is_not_replaced),
         cmocka_unit_test(test_a_file_size_limit_gives_anonymous_memory),
         cmocka_unit_test(test_an_address_space_limit_halves_the_reserve),
+        cmocka_unit_test(test_half_of_a_limited_address_space_stays_free),
         cmocka_unit_test(test_without_a_heap_every_call_tries_again),
         cmocka_unit_test(test_options_that_are_refused),
         cmocka_unit_test(test_a_reserve_that_cannot_be_is_too_much_memory),
