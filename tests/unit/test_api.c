@@ -578,7 +578,7 @@ static void test_mallopt_takes_what_dlmalloc_takes(void **state)
     assert_int_equal(dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, -2), 0);
     assert_int_equal(dvsm_mallopt(1, 64), 0);
     assert_int_equal(dvsm_mallopt(0, 64), 0);
-    assert_int_equal(dvsm_mallopt(-4, 64), 0);
+    assert_int_equal(dvsm_mallopt(-5, 64), 0);
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 256 * KIB);
     dvsm_mallopt(DVSM_M_TRIM_THRESHOLD, 2 * MIB);
 }

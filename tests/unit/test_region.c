@@ -263,7 +263,12 @@ static void test_check_sees_arenas_and_map_disagree(void **state)
     assert_non_null(large);
     expect_violation(&arena->large_bytes, 0, "in the map");
     expect_violation(&arena->large_count, 2, "in the map");
-    expect_violation(&arena->segment.size, arena->segment.size + GRANULE, "in the map");
+    expect_violation(&arena->footprint, arena->footprint + GRANULE, "in the map");
+    expect_violation(&arena->segment.size, arena->segment.size + GRANULE, "not the footprint");
+    expect_violation(&arena->holes, 1, "counts 1 holes");
+    expect_violation(&arena->used_chunks, arena->used_chunks + 1, "chunks in use");
+    expect_violation(&arena->closed, 1, "older segments");
+    expect_violation(&arena->bins.content, arena->bins.content + 1, "counted as");
     expect_violation(&arena->id, 2, "has id 2");
     expect_violation(&arena->damaged, 1, "set aside");
     dvsm_free(large);
