@@ -8,7 +8,7 @@ enum {
     COPY_MOST = 2 << 10, /* bytes of a chunk that is copied rather than grown where it is */
     SURPLUS_PART = 8,    /* what could be copied keeps up to this part unused, and CHUNK_MIN */
     ROOMY_LEAST =
-        8 << 10, /* bytes: from here on a block that grows moves to where it can grow on */
+        48 << 10, /* bytes: from here on a block that grows moves to where it can grow on */
     AT_TOP_LEAST = GRANULE, /* from here on an arena grows behind a block: its least step */
 };
 

@@ -350,6 +350,17 @@ static void act_large(void)
     call_free(own_slot(40));
 }
 
+static void act_lazy(void)
+{
+    call_allocate(own_slot(40), 4 * LARGE_SIZE, BY_CALLOC);
+    call_resize(own_slot(40), 2 * LARGE_SIZE, false);
+    call_resize(own_slot(40), 6 * LARGE_SIZE, false);
+    call_aligned(own_slot(41), 1 << 18, 2 * LARGE_SIZE);
+    drop(40, 2, 1);
+    hold(42, 2, 30000);
+    drop(42, 2, 1);
+}
+
 /* Each is in the other's way until they have moved to where there is room behind them. */
 static void act_grow_by_turns(void)
 {
@@ -838,6 +849,7 @@ const struct scenario scenarios[] = {
     {"unused-segment", ONE_ARENA, prepare_two_segments, act_unused_segment},
     {"large", UNCACHED, prepare_large, act_large},
     {"large-cached", .prepare = prepare_large, .act = act_large},
+    {"lazy", .options = {.flags = DVSM_LAZY}, .prepare = prepare_large, .act = act_lazy},
     {"grow-by-turns", .prepare = prepare_large, .act = act_grow_by_turns},
     {"resize", UNCACHED, prepare_holes, act_resize},
     {"resize-cached", .prepare = prepare_holes, .act = act_resize},

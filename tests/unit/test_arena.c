@@ -688,7 +688,8 @@ static void test_check_sees_damage(void **state)
         size_t value;
     } damage[] = {
         {&used->head, 0},
-        {&used->head, used->head | 4},
+        {&used->head, used->head | (CHUNK_ALIGN / 2 > CHUNK_UNCACHED ? CHUNK_ALIGN / 2 : 0)},
+        {&arena->dv->head, arena->dv->head | CHUNK_UNCACHED},
         {&used->head, used->head & ~PINUSE},
         {&used->head, used->head & ~CINUSE},
         {&used->head, CHUNK_FENCE},

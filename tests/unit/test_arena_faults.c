@@ -391,7 +391,9 @@ static void test_head_with_a_flag_that_nobody_sets(void **state)
     struct scene *s = *state;
     size_t size = chunk_size_for(100);
 
-    damage_head(s, size | 4 | PINUSE | CINUSE);
+    if (CHUNK_ALIGN / 2 == CHUNK_UNCACHED)
+        skip(); /* 32 bit: each has a meaning */
+    damage_head(s, size | CHUNK_ALIGN / 2 | PINUSE | CINUSE);
 }
 
 static void test_head_of_a_free_chunk(void **state)
