@@ -306,17 +306,16 @@ size_t dvsm_heap_set_limit(dvsm_heap *heap, size_t bytes);
 
 /* Walks everything and verifies every invariant of every module. Returns how many do not hold, with
  * a line on `report` for each of the first hundred, unless it is NULL; 0: the heap is sound. An
- * arena that was set aside counts as one. Other processes and threads may go on working. -1 with
- * errno EINVAL: no heap. Takes time in proportion to the number of chunks: some 20 ns each, more where
- * they are not in the processor's caches. All depots of the cache are locked meanwhile, each arena while
- * it is looked through, and at the end the granule map for some 10 ns a granule. So others allocate and
- * free what their CPU's lane has or takes, and from arenas not being looked through; who needs a depot
- * waits till the end, who needs that arena until it is done. */
+ * arena or size class that was set aside counts as one. Other processes and threads may go on working.
+ * -1 with errno EINVAL: no heap. Takes time in proportion to the number of chunks. All depots of the
+ * cache are locked meanwhile, each arena while it is looked through, and at the end the granule map. So
+ * others allocate and free what their CPU's lane has or takes, and from arenas not being looked through;
+ * who finds a depot or an arena taken goes on without it. */
 int dvsm_check(dvsm_heap *heap, FILE *report);
 
 /* Repairs at once what dead processes left locked; without it, whoever needs a lock next does. Waits
  * for locks that the living hold. Needs no memory. Returns how many locks it repaired, or -1 with
- * errno EINVAL: no heap. */
+ * errno EINVAL: no heap. What cannot be repaired is a fault, see dvsm_set_fault_handler(). */
 int dvsm_reap(dvsm_heap *heap);
 
 /* Counts of chunks include their headers. Other processes may work meanwhile: each arena, and each part
@@ -397,7 +396,12 @@ typedef void (*dvsm_fault_handler)(const dvsm_fault *fault);
  * The handler runs in the thread that called, with no lock held: it may call any function of this
  * library. If it returns, the call fails with EINVAL (dvsm_free() just returns); if it was metadata
  * that is damaged, that arena is set aside: nothing more is allocated from it, what is freed into
- * it stays, and the rest of the heap works on. */
+ * it stays, and the rest of the heap works on.
+ *
+ * "damaged journal ..." and "damaged table of arenas" mean that a process died and what it left cannot
+ * be its own. It was not believed: that arena is set aside, or that size class, which the arenas serve
+ * from now on, or the granule map, without which the heap cannot grow. If the handler returns, the call
+ * goes on with the rest. */
 dvsm_fault_handler dvsm_set_fault_handler(dvsm_fault_handler handler);
 
 #ifdef __cplusplus

@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
+#include "base/bits.h"
 #include "heap/heap.h"
 
 struct heap_index {
@@ -70,23 +71,38 @@ static void insert(struct heap_index *index, size_t count, uintptr_t base, size_
     put(index, i, base, slot);
 }
 
+/* A set of slots; small, for it is on the stack. */
+struct slot_set {
+    size_t words[HEAPS_MOST / SIZE_BITS];
+};
+
+static bool has(const struct slot_set *set, size_t slot)
+{
+    return (set->words[slot / SIZE_BITS] >> slot % SIZE_BITS & 1) != 0;
+}
+
+static void add(struct slot_set *set, size_t slot)
+{
+    set->words[slot / SIZE_BITS] |= (size_t)1 << slot % SIZE_BITS;
+}
+
 /* Those that still live, in their order; then those that are new. */
 static void rewrite(struct heap_index *to, const struct heap_index *from)
 {
-    bool there[HEAPS_MOST] = {false};
+    struct slot_set there = {{0}};
     size_t count = 0, old = atomic_load(&from->count), used = registry_used();
 
     for (size_t i = 0; i < old; i++) {
         size_t slot = slot_at(from, i);
         uintptr_t base = base_of(registry_slot(slot));
 
-        if (base == base_at(from, i) && !there[slot]) {
-            there[slot] = true;
+        if (base == base_at(from, i) && !has(&there, slot)) {
+            add(&there, slot);
             put(to, count++, base, slot);
         }
     }
     for (size_t slot = 0; slot < used; slot++) {
-        uintptr_t base = there[slot] ? 0 : base_of(registry_slot(slot));
+        uintptr_t base = has(&there, slot) ? 0 : base_of(registry_slot(slot));
 
         if (base != 0)
             insert(to, count++, base, slot);

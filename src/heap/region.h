@@ -25,7 +25,7 @@
 #include "segment/segment.h"
 
 #define REGION_MAGIC ((word)0x6d737664) /* "dvsm" */
-enum { REGION_VERSION = 3 };
+enum { REGION_VERSION = 4 };
 
 struct region {
     word magic;

@@ -468,6 +468,7 @@ static int go_on(enum part part)
         CHILD_CHECK(p[0] == (unsigned char)i && p[SIZE - 1] == (unsigned char)i);
         dvsm_free(p);
     }
+    memset(block, 0, sizeof block);
     return 0;
 }
 
@@ -514,6 +515,40 @@ static int survive_by_allocating(void *context)
     return 0;
 }
 
+/* Killed when it had only just begun to set the part aside: the next one does it again. */
+static int die_in_recovery(void *context)
+{
+    enum part part = *(const enum part *)context;
+    size_t *damaged = part == ARENA ? &slot(0)->arena.damaged
+                      : part == MAP ? &map()->damaged
+                                    : &depot()->damaged;
+
+    CHILD_CHECK(lock_acquire(lock_of(part)) == LOCK_OWNER_DIED);
+    *damaged = 1;
+    kill(getpid(), SIGKILL);
+    return 0;
+}
+
+static int survive_a_survivor(void *context)
+{
+    const struct damage *damage = context;
+    enum part part = damage->part;
+    int status = die_of(damage);
+
+    if (status != 0)
+        return status;
+    CHILD_CHECK(WIFSIGNALED(run_in_child(die_in_recovery, &part)));
+    faults = 0;
+    dvsm_set_fault_handler(note_fault);
+    CHILD_CHECK(go_on(part) == 0);
+    dvsm_reap(heap);
+    CHILD_CHECK(go_on(part) == 0);
+    CHILD_CHECK(faults <= 1);
+    CHILD_CHECK(dvsm_check(heap, NULL) > 0);
+    CHILD_CHECK(private_words_are_whole());
+    return 0;
+}
+
 static int survive_with_the_default_handler(void *context)
 {
     int status = die_of(context);
@@ -545,6 +580,14 @@ static void test_whoever_needs_the_lock_finds_it(void **state)
     for (size_t i = 0; i < sizeof damages / sizeof damages[0]; i++)
         if (damages[i].part != TABLE)
             expect_done(&damages[i], survive_by_allocating);
+}
+
+static void test_a_survivor_killed_in_recovery_has_a_successor(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof damages / sizeof damages[0]; i++)
+        if (damages[i].part != TABLE)
+            expect_done(&damages[i], survive_a_survivor);
 }
 
 static void test_the_default_handler_aborts_with_the_message(void **state)
@@ -748,6 +791,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_handler_is_told_and_the_rest_works_on),
         cmocka_unit_test(test_whoever_needs_the_lock_finds_it),
+        cmocka_unit_test(test_a_survivor_killed_in_recovery_has_a_successor),
         cmocka_unit_test(test_the_default_handler_aborts_with_the_message),
         cmocka_unit_test(test_random_mutations_of_what_the_dead_left),
     };
