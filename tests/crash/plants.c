@@ -35,6 +35,8 @@ static const struct plant {
     {"a roll back empties the journal before it puts back", run_recovery},
     {"recovery takes the new magazine for loaded", run_boundaries},
     {"memory is released without a note", run_boundaries},
+    {"a list of remote frees is taken off before it is noted", run_boundaries},
+    {"a remote free is passed on without the journal", run_boundaries},
 };
 enum { PLANTS = sizeof plants / sizeof *plants };
 
