@@ -26,12 +26,21 @@
  *             also in a child between fork() and exec(), also if other threads of its parent were
  *             inside a call when it was forked. A process may die inside any call: the next one to
  *             need what it held repairs it.
- *   Signals   No function is to be called from a signal handler. One that interrupted a call of the
- *             same heap never hangs: allocating takes another arena or fails, and to free a block
- *             of the arena that the interrupted call works on is a fault.
  *   Cancelling   No function is a cancellation point or is ended by a cancellation that is pending,
  *             but for dvsm_heap_destroy(), at its end, and what the program's own functions do (a
  *             backend's, a fault handler, dvsm_walk()'s visitor).
+ *   Signals   Every function may be called from a signal handler, whatever it interrupted, and
+ *             returns: it never waits for what the interrupted call, or one that waits for that,
+ *             holds. Allocating then takes another arena, or fails with ENOMEM where the interrupted
+ *             call was just taking or giving memory. A block is always freed; where its arena is
+ *             held, whoever holds it next works that off. A resize copies. Functions that trim,
+ *             repair, set parameters or look inside leave out what the interrupted call holds, and
+ *             dvsm_check() counts it as one violation. A handler may end the process. A child that
+ *             it forks with fork() while it interrupts a call may exec or exit; should it use a heap,
+ *             it is stopped with a message.
+ *   Stopping  A thread stopped at any instruction (by a debugger, by SIGSTOP) keeps nobody from
+ *             allocating and freeing for longer than a moment, unless it is just taking memory from
+ *             the heap's granules or giving some back. Functions that look at the whole heap wait.
  *   Blocks    The functions that take a block accept one of any heap mapped in the calling process.
  *   Faults    A pointer that no heap handed out, a block freed twice and damaged metadata are
  *             faults: see dvsm_set_fault_handler().

@@ -3,7 +3,8 @@
 #include "base/fault.h"
 
 #include <stdatomic.h>
-#include <stdio.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -40,20 +41,41 @@ fault_handler fault_set_handler(fault_handler handler)
     return atomic_exchange(&current_handler, handler);
 }
 
-/* One write and no stdio buffer: the heap may be the very thing that is broken. By syscall(), since
- * write() is a cancellation point: a thread that is to end would end there, and the fault be forgotten.
- * A line that is cut ends as one, too. */
+/* As much of the text as there is room for. */
+static size_t add(char *line, size_t at, const char *text)
+{
+    while (*text != '\0' && at < LINE - 1)
+        line[at++] = *text++;
+    return at;
+}
+
+/* As printf's %p. */
+static size_t add_address(char *line, size_t at, const void *address)
+{
+    char digits[2 * sizeof(uintptr_t) + 1];
+    size_t first = sizeof digits - 1;
+
+    digits[first] = '\0';
+    for (uintptr_t left = (uintptr_t)address; left != 0; left /= 16)
+        digits[--first] = "0123456789abcdef"[left % 16];
+    if (address == NULL)
+        return add(line, at, "(nil)");
+    return add(line, add(line, at, "0x"), digits + first);
+}
+
+/* One write and no stdio, which needs a stack of its own: the heap may be the very thing that is broken. By
+ * syscall(), since write() is a cancellation point: a thread that is to end would end there, and the fault
+ * be forgotten. A line that is cut ends as one, too. */
 static _Noreturn void print_and_abort(const struct fault_report *report)
 {
     char line[LINE];
-    int length = snprintf(line, sizeof line, "dvsm: %s: %s at %p (heap %s)\n", report->function,
-                          report->what, report->address, report->heap);
-    size_t bytes = length < 0 ? 0 : (size_t)length;
+    size_t bytes = add(line, 0, "dvsm: ");
 
-    if (bytes >= sizeof line) {
-        bytes = sizeof line - 1;
-        line[bytes - 1] = '\n';
-    }
+    bytes = add(line, add(line, bytes, report->function), ": ");
+    bytes = add(line, add(line, bytes, report->what), " at ");
+    bytes = add(line, add_address(line, bytes, report->address), " (heap ");
+    bytes = add(line, add(line, bytes, report->heap), ")\n");
+    line[bytes - 1] = '\n';
     syscall(SYS_write, STDERR_FILENO, line, bytes);
     abort();
 }

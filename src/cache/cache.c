@@ -177,20 +177,10 @@ static bool is_in_slot(const void *block, word slot)
     return word_peek(magazine_next(slot)) == (word)block;
 }
 
-/* Whether the block is in a magazine that is between a lane and the depot. */
-static bool is_in_transit(const struct depot *d, unsigned class, word mark)
-{
-    const struct magazine *m = magazine_of(class, mark);
-    word new = word_peek(&d->transit_new), old = word_peek(&d->transit_old);
-
-    return (new != 0 && magazine_of(class, new) == m &&mark < new) ||
-           (old != 0 && magazine_of(class, old) == m && mark < old);
-}
-
 /* The mark is read again under the lock: a split may just have moved the block. NB: that the slot has the
  * block is seen after that it is counted: lanes change meanwhile, and what a slot had may be old. Before,
  * too: most false marks end there, without a walk. A depot that is not to be had (its holder is stopped, or
- * was interrupted by this call) is looked at as it is. */
+ * was interrupted by this call) is looked at as it is: what is in transit then is not found. */
 bool cache_holds(struct cache *cache, const void *block)
 {
     word mark = magazine_is_marked(block) ? marked_word(cache, block) : 0;
@@ -204,8 +194,7 @@ bool cache_holds(struct cache *cache, const void *block)
     mark = marked_word(cache, block);
 
     bool held = depot_has(cache, class, mark) && is_in_slot(block, mark) &&
-                (is_counted(cache, class, mark) || (!locked && is_in_transit(d, class, mark))) &&
-                is_in_slot(block, mark);
+                is_counted(cache, class, mark) && is_in_slot(block, mark);
 
     if (locked)
         depot_leave(d);

@@ -199,12 +199,11 @@ void cache_count(struct cache *cache, struct cache_count *count);
 /* Sees to it that no change of a dead process is half done. */
 void cache_settle(struct cache *cache);
 
-/* The set of all cached blocks, in private memory of its own. */
+/* The set of all cached blocks, in private memory of its own: threads may have small stacks. */
 enum { CENSUS_FEW = 256 };
 
 struct census {
     void **block; /* open addressing; NULL: no memory for it, and nothing is known */
-    void *few[CENSUS_FEW];
     size_t slots;
     size_t count;
     size_t twice; /* blocks met once more */

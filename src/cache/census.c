@@ -100,13 +100,10 @@ static bool make_slots(struct census *census, size_t blocks)
 {
     size_t slots = bits_power_of_two_above(2 * blocks + 2);
 
-    *census = (struct census){.block = census->few, .slots = CENSUS_FEW};
-    if (slots <= CENSUS_FEW)
-        return true;
+    *census = (struct census){.slots = slots};
     void **place = mmap(NULL, slots * sizeof *place, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     census->block = place != MAP_FAILED ? place : NULL;
-    census->slots = slots;
     return place != MAP_FAILED;
 }
 
@@ -139,7 +136,7 @@ bool census_has(const struct census *census, const void *block)
 
 void census_end(struct census *census)
 {
-    if (census->block != NULL && census->block != census->few)
+    if (census->block != NULL)
         munmap(census->block, census->slots * sizeof *census->block);
     census->block = NULL;
 }

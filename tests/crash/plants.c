@@ -36,8 +36,8 @@ static const struct plant {
     {"recovery takes the new magazine for loaded", run_boundaries},
     {"memory is released without a note", run_boundaries},
     {"an arena's holes are counted without the journal", run_boundaries},
-    {"a remote list is taken off before it is noted", run_boundaries},
-    {"a block leaves a remote list without the journal", run_boundaries},
+    {"a list of remote frees is taken off before it is noted", run_boundaries},
+    {"a remote free is passed on without the journal", run_boundaries},
 };
 enum { PLANTS = sizeof plants / sizeof *plants };
 

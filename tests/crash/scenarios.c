@@ -675,6 +675,44 @@ static void hold_first_arena(void)
     raise(SIGSTOP);
 }
 
+/* ... and who waited for it did in vain. */
+static void hold_stuck_arena(void)
+{
+    struct arena_hold held = {0};
+
+    arenas_enter_index(&the_heap->arenas, &held, 0);
+    held.slot->stuck = 1;
+    raise(SIGSTOP);
+}
+
+static void act_free_remotely(void)
+{
+    drop(0, 6, 1);
+    call_bulk_free(own_slot(6), 2);
+}
+
+/* Blocks on the first arena's list, that its next holder is to free; it left in a hurry. */
+static void prepare_remote(void)
+{
+    struct arena_hold held = {0};
+
+    hold(0, 8, 600);
+    hold(8, 2, LARGE_SIZE);
+    hold(10, 2, 40000);
+    arenas_enter_index(&the_heap->arenas, &held, 0);
+    drop(0, 7, 2);
+    drop(1, 1, 1);
+    drop(8, 4, 1);
+    lock_release(&held.slot->lock);
+}
+
+static void act_after_remote(void)
+{
+    hold(40, 2, 600);
+    call_free(own_slot(3));
+    drop(40, 2, 1);
+}
+
 static struct lane *this_lane(void)
 {
     return &the_heap->region->cache.lanes[standin.cpu_id];
@@ -736,6 +774,18 @@ static bool in_arena(void)
 static bool with_pending(void)
 {
     return first_arena()->pending.bytes != 0 && the_map()->rewriting.count == 0;
+}
+
+static bool in_work_off(void)
+{
+    return region_arena(the_heap->region, 0)->reaping != 0 && first_arena()->journal.count > 2;
+}
+
+static bool in_taking_off(void)
+{
+    const struct arena_slot *slot = region_arena(the_heap->region, 0);
+
+    return slot->reaping != 0 && slot->reaping == slot->remote;
 }
 
 static bool in_map(void)
@@ -877,6 +927,13 @@ const struct scenario scenarios[] = {
     {"second-arena", UNCACHED, prepare_holes, act_elsewhere, .hold = hold_first_arena},
     {"second-arena-cached", .prepare = prepare_stock, .act = act_fill_from_arena,
      .hold = hold_first_arena},
+    {"remote", UNCACHED, prepare_large, act_free_remotely, .hold = hold_stuck_arena},
+    {"remote-small", UNCACHED, prepare_many, act_free_remotely, .hold = hold_stuck_arena},
+    {"work-off", UNCACHED, prepare_remote, act_after_remote},
+    {"after-work-off", UNCACHED, prepare_remote, act_after_remote, .act_before = act_after_remote,
+     .died_when = in_work_off},
+    {"after-taking-off", UNCACHED, prepare_remote, act_after_remote, .act_before = act_after_remote,
+     .died_when = in_taking_off},
     {"waiting", ONE_ARENA, prepare_holes, act_small, .hold = hold_first_arena},
     {"next-arena", .options = {.arenas = 2}, .prepare = prepare_two_arenas, .act = act_refill},
     {"lane-held", .prepare = prepare_stock, .act = act_pop_and_push, .hold = hold_lane},

@@ -1,0 +1,170 @@
+/* test_stopped_holder.c - a process that is stopped while it holds a lock keeps nobody waiting.
+ *
+ * In turn: the first arena, all depots, the table of arenas, a lane. Another process allocates and frees
+ * meanwhile, blocks of the stopped arena among them; its longest call is measured.
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cache/depot.h"
+#include "heap/heap.h"
+#include "support/child.h"
+
+enum { BLOCKS = 300, ROUNDS = 4000, BAR_MS = 20 };
+
+static struct dvsm_heap *heap;
+static void *block[BLOCKS];
+
+static double now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+static size_t size_of(unsigned i)
+{
+    static const size_t sizes[] = {40, 300, 3000, 40000, 100000, 300000};
+
+    return sizes[i % 6];
+}
+
+static void hold_arena(void)
+{
+    struct arena_hold hold = {0};
+
+    if (!arenas_enter_index(&heap->arenas, &hold, 0))
+        _exit(1);
+}
+
+static void hold_depots(void)
+{
+    if (!cache_lock_all(&heap->cache))
+        _exit(1);
+}
+
+static void hold_table(void)
+{
+    if (lock_acquire(&heap->region->arenas.lock) != LOCK_ACQUIRED)
+        _exit(1);
+}
+
+static void hold_lanes(void)
+{
+    void *former;
+
+    for (size_t i = 0; i < heap->cache.table->cpus && heap->cache.table->mode == CACHE_LOCKED; i++)
+        if (!brief_acquire(&heap->cache.table->lanes[i].lock, &former))
+            _exit(1);
+}
+
+static pid_t stop_while(void (*hold)(void))
+{
+    int status;
+    pid_t child = fork();
+
+    if (child == 0) {
+        hold();
+        raise(SIGSTOP);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, WUNTRACED), child);
+    assert_true(WIFSTOPPED(status));
+    return child;
+}
+
+/* How many calls took longer than the bar, which a busy machine may cause now and then, too. */
+static unsigned exchange_blocks(double *longest)
+{
+    unsigned r = 1, slow = 0;
+
+    for (unsigned n = 0; n < ROUNDS; n++) {
+        r = r * 1103515245 + 12345;
+        unsigned i = (r >> 8) % BLOCKS;
+        double start = now_ms();
+
+        dvsm_free(block[i]);
+        block[i] = dvsm_heap_malloc(heap, size_of(r >> 16));
+        double took = now_ms() - start;
+        assert_non_null(block[i]);
+        *longest = took > *longest ? took : *longest;
+        slow += took > BAR_MS;
+    }
+    return slow;
+}
+
+static void go_on_while(void (*hold)(void), size_t cache_bytes)
+{
+    double longest = 0;
+    dvsm_stats_t stats;
+
+    heap = dvsm_heap_create(&(dvsm_options){.cache_bytes = cache_bytes});
+    assert_non_null(heap);
+    for (unsigned i = 0; i < BLOCKS; i++)
+        block[i] = dvsm_heap_malloc(heap, size_of(i));
+
+    pid_t child = stop_while(hold);
+    unsigned slow = exchange_blocks(&longest);
+    printf("longest call %.1f ms, %u above %d ms\n", longest, slow, BAR_MS);
+    assert_true(slow <= ROUNDS / 100);
+    kill(child, SIGKILL);
+    wait_for_child(child);
+
+    for (unsigned i = 0; i < BLOCKS; i++)
+        dvsm_free(block[i]);
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+    assert_int_equal(dvsm_stats(heap, &stats), 0);
+    assert_int_equal(stats.used_blocks, 0);
+    assert_int_equal(dvsm_heap_destroy(heap), 0);
+}
+
+static void test_the_holder_of_an_arena(void **state)
+{
+    (void)state;
+    go_on_while(hold_arena, 0);
+    go_on_while(hold_arena, SIZE_MAX);
+}
+
+static void test_the_holder_of_all_depots(void **state)
+{
+    (void)state;
+    go_on_while(hold_depots, 0);
+}
+
+static void test_the_maker_of_an_arena(void **state)
+{
+    (void)state;
+    go_on_while(hold_table, 0);
+    go_on_while(hold_table, SIZE_MAX);
+}
+
+static void test_the_holder_of_every_lane(void **state)
+{
+    (void)state;
+    go_on_while(hold_lanes, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_holder_of_an_arena),
+        cmocka_unit_test(test_the_holder_of_all_depots),
+        cmocka_unit_test(test_the_maker_of_an_arena),
+        cmocka_unit_test(test_the_holder_of_every_lane),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
