@@ -223,8 +223,11 @@ bool arena_take_back(struct arena_call *call, void *block, word *count);
 /* Gives back what is unused beyond `pad` bytes; whether anything was. */
 bool arena_trim(struct arena_call *call, size_t pad);
 
-/* Whether arena_trim() might find something: a look at a few words, without the lock. */
-bool arena_may_give(const struct arena *arena);
+/* Looks at a few words, without the lock (peek.c): whether a request for so many bytes might be served without
+ * growing; and whether arena_trim() and arena_punch() might find enough to be worth while, some more free
+ * memory than the last punch left. `page`: bytes of a hole. */
+bool arena_may_serve(const struct arena *arena, size_t bytes);
+bool arena_may_give(struct arena *arena, size_t page);
 /* Gives back the memory of all whole pages inside free chunks and top, but for those where their fields
  * are and those of top's first `pad` bytes; whether there was any. Such a page is a hole: whoever cuts from the chunk has the source fill
  * what is to be used first, and does without that chunk where memory is short. NB: nothing may read or
@@ -233,10 +236,6 @@ bool arena_may_give(const struct arena *arena);
  *     Takes time in proportion to the chunks of a page and more, and to the pages given back: about a
  * tenth of a microsecond a page. */
 bool arena_punch(struct arena_call *call, size_t pad);
-
-/* The same for who is short of memory and may come often: not unless some granules' memory more is free
- * than the last time left, which takes no time to see. */
-bool arena_punch_if_worth_while(struct arena_call *call);
 
 /* Usable bytes of a block after the checks of free; 0 and a fault where it is none. */
 size_t arena_usable(struct arena_call *call, const void *block);

@@ -93,6 +93,9 @@ static inline void arena_count_used(struct arena_call *call, size_t chunks)
 enum arena_freed { FREED_FAULT, FREED_TO_TOP, FREED_TO_VICTIM, FREED_TO_SMALL_BIN, FREED_TO_TREE };
 enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t size);
 
+/* peek.c: bytes in free chunks and top that have memory. */
+size_t arena_free_memory(const struct arena *a, size_t page);
+
 /* The whole of a free, for a chunk whose header can be believed. */
 void arena_free_chunk(struct arena_call *call, struct chunk *c);
 

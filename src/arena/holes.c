@@ -13,7 +13,6 @@ enum { TREE_OF_PAGES = 2 * (12 - BINS_TREE_SHIFT) };
 
 /* A hole filled costs a call into the system: those of the next chunks come with it. */
 #define FILL_AHEAD ((size_t)64 << 10)
-#define WORTH_WHILE ((size_t)128 << 10)
 
 static bool fill(struct arena_call *call, const char *start, size_t bytes)
 {
@@ -99,14 +98,6 @@ static bool punch_tree(struct punching *p, struct chunk *root)
     return true;
 }
 
-/* Bytes in free chunks and top that have memory. */
-static size_t free_memory(const struct arena_call *call)
-{
-    const struct arena *a = call->arena;
-
-    return bins_bytes(&a->bins) + a->dv_size + a->top_size - a->holes * call->source->page;
-}
-
 bool arena_punch(struct arena_call *call, size_t pad)
 {
     struct arena *a = call->arena;
@@ -121,18 +112,6 @@ bool arena_punch(struct arena_call *call, size_t pad)
         if (a->bins.tree[i] != NULL && !punch_tree(&p, a->bins.tree[i]))
             break;
     arena_finish(call);
-    __atomic_store_n(&a->unpunched, free_memory(call), __ATOMIC_RELAXED);
+    __atomic_store_n(&a->unpunched, arena_free_memory(a, call->source->page), __ATOMIC_RELAXED);
     return p.bytes > 0;
-}
-
-/* What has become less since then counts, too: what was freed elsewhere meanwhile may be whole pages. */
-bool arena_punch_if_worth_while(struct arena_call *call)
-{
-    struct arena *a = call->arena;
-
-    if (call->source == NULL || call->source->punch == NULL)
-        return false;
-    if (free_memory(call) < a->unpunched)
-        __atomic_store_n(&a->unpunched, free_memory(call), __ATOMIC_RELAXED);
-    return free_memory(call) - a->unpunched >= WORTH_WHILE && arena_punch(call, 0);
 }

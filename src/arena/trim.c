@@ -127,17 +127,6 @@ bool arena_trim(struct arena_call *call, size_t pad)
     return released;
 }
 
-/* The tree of chunks from 48 KiB on, and those above it: an unused segment is a unit at least, less its
- * foot. */
-enum { TREE_OF_UNITS = 15 };
-
-bool arena_may_give(const struct arena *a)
-{
-    return word_peek(&a->top_size) > ARENA_GRANULARITY ||
-           word_peek(&a->dv_size) > ARENA_GRANULARITY / 2 ||
-           word_peek(&a->bins.tree_map) >> TREE_OF_UNITS != 0;
-}
-
 void arena_trim_if_due(struct arena_call *call)
 {
     if (unlikely(call->arena->top_size > call->arena->trim_check))

@@ -162,6 +162,9 @@ bool cache_drain(struct cache *cache, enum drain drain, struct fault *fault);
  * that could serve it was freed since. */
 bool cache_is_short_of(struct cache *cache, size_t bytes);
 
+/* Whether it is left out just now, and cache_drain(DRAIN_HERE) would find nothing. */
+bool cache_is_bare(const struct cache *cache);
+
 /* A request for so many bytes was refused. The cache is not used for a while: what is freed goes to the
  * arenas at once, and the next request finds it there. */
 void cache_note_short_of(struct cache *cache, size_t bytes);

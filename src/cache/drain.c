@@ -17,14 +17,25 @@ enum { VISITOR_STACK = 128 << 10, MASK_BYTES = (1 << 16) / CHAR_BIT };
 /* Takes what is loaded on that CPU, on which the thread is unless lanes are locked, to the depots. */
 static void unload(struct cache *cache, size_t cpu)
 {
+    struct lane *lane = &cache->table->lanes[cpu];
+
+    if (__atomic_load_n(&lane->filled, __ATOMIC_ACQUIRE) == 0)
+        return;
+    __atomic_store_n(&lane->filled, 0, __ATOMIC_RELEASE); /* who loads another says so before */
     for (unsigned class = 0; class < cache->table->classes_most; class ++) {
         struct depot *d = depot_of(cache, class);
         word w = lane_word(cache, cpu, class);
 
-        if (w == 0 || !depot_enter(cache, class))
+        if (w == 0)
             continue;
+        if (!depot_enter(cache, class)) {
+            __atomic_store_n(&lane->filled, 1, __ATOMIC_RELEASE);
+            continue;
+        }
         w = lane_word(cache, cpu, class);
         bool done = w != 0 && cache_trade(cache, class, cpu, w, 0);
+        if (!done && w != 0)
+            __atomic_store_n(&lane->filled, 1, __ATOMIC_RELEASE);
         depot_end_transit(d, class, shelf_of(cpu), done ? w : 0);
         depot_leave(d);
     }
@@ -72,18 +83,14 @@ static void send_visitor(struct cache *cache)
     pthread_attr_destroy(&attributes);
 }
 
-/* Whether a lane of another CPU has anything, at a look. */
+/* Whether a lane of another CPU may have anything. */
 static bool others_have_blocks(const struct cache *cache)
 {
     size_t here = cache_cpu(cache);
 
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
-        if (cpu == here || __atomic_load_n(&cache->table->lanes[cpu].used, __ATOMIC_RELAXED) == 0)
-            continue;
-        for (unsigned class = 0; class < cache->table->classes_most; class ++)
-            if (lane_word(cache, cpu, class) != 0)
-                return true;
-    }
+    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
+        if (cpu != here && __atomic_load_n(&cache->table->lanes[cpu].filled, __ATOMIC_RELAXED) != 0)
+            return true;
     return false;
 }
 

@@ -37,7 +37,8 @@ struct lane {
     word noted;                 /* what the words were when memory was short (pressure.c) */
     uint32_t lock;              /* locked mode: a brief one */
     uint32_t used;              /* 1: a magazine was loaded here some time */
-    char unused[LANE_BYTES - (CACHE_CLASSES + 1) * WORD - 2 * sizeof(uint32_t)];
+    uint32_t filled;            /* 0: none is loaded, all words are 0 */
+    char unused[LANE_BYTES - (CACHE_CLASSES + 1) * WORD - 3 * sizeof(uint32_t)];
 };
 _Static_assert(sizeof(struct lane) == LANE_BYTES,
                "a lane's address is a shift of the CPU's number");

@@ -24,6 +24,8 @@ static bool exchange(struct cache *cache, unsigned class, size_t cpu, word old, 
 
     if (unlikely(__atomic_load_n(&lane->used, __ATOMIC_RELAXED) == 0))
         note_used(cache->table, lane);
+    if (w != 0)
+        __atomic_store_n(&lane->filled, 1, __ATOMIC_RELEASE);
     if (cache->table->mode == CACHE_LOCKED)
         return lane_locked_exchange(lane, class, old, w);
     return lane_exchange(&cache->view, (unsigned)cpu, class, old, w);

@@ -75,8 +75,11 @@ struct search {
     void *block;          /* what it got */
 };
 
-/* From what some arena has or, if it may grow, from the CPU's arena. */
-static enum outcome attempt(struct search *s, bool may_grow)
+/* From what the CPU's arena has or any other has; GROW_ONE: from the CPU's arena, which may grow; GROW_ANY: from
+ * any, which may. */
+enum reach { AS_THEY_ARE, GROW_ONE, GROW_ANY };
+
+static enum outcome attempt(struct search *s, enum reach reach)
 {
     struct heap_call call;
     bool would_grow = false;
@@ -84,10 +87,10 @@ static enum outcome attempt(struct search *s, bool may_grow)
     s->block = NULL;
     if (heap_enter(&call, s->heap, s->function)) {
         do {
-            call.hold.call.no_growth = !may_grow;
+            call.hold.call.no_growth = reach == AS_THEY_ARE;
             s->block = serve(&call.hold.call, s->request);
             would_grow |= call.hold.call.short_of_memory;
-        } while (s->block == NULL && !may_grow && call.hold.call.fault.kind == FAULT_NONE &&
+        } while (s->block == NULL && reach != GROW_ONE && call.hold.call.fault.kind == FAULT_NONE &&
                  arenas_move_on(&s->heap->arenas, &call.hold));
     }
     if (unlikely(!heap_leave(&call)))
@@ -102,11 +105,11 @@ static enum outcome usual_search(struct search *s, struct fault *fault)
     const struct heap_request *r = s->request;
     bool large =
         r->kind == HEAP_MALLOC && r->size >= ARENA_LARGE_THRESHOLD; /* granules of its own */
-    enum outcome outcome = attempt(s, large);
+    enum outcome outcome = attempt(s, large ? GROW_ONE : AS_THEY_ARE);
 
     while (outcome == WOULD_GROW && cache_reduce_before_growth(&s->heap->cache, fault))
-        outcome = attempt(s, false);
-    return outcome == WOULD_GROW ? attempt(s, true) : outcome;
+        outcome = attempt(s, AS_THEY_ARE);
+    return outcome == WOULD_GROW ? attempt(s, GROW_ONE) : outcome;
 }
 
 /* Gives back what arenas can do without. Whether there was anything. */
@@ -117,31 +120,56 @@ static bool squeeze(struct dvsm_heap *heap, const char *function)
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
-        const struct arena *arena = &region_arena(heap->region, i)->arena;
-        bool much = arena_may_give(arena);
-
-        if (heap_enter_index(&call, heap, i, function) && much) {
+        if (!arena_may_give(&region_arena(heap->region, i)->arena, heap->arenas.source.source.page))
+            continue;
+        if (heap_enter_index(&call, heap, i, function)) {
             given |= arena_trim(&call.hold.call, 0);
             given |= arena_punch(&call.hold.call, 0);
-        } else if (call.hold.slot != NULL) {
-            given |= arena_punch_if_worth_while(&call.hold.call);
         }
         heap_leave(&call);
     }
     return segment_release(&heap->segments, 0) > 0 || given;
 }
 
-/* Once the usual search found nothing. */
+static bool is_refused(enum outcome outcome)
+{
+    return outcome == NO_MEMORY || outcome == WOULD_GROW;
+}
+
+/* Once the usual search found nothing. NB: nothing is tried again that cannot end otherwise: a program at its
+ * limit comes here with every other request. */
 static enum outcome last_search(struct search *s, struct fault *fault)
 {
-    cache_drain(&s->heap->cache, DRAIN_HERE, fault);
+    enum outcome outcome = NO_MEMORY;
 
-    enum outcome outcome = attempt(s, false);
-    if (outcome == WOULD_GROW || outcome == NO_MEMORY) {
-        squeeze(s->heap, s->function);
-        outcome = attempt(s, true);
+    if (cache_drain(&s->heap->cache, DRAIN_HERE, fault))
+        outcome = attempt(s, AS_THEY_ARE);
+    else if (s->request->kind == HEAP_MALLOC && s->request->size >= ARENA_LARGE_THRESHOLD)
+        outcome = attempt(s, AS_THEY_ARE); /* it only asked for granules so far */
+    if (!is_refused(outcome) || !squeeze(s->heap, s->function))
+        return outcome;
+    outcome = attempt(s, AS_THEY_ARE); /* holes can be filled now */
+    return is_refused(outcome) ? attempt(s, GROW_ANY) : outcome;
+}
+
+/* Whether an arena would have to grow, which it cannot, by all signs: a look at a few words of each. A
+ * program at its limit asks in vain with every other request. */
+static bool is_in_vain(const struct dvsm_heap *heap, const struct heap_request *r)
+{
+    const struct arenas *arenas = &heap->arenas;
+    size_t need = bits_round_up(r->size + ARENA_FOOT + 2 * CHUNK_ALIGN, GRANULE);
+
+    if (r->kind != HEAP_MALLOC || !cache_is_bare(&heap->cache) ||
+        !segment_is_full(heap->segments.map, need))
+        return false;
+    for (size_t i = 0; i < arenas_count(arenas->table); i++) {
+        struct arena_slot *slot = arenas_slot(arenas->table, i);
+
+        if (word_peek(&slot->remote) != 0 || arena_may_serve(&slot->arena, r->size) ||
+            arena_may_give(&slot->arena, arenas->source.source.page))
+            return false;
     }
-    return outcome;
+    return true;
 }
 
 /* What no state of the heap could grant is refused at once, and what was refused already for as long as
@@ -156,7 +184,7 @@ static bool is_hopeless(struct dvsm_heap *heap, size_t bytes)
  * stopped process holds, or the call that this one interrupted, was not looked at. */
 static bool is_final(const struct dvsm_heap *heap, size_t bytes)
 {
-    return segment_is_full(heap->segments.map, bytes) && !lock_holds_any() &&
+    return segment_is_full(heap->segments.map, bytes + 2 * GRANULE) && !lock_holds_any() &&
            !arenas_are_stuck(&heap->region->arenas);
 }
 
@@ -167,10 +195,12 @@ void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const cha
     size_t bytes = least_bytes(r);
     enum outcome outcome = NO_MEMORY;
 
-    if (likely(!is_hopeless(heap, bytes))) {
+    if (likely(!is_hopeless(heap, bytes)) && likely(!is_in_vain(heap, r))) {
         outcome = usual_search(&s, &fault);
-        if (outcome == NO_MEMORY)
+        if (is_refused(outcome))
             outcome = last_search(&s, &fault);
+        if (outcome == WOULD_GROW)
+            outcome = NO_MEMORY;
         if (unlikely(outcome == NO_MEMORY) && is_final(heap, bytes))
             cache_note_short_of(&heap->cache, refused_bytes(r));
         else if (outcome == SERVED)

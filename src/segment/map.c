@@ -342,7 +342,7 @@ size_t segment_set_limit(struct segments *s, size_t bytes)
 
 bool segment_is_full(const struct segment_map *map, size_t bytes)
 {
-    size_t more = granules_for(bytes) + 1; /* the foot of a segment, say */
+    size_t more = granules_for(bytes);
 
     return segment_excess(map, more, 0) > word_peek(&map->retained) ||
            more > map->granules - word_peek(&map->used);

@@ -332,8 +332,9 @@ static void test_a_block_of_a_size_between_classes_is_cached_in_the_lower_one(vo
     (void)state;
     use_heap(NULL);
     for (size_t size = 1040; size < 4 * KIB; size += 16) {
-        void *p = dvsm_heap_memalign(heap, 32, size - CHUNK_OVERHEAD);
+        void *p = dvsm_heap_malloc(heap, 40 * KIB);
         assert_non_null(p);
+        assert_ptr_equal(dvsm_realloc_in_place(p, size - CHUNK_OVERHEAD), p);
         memset(p, 1, size - CHUNK_OVERHEAD);
         unsigned class = class_below(dvsm_malloc_usable_size(p) + CHUNK_OVERHEAD);
         word_show(&depot_of(cache, class)->demand, 2); /* no longer its first blocks */

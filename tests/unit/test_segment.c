@@ -559,7 +559,7 @@ static void test_a_map_that_cannot_grow_ahead_grows_by_what_is_needed(void **sta
     (void)state;
     assert_int_equal(take(b, 1), 0);
     b->commit_plan.at = 1;
-    assert_int_equal(take(b, 8200), 1);
+    assert_int_equal(take(b, 600), 1);
     granule_backend_delete(b);
 }
 

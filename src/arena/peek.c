@@ -1,0 +1,46 @@
+/* peek.c - what a look at an arena's words tells without its lock: for who is short of memory, and would
+ * come in vain. A word may be another a moment later, as it may be before a lock is got.
+ */
+#include "arena/arena_internal.h"
+#include "bins/bins_internal.h"
+
+/* Less could not make another arena grow. Pages of small chunks are left alone: they would be wanted again
+ * at once, and each time cost calls into the system. An unused segment's chunk is smaller by its foot. */
+enum { WORTH_WHILE = ARENA_GRANULARITY, LEAST_UNUSED = WORTH_WHILE * 3 / 4 };
+
+static bool has_binned(const struct bins *b, size_t need)
+{
+    size_t trees = word_peek(&b->tree_map);
+
+    if (need >= BINS_LARGE_FROM)
+        return trees >> bins_tree_index(need) != 0;
+    return trees != 0 || word_peek(&b->small_map) >> bins_small_index(need) != 0;
+}
+
+bool arena_may_serve(const struct arena *a, size_t bytes)
+{
+    size_t need = chunk_size_for(bytes);
+
+    return word_peek(&a->top_size) > need || word_peek(&a->dv_size) >= need ||
+           has_binned(&a->bins, need);
+}
+
+/* Bytes in free chunks and top that have memory. */
+size_t arena_free_memory(const struct arena *a, size_t page)
+{
+    return bins_bytes(&a->bins) + word_peek(&a->dv_size) + word_peek(&a->top_size) -
+           word_peek(&a->holes) * page;
+}
+
+/* What has become less since the last punch counts, too: what was freed elsewhere meanwhile may be whole
+ * pages. */
+bool arena_may_give(struct arena *a, size_t page)
+{
+    size_t now = arena_free_memory(a, page), then = word_peek(&a->unpunched);
+
+    if (now < then)
+        __atomic_store_n(&a->unpunched, now, __ATOMIC_RELAXED);
+    return now >= then + WORTH_WHILE &&
+           (word_peek(&a->top_size) >= WORTH_WHILE || word_peek(&a->dv_size) >= WORTH_WHILE ||
+            has_binned(&a->bins, LEAST_UNUSED));
+}
