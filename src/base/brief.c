@@ -9,20 +9,25 @@
 __thread struct brief_self brief_self;
 intptr_t brief_distance;
 
+/* Asked once: a sandbox that does not tell will not the next time. */
 void brief_start(void)
 {
+    static bool asked;
     struct brief_list_head *head = NULL;
     int saved = errno;
     size_t length = 0;
 
-    if (brief_distance == 0 && syscall(SYS_get_robust_list, 0, &head, &length) == 0 &&
-        head != NULL && length >= sizeof *head)
+    if (__atomic_exchange_n(&asked, true, __ATOMIC_RELAXED))
+        return;
+    if (syscall(SYS_get_robust_list, 0, &head, &length) == 0 && head != NULL &&
+        length >= sizeof *head)
         brief_distance = (intptr_t)((uintptr_t)head - (uintptr_t)&brief_self);
     errno = saved;
 }
 
 NOINLINE bool brief_look_up(void)
 {
+    brief_start();
     if (brief_distance == 0)
         return false;
     if (process_is_in_doubt())

@@ -272,7 +272,7 @@ static void transit_is_private(void)
 
 static void transit_is_another_class(void)
 {
-    unsigned other = CLASS_EXACT_LAST;
+    unsigned other = CACHE_CLASSES - 1;
 
     while (other == CLASS || depot_of(&heap->cache, other)->units == 0)
         other--;

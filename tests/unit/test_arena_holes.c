@@ -176,12 +176,12 @@ static void test_a_punch_that_is_not_worth_while(void **state)
     spread(g, 40 * g->source.page, block);
 
     struct arena_call call = growing_arena_call(g);
-    assert_true(arena_punch_if_worth_while(&call));
-    size_t calls = g->calls[SOURCE_PUNCH];
-    assert_false(arena_punch_if_worth_while(&call));
-    assert_int_equal(g->calls[SOURCE_PUNCH], calls);
+    assert_true(arena_may_give(g->arena, g->source.page));
+    assert_true(arena_punch(&call, 0));
+    assert_false(arena_may_give(g->arena, g->source.page));
     release(g, block[4]);
-    assert_true(arena_punch_if_worth_while(&call));
+    assert_true(arena_may_give(g->arena, g->source.page));
+    assert_true(arena_punch(&call, 0));
     assert_int_equal(growing_arena_check(g), 0);
 }
 
