@@ -61,6 +61,16 @@ static void *visit_cpus(void *context)
     return NULL;
 }
 
+/* All signals but those that an instruction itself brings, which nobody can keep for later. */
+static void fill_with_signals(sigset_t *set)
+{
+    static const int synchronous[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
+
+    sigfillset(set);
+    for (size_t i = 0; i < sizeof synchronous / sizeof synchronous[0]; i++)
+        sigdelset(set, synchronous[i]);
+}
+
 /* The thread takes no signals: they are the program's. */
 static void send_visitor(struct cache *cache)
 {
@@ -73,7 +83,7 @@ static void send_visitor(struct cache *cache)
         return;
     pthread_attr_setstacksize(&attributes, VISITOR_STACK);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-    sigfillset(&all);
+    fill_with_signals(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
     bool made = pthread_create(&visitor, &attributes, visit_cpus, cache) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);

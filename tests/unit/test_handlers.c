@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "support/child.h"
+#include "support/cpu.h"
 #include "support/stepping.h"
 
 enum { KEPT = 64, STRIDE = 61, STEPS_MOST = 3000000 };
@@ -314,8 +315,12 @@ static void test_a_child_forked_in_a_handler_goes_on_whole_or_is_stopped(void **
     assert_int_equal(dvsm_check(dvsm_heap_default(), stderr), 0);
 }
 
+/* On one CPU: then no trim sends a thread to another. Making one blocks all signals for a moment, and the
+ * trap by which these tests step would end the process. */
 int main(void)
 {
+    cpu_stay(NULL);
+
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_is_freed_while_its_arena_is_walked_is_free_afterwards),
         cmocka_unit_test(test_a_second_free_is_seen_in_the_visitor_and_after_it),
