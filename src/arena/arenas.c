@@ -186,9 +186,9 @@ static NOINLINE bool make_usable(struct arenas *arenas, struct arena_slot *slot,
     }
     if (slot->recovering && !recover(arenas, slot))
         return false;
-    if (slot->arena.pending.bytes != 0)
+    if (slot->arena.pending.bytes != 0 && !PLANTED(10))
         source->give(source, &slot->arena, (struct run){0});
-    return slot->arena.pending.bytes == 0;
+    return slot->arena.pending.bytes == 0 || PLANTED(10);
 }
 
 static bool has_remote(const struct arena_slot *slot)

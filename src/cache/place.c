@@ -244,12 +244,13 @@ static void check_granule(struct place_check *walk, const struct magazine_granul
                     (size_t)g->unused))
         return;
     for (size_t i = 0; i < UNITS; i++) {
-        used += *class_byte(g, i) != 0;
-        check_that(walk->check,
-                   *class_byte(g, i) < CACHE_CLASSES &&
-                       (*class_byte(g, i) == 0 || (i > 0 && i < g->unused)),
-                   "cache: granule %p: unit %zu is class %u's", (const void *)g, i,
-                   *class_byte(g, i));
+        unsigned class = *class_byte(g, i);
+
+        if (class == 0)
+            continue;
+        used++;
+        check_that(walk->check, class < CACHE_CLASSES && i > 0 && i < g->unused,
+                   "cache: granule %p: unit %zu is class %u's", (const void *)g, i, class);
     }
     for (word unit = g->given; unit != 0 && given < UNITS; unit = *(const word *)unit, given++)
         if (!check_that(walk->check,

@@ -302,14 +302,6 @@ bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, w
     return done;
 }
 
-void segment_uncharge(struct segments *s, size_t bytes, word *mark, word value)
-{
-    if (!segment_enter(s, "segment_uncharge"))
-        return;
-    count_charged(s->map, s->map->overhead - bytes, mark, value);
-    segment_leave(s);
-}
-
 void segment_usage(struct segments *s, struct segment_usage *usage)
 {
     const struct segment_map *map = s->map;

@@ -188,10 +188,6 @@ void segment_count_overhead(struct segments *s, size_t bytes);
  * False where memory is short or the limit reached. */
 bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, word value);
 
-/* The reverse: counts it no more, in the change that stores `value` in *mark. The caller then
- * releases it. */
-void segment_uncharge(struct segments *s, size_t bytes, word *mark, word value);
-
 /* Sees to it that no change of a dead process is half done: for whoever looks at words of its own
  * that the map's changes may have stored. False: that cannot be known now. */
 bool segment_settle(struct segments *s);

@@ -800,7 +800,7 @@ static bool in_release(void)
 
 static bool in_punching(void)
 {
-    return the_map()->punching.count != 0;
+    return the_map()->punching.count != 0 && the_map()->journal.count == 0;
 }
 
 static bool in_settling(void)
@@ -856,6 +856,55 @@ static void prepare_magazines(void)
     stock_drain(&the_heap->cache, class_above(chunk_size_for(40)), SIZE_MAX, &fault);
 }
 
+static void take_units(unsigned class, size_t until)
+{
+    struct cache *cache = &the_heap->cache;
+
+    if (!depot_enter(cache, class))
+        give_up("the depot is not to be had");
+    while (cache->table->room == 0 ||
+           ((struct magazine_granule *)cache->table->room)->unused < until) {
+        if (!place_take(cache, class))
+            give_up("no unit");
+        depot_make_magazines(depot_of(cache, class), class);
+    }
+    depot_leave(depot_of(cache, class));
+}
+
+/* The magazines' granule is used up but for the last unit, by two classes that hold nothing; the first blocks
+ * of two others were had before. */
+static void prepare_units(void)
+{
+    struct cache *cache = &the_heap->cache;
+
+    prepare_few();
+    take_units(class_above(chunk_size_for(600)), UNITS - 3);
+    take_units(class_above(chunk_size_for(700)), UNITS - 1);
+    word_show(&depot_of(cache, class_above(chunk_size_for(500)))->demand, 2);
+    word_show(&depot_of(cache, class_above(chunk_size_for(2000)))->demand, 2);
+}
+
+/* Most units came back. */
+static void prepare_units_given(void)
+{
+    prepare_units();
+    depot_shrink(&the_heap->cache, class_above(chunk_size_for(700)));
+}
+
+static void act_units(void)
+{
+    hold(40, 1, 500);
+    hold(41, 1, 2000);
+    depot_shrink(&the_heap->cache, class_above(chunk_size_for(700)));
+}
+
+/* Granules with holes are given back. */
+static void act_give_holes(void)
+{
+    drop(0, 12, 1);
+    call_trim();
+}
+
 static void act_large_once(void)
 {
     hold(40, 1, LARGE_SIZE);
@@ -894,6 +943,9 @@ const struct scenario scenarios[] = {
     {"punch", ONE_ARENA, prepare_pages, act_trim},
     {"punched", ONE_ARENA, prepare_punched, act_punched},
     {"punched-limit", ONE_ARENA, prepare_punched_at_limit, act_punched},
+    {"give-holes", ONE_ARENA, prepare_punched, act_give_holes},
+    {"units", .prepare = prepare_units, .act = act_units},
+    {"units-given", .prepare = prepare_units_given, .act = act_units},
     {"after-punch", ONE_ARENA, prepare_pages, act_punched, .act_before = act_trim,
      .died_when = in_punching},
     {"unused-segment", ONE_ARENA, prepare_two_segments, act_unused_segment},
