@@ -450,14 +450,23 @@ bool arenas_enter(struct arenas *arenas, struct arena_hold *hold)
     return true;
 }
 
-bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold)
+/* Whether it may be worth while to lock that arena for so many bytes, as it looks from here. */
+static bool is_promising(const struct arenas *arenas, size_t index, size_t bytes)
+{
+    const struct arena_slot *slot = arenas_slot(arenas->table, index);
+
+    return arena_may_serve(&slot->arena, bytes) || word_peek(&slot->remote) != 0;
+}
+
+bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold, size_t bytes)
 {
     size_t count = arenas_count(arenas->table), first = hold->first;
     size_t next = (index_of(hold) + 1) % count;
+    enum patience patience = count <= arenas->table->wanted ? A_MOMENT : NO_WAIT;
 
     arenas_leave(arenas, hold);
     for (; next != first; next = (next + 1) % count)
-        if (enter_sound(arenas, hold, next, A_MOMENT)) {
+        if (is_promising(arenas, next, bytes) && enter_sound(arenas, hold, next, patience)) {
             hold->first = first;
             return true;
         }

@@ -110,11 +110,11 @@ bool arenas_enter_index(struct arenas *arenas, struct arena_hold *hold, size_t i
 bool arenas_enter_patiently(struct arenas *arenas, struct arena_hold *hold, size_t index);
 void arenas_leave(struct arenas *arenas, struct arena_hold *hold);
 
-/* Goes on from an arena got by arenas_enter() that would have to grow to the next one: before one
- * grows, what is free in all of them is used. Waits a moment for one that is taken: else a machine with more
- * work than CPUs, where holders are often interrupted, grows beside what is free. False: none is left, and
- * none is locked. */
-bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold);
+/* Goes on from an arena got by arenas_enter() that would have to grow for so many bytes to the next one that
+ * looks as if it need not: before one grows, what is free in all of them is used. Waits a moment for one that
+ * is taken, unless there are more than are wanted for speed, since so many were held at once. False: none
+ * is left, and none is locked. */
+bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold, size_t bytes);
 
 /* Works off the whole of what was freed remotely, in an arena that is entered. */
 void arenas_work_off(struct arena_hold *hold);

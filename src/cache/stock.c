@@ -56,7 +56,8 @@ static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine
         if (hold.call.fault.kind != FAULT_NONE)
             *fault = hold.call.fault;
         *short_of_memory |= n == 0 && hold.call.short_of_memory;
-    } while (n == 0 && from == FILL_FROM_ANY && arenas_move_on(cache->arenas, &hold));
+    } while (n == 0 && from == FILL_FROM_ANY &&
+             arenas_move_on(cache->arenas, &hold, class_size(class) - CHUNK_OVERHEAD));
     arenas_leave(cache->arenas, &hold);
     if (fault->kind == FAULT_NONE)
         *fault = hold.found;

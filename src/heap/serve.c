@@ -81,6 +81,7 @@ enum reach { AS_THEY_ARE, GROW_ONE, GROW_ANY };
 
 static enum outcome attempt(struct search *s, enum reach reach)
 {
+    size_t bytes = reach == AS_THEY_ARE ? least_bytes(s->request) : 0;
     struct heap_call call;
     bool would_grow = false;
 
@@ -91,7 +92,7 @@ static enum outcome attempt(struct search *s, enum reach reach)
             s->block = serve(&call.hold.call, s->request);
             would_grow |= call.hold.call.short_of_memory;
         } while (s->block == NULL && reach != GROW_ONE && call.hold.call.fault.kind == FAULT_NONE &&
-                 arenas_move_on(&s->heap->arenas, &call.hold));
+                 arenas_move_on(&s->heap->arenas, &call.hold, bytes));
     }
     if (unlikely(!heap_leave(&call)))
         return FAULTED;

@@ -141,7 +141,7 @@ void segment_leave(struct segments *s)
 bool segment_settle(struct segments *s)
 {
     if (!segment_enter(s, "segment_settle"))
-        return false;
+        return s->map->damaged != 0; /* then nothing will ever be done */
     segment_leave(s);
     return true;
 }
