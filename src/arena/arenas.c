@@ -188,7 +188,8 @@ static NOINLINE bool make_usable(struct arenas *arenas, struct arena_slot *slot,
         return false;
     if (slot->arena.pending.bytes != 0 && !PLANTED(10))
         source->give(source, &slot->arena, (struct run){0});
-    return slot->arena.pending.bytes == 0 || PLANTED(10);
+    return slot->arena.pending.bytes == 0 || PLANTED(10) ||
+           segment_is_damaged(arenas->segments->map);
 }
 
 static bool has_remote(const struct arena_slot *slot)

@@ -108,14 +108,6 @@ static bool take_list(struct arena_slot *slot)
     return false;
 }
 
-static void move_on(struct arena_call *call, struct arena_slot *slot, word next)
-{
-    if (PLANTED(18))
-        slot->reaping = next;
-    else
-        journal_store(arena_journal(call), &slot->reaping, next);
-}
-
 /* The first block of those taken off, with its mark, which would only make others look twice. After a
  * fault the block is passed over. */
 static void free_first(struct arena_call *call, struct arena_slot *slot)
@@ -125,9 +117,12 @@ static void free_first(struct arena_call *call, struct arena_slot *slot)
     struct chunk *c = arena_block_chunk(call, block);
 
     if (c != NULL) {
-        move_on(call, slot, next);
+        if (!PLANTED(18))
+            journal_store(arena_journal(call), &slot->reaping, next);
         journal_store(arena_journal(call), link_of(block) - 1, 0); /* where the mark ends */
         arena_free_chunk(call, c);
+        if (PLANTED(18))
+            slot->reaping = next;
     }
     if (arena_faulted(call)) {
         arena_finish(call);

@@ -14,13 +14,31 @@
 
 enum { SLICE_MS = 5, NS_A_MS = 1000000, NS_A_SECOND = 1000000000, BITS_A_RANK = 16 };
 
-/* With glibc 2.30 and later a wait does not depend on the time of day. */
+/* With glibc 2.30 and later a wait does not depend on the time of day. A program's ThreadSanitizer may not know
+ * that function, and take the lock for one that nobody has. */
 #if defined __GLIBC__ && __GLIBC_PREREQ(2, 30)
-#define WAIT_CLOCK CLOCK_MONOTONIC
-#define wait_until(mutex, until) pthread_mutex_clocklock(mutex, WAIT_CLOCK, until)
+extern void __tsan_init(void) __attribute__((weak));
+
+static clockid_t wait_clock(void)
+{
+    return __tsan_init != NULL ? CLOCK_REALTIME : CLOCK_MONOTONIC;
+}
+
+static int wait_until(pthread_mutex_t *mutex, const struct timespec *until)
+{
+    return __tsan_init != NULL ? pthread_mutex_timedlock(mutex, until)
+                               : pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, until);
+}
 #else
-#define WAIT_CLOCK CLOCK_REALTIME
-#define wait_until(mutex, until) pthread_mutex_timedlock(mutex, until)
+static clockid_t wait_clock(void)
+{
+    return CLOCK_REALTIME;
+}
+
+static int wait_until(pthread_mutex_t *mutex, const struct timespec *until)
+{
+    return pthread_mutex_timedlock(mutex, until);
+}
 #endif
 
 /* A copy of one that was made elsewhere: ThreadSanitizer would take making it in place for a race with
@@ -150,7 +168,7 @@ static struct timespec in_a_slice(int milliseconds)
 {
     struct timespec until;
 
-    clock_gettime(WAIT_CLOCK, &until);
+    clock_gettime(wait_clock(), &until);
     until.tv_nsec += (long)milliseconds * NS_A_MS;
     if (until.tv_nsec >= NS_A_SECOND) {
         until.tv_sec++;

@@ -103,7 +103,7 @@ static bool is_streaming(struct depot *d, size_t shelf, enum trade trade)
 {
     bool same = d->last_trade[shelf] == trade;
 
-    d->last_trade[shelf] = trade;
+    d->last_trade[shelf] = (unsigned char)trade;
     return same;
 }
 

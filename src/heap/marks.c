@@ -62,7 +62,7 @@ struct region_marks region_marks(struct region *region)
     bool cached = region->cache_bytes != SIZE_MAX;
 
     return (struct region_marks){
-        .guard = {guards, is_sound},
+        .guard = {guards, is_sound, 0},
         .region = region,
         .arenas = region->arenas.slots,
         .arena_stride = region->arenas.stride,

@@ -138,10 +138,15 @@ void segment_leave(struct segments *s)
     lock_release(&s->map->lock);
 }
 
+bool segment_is_damaged(const struct segment_map *map)
+{
+    return word_peek(&map->damaged) != 0;
+}
+
 bool segment_settle(struct segments *s)
 {
     if (!segment_enter(s, "segment_settle"))
-        return s->map->damaged != 0; /* then nothing will ever be done */
+        return segment_is_damaged(s->map); /* then nothing will ever be done */
     segment_leave(s);
     return true;
 }

@@ -192,6 +192,9 @@ bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, w
  * that the map's changes may have stored. False: that cannot be known now. */
 bool segment_settle(struct segments *s);
 
+/* Whether the map was set aside: then no lock of it is to be had any more. */
+bool segment_is_damaged(const struct segment_map *map);
+
 /* Calls `change` with the map's lock held and its journal empty: what it stores through the journal, words
  * of the caller's that this lock guards, is one change, committed when it returns. False: the lock is not
  * to be had, and nothing was called. */

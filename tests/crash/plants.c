@@ -38,7 +38,7 @@ static const struct plant {
     {"memory is released without a note", run_boundaries, NULL},
     {"an arena's holes are counted without the journal", run_boundaries, "punch"},
     {"a list of remote frees is taken off before it is noted", run_boundaries, "work-off"},
-    {"a remote free is passed on without the journal", run_boundaries, "work-off"},
+    {"a remote free is passed on when it is done", run_boundaries, "work-off"},
 };
 enum { PLANTS = sizeof plants / sizeof *plants };
 
