@@ -18,7 +18,7 @@ dvsm_project_test(thread-sanitizer $<TARGET_FILE:dvsm-shared> $<TARGET_FILE:dvsm
 function(dvsm_sanitize_test preset)
     add_test(NAME sanitize.${preset}
         COMMAND ${PROJECT_SOURCE_DIR}/scripts/sanitize ${preset} ${CMAKE_BINARY_DIR}/${preset})
-    set_tests_properties(sanitize.${preset} PROPERTIES LABELS sanitize TIMEOUT 540 PROCESSORS 2)
+    set_tests_properties(sanitize.${preset} PROPERTIES LABELS sanitize TIMEOUT 2400 PROCESSORS 2)
 endfunction()
 
 dvsm_sanitize_test(asan)
