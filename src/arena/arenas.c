@@ -494,7 +494,7 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold)
         __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
     if (unlikely(has_remote(slot)))
         remote_work_off(slot, hold->call.source, REMOTE_MOST, &hold->found);
-    if (unlikely(slot->stuck != 0))
+    if (unlikely(word_peek(&slot->stuck) != 0))
         __atomic_store_n(&slot->stuck, 0, __ATOMIC_RELAXED);
     lock_release(&slot->lock);
     hold->slot = NULL;

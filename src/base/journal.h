@@ -72,7 +72,7 @@ static inline void journal_store_word(struct journal *j, word *field, word value
     j->entry[n].old = *field;
     compiler_barrier();
     if (!PLANTED(1))
-        j->count = n + 1;
+        __atomic_store_n(&j->count, n + 1, __ATOMIC_RELAXED); /* some look without the lock */
     compiler_barrier();
     __atomic_store_n(field, value, __ATOMIC_RELAXED); /* some words are read without the lock */
     compiler_barrier();
@@ -87,7 +87,7 @@ static inline void journal_store_word(struct journal *j, word *field, word value
 static inline void journal_commit(struct journal *j)
 {
     compiler_barrier();
-    j->count = 0;
+    __atomic_store_n(&j->count, 0, __ATOMIC_RELAXED);
     compiler_barrier();
 }
 

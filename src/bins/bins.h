@@ -90,7 +90,7 @@ static inline size_t bins_count(const struct bins *b)
 
 static inline size_t bins_bytes(const struct bins *b)
 {
-    return (b->content & (((size_t)1 << BINS_BYTES_BITS) - 1)) * CHUNK_ALIGN;
+    return (word_peek(&b->content) & (((size_t)1 << BINS_BYTES_BITS) - 1)) * CHUNK_ALIGN;
 }
 
 /* Puts a free chunk of `size` bytes where it belongs; head and foot are the caller's to write. */

@@ -151,7 +151,7 @@ static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_
     struct depot *d = depot_of(cache, class);
 
     if (state == LOCK_OWNER_DIED) {
-        d->recovering = 1;
+        word_show(&d->recovering, 1);
         compiler_barrier();
         lock_repaired(&d->lock);
     }
@@ -160,7 +160,7 @@ static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_
     if (recovery == DEPOT_DAMAGED)
         set_aside(d);
     if (recovery != DEPOT_NOT_NOW) {
-        d->recovering = 0;
+        word_show(&d->recovering, 0);
         return true;
     }
     lock_release(&d->lock);
@@ -217,7 +217,7 @@ bool depot_enter(struct cache *cache, unsigned class)
 
 void depot_leave(struct depot *d)
 {
-    if (unlikely(d->stuck != 0))
+    if (unlikely(word_peek(&d->stuck) != 0))
         word_show(&d->stuck, 0);
     lock_release(&d->lock);
 }

@@ -79,7 +79,7 @@ word stock_fill(struct cache *cache, unsigned class, enum fill_from from, bool *
     size_t n = fill_magazine(cache, class, m, from, short_of_memory, fault);
     magazine_set_marks(class, magazine_word(m, n));
     if (n > 0 && d->demand < 4)
-        d->demand++;
+        word_show(&d->demand, d->demand + 1);
     return d->transit_new;
 }
 
@@ -135,8 +135,8 @@ static bool empty_transit(struct cache *cache, unsigned class, struct fault *fau
 static bool seems_bare(const struct depot *d)
 {
     return (word_peek(&d->stock_magazines) | word_peek(&d->transit_new) |
-            word_peek(&d->transit_old) | d->recovering) == 0 &&
-           d->log.count == 0;
+            word_peek(&d->transit_old) | word_peek(&d->recovering)) == 0 &&
+           __atomic_load_n(&d->log.count, __ATOMIC_RELAXED) == 0;
 }
 
 size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct fault *fault)
@@ -153,7 +153,7 @@ size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct
         emptied = empty_transit(cache, class, fault);
         depot_end_transit(d, class, 0, d->transit_new);
     }
-    d->demand /= 2;
+    word_show(&d->demand, d->demand / 2);
     depot_leave(d);
     return drained;
 }
