@@ -21,7 +21,7 @@
 
 #include "cache/lane.h"
 
-enum { SIGNATURE = 0x53053053, SEQUENCES_MOST = 100, INSTRUCTIONS_MOST = 100000 };
+enum { SIGNATURE = 0x53053053, SEQUENCES_MOST = 100, INSTRUCTIONS_MOST = (100000 * 4) };
 
 struct descriptor { /* the kernel's struct rseq_cs */
     uint32_t version, flags;
