@@ -25,6 +25,10 @@ static inline bool arena_fill_holes(struct arena_call *call, const void *c, size
     return likely(call->arena->holes == 0) || arena_fill_slowly(call, c, size, need);
 }
 
+/* The smallest chunk in the trees from which `need` bytes can be cut, where memory is too short to fill the
+ * holes of the best fit; NULL: none, or the arena has no holes. */
+struct chunk *arena_find_filled(struct arena_call *call, size_t need);
+
 /* Ends a change: commits it, or rolls it back after a fault, and then sets the arena aside if it is
  * damaged. Returns whether the change stands. */
 bool arena_finish(struct arena_call *call);

@@ -32,6 +32,42 @@ NOINLINE bool arena_fill_slowly(struct arena_call *call, const void *c, size_t s
     return fill(call, c, ahead) || fill(call, c, least);
 }
 
+/* One of the chunks of the node's size; `left`: how many may still be met. */
+static struct chunk *find_filled_in_ring(struct arena_call *call, struct chunk *node, size_t need,
+                                         size_t *left)
+{
+    const struct bins *b = &call->arena->bins;
+    struct chunk *c = node;
+
+    do {
+        if (unlikely(*left == 0 || !bins_in_range(b, c) || !bins_is_sound(b, c))) {
+            fault_raise(&call->fault, FAULT_DAMAGE, "damaged header of a free chunk", c);
+            return NULL;
+        }
+        if (arena_fill_holes(call, c, chunk_size(c), need))
+            return c;
+        --*left;
+        c = c->fd;
+    } while (c != node);
+    return NULL;
+}
+
+struct chunk *arena_find_filled(struct arena_call *call, size_t need)
+{
+    const struct bins *b = &call->arena->bins;
+    size_t left = b->span / CHUNK_MIN, size = need < BINS_LARGE_FROM ? BINS_LARGE_FROM : need;
+    struct chunk *found = NULL, *c;
+
+    if (call->arena->holes == 0)
+        return NULL;
+    while (found == NULL && b->tree_map != 0 && !arena_faulted(call) &&
+           (c = bins_best_fit(b, size, &call->fault)) != NULL) {
+        found = find_filled_in_ring(call, c, need, &left);
+        size = chunk_size(c) + CHUNK_ALIGN;
+    }
+    return found;
+}
+
 /* ---- giving back ----------------------------------------------------------------------------- */
 
 /* Of what was looked at so far. */

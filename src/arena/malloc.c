@@ -133,6 +133,14 @@ static struct chunk *from_bins_large(struct arena_call *call, size_t need)
     return c == NULL ? NULL : cut_binned(call, c, need);
 }
 
+/* Where the best fit has holes that cannot be filled. */
+static struct chunk *from_filled(struct arena_call *call, size_t need)
+{
+    struct chunk *c = arena_find_filled(call, need);
+
+    return c == NULL ? NULL : cut_binned(call, c, need);
+}
+
 static struct chunk *from_victim(struct arena_call *call, size_t need)
 {
     struct arena *a = call->arena;
@@ -173,7 +181,9 @@ static inline struct chunk *find(struct arena_call *call, size_t need)
     c = from_victim(call, need);
     if (c == NULL)
         c = arena_cut_top(call, need);
-    if (c == NULL)
+    if (c == NULL && !arena_faulted(call))
+        c = from_filled(call, need);
+    if (c == NULL && !arena_faulted(call))
         c = arena_grow(call, need);
     return c;
 }
@@ -192,11 +202,13 @@ struct chunk *arena_find(struct arena_call *call, size_t need)
     struct arena *a = call->arena;
     struct chunk *c = best_fit(call, need);
 
-    if (c != NULL || arena_faulted(call))
+    if (arena_faulted(call) || (c != NULL && arena_fill_holes(call, c, chunk_size(c), need)))
         return c;
-    if (need <= a->dv_size)
+    if (need <= a->dv_size && arena_fill_holes(call, a->dv, a->dv_size, need))
         return a->dv;
-    return need < a->top_size ? a->top : NULL;
+    if (need < a->top_size && arena_fill_holes(call, a->top, a->top_size, need))
+        return a->top;
+    return arena_find_filled(call, need);
 }
 
 struct chunk *arena_cut(struct arena_call *call, struct chunk *c, size_t need)

@@ -184,6 +184,21 @@ size_t segment_punch(struct segments *s, char *start, char *end, word *holes)
 
 /* ---- filling them ---------------------------------------------------------------------------- */
 
+static size_t count_missing(const struct segment_map *map, size_t first, size_t beyond)
+{
+    size_t missing = 0;
+
+    for (; first < beyond; first++)
+        missing += is_hole(map, first);
+    return missing;
+}
+
+/* By a look without the lock: so that no pages are filled where others cannot be. */
+static bool might_fill(const struct segment_map *map, size_t pages)
+{
+    return segment_excess(map, 0, pages) <= word_peek(&map->retained);
+}
+
 /* Whether the pages may have memory, after what is retained gave way. */
 static bool has_room(struct segments *s, struct page_run run)
 {
@@ -238,6 +253,10 @@ bool segment_fill(struct segments *s, char *start, char *end, word *holes)
 
     if (map->hole_pages == 0 || end <= start)
         return true;
+
+    size_t missing = count_missing(map, first, beyond);
+    if (missing != 0 && !might_fill(map, missing))
+        return false;
     while ((run = stretch(map, first, beyond, true, FILL_MOST)).count > 0) {
         if (!fill(s, run, holes))
             return false;

@@ -531,7 +531,7 @@ static double processor_ns(void)
  * among them; where `room` is not 0, that many bytes are in use instead of all there are. */
 static double turn_over(dvsm_heap *heap, size_t room, size_t most, size_t insertions, uint64_t seed)
 {
-    enum { RING = 1 << 17 };
+    enum { RING = BLOCKS_MOST };
     static size_t bytes[RING];
     struct random_source random = {seed};
     size_t head = 0, tail = 0, live = 0, calls = 0;
@@ -555,6 +555,7 @@ static double turn_over(dvsm_heap *heap, size_t room, size_t most, size_t insert
             live -= bytes[tail++ % RING];
             calls++;
         }
+        assert_true(head - tail < RING);
         block[head % RING] = p;
         bytes[head++ % RING] = size;
         live += size;
