@@ -2,6 +2,7 @@
 #include "arena/remote.h"
 
 #include "arena/arena_internal.h"
+#include "base/tsan.h"
 
 /* No magazine's word: those are 1 more than a multiple of 8 (cache/magazine.h). */
 enum { MARK_LOW = 4, MARK_BYTES = 8 };
@@ -39,6 +40,7 @@ void remote_push(struct arena_slot *slot, void *block)
     word head = __atomic_load_n(&slot->remote, __ATOMIC_RELAXED);
 
     set_mark(block);
+    tsan_release(&slot->remote);
     do
         __atomic_store_n(link_of(block), head, __ATOMIC_RELAXED);
     while (!__atomic_compare_exchange_n(&slot->remote, &head, (word)block, true, __ATOMIC_RELEASE,
@@ -100,6 +102,7 @@ static bool take_list(struct arena_slot *slot)
                                         __ATOMIC_RELAXED)) {
             if (PLANTED(17))
                 slot->reaping = head;
+            tsan_acquire(&slot->remote);
             return true;
         }
         slot->reaping = 0;

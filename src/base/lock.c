@@ -11,14 +11,13 @@
 #include "base/compiler.h"
 #include "base/fault.h"
 #include "base/process.h"
+#include "base/tsan.h"
 
 enum { SLICE_MS = 5, NS_A_MS = 1000000, NS_A_SECOND = 1000000000, BITS_A_RANK = 16 };
 
 /* With glibc 2.30 and later a wait does not depend on the time of day. A program's ThreadSanitizer may not know
  * that function, and take the lock for one that nobody has. */
 #if defined __GLIBC__ && __GLIBC_PREREQ(2, 30)
-extern void __tsan_init(void) __attribute__((weak));
-
 static clockid_t wait_clock(void)
 {
     return __tsan_init != NULL ? CLOCK_REALTIME : CLOCK_MONOTONIC;

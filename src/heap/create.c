@@ -8,6 +8,7 @@
 
 #include "base/bits.h"
 #include "base/cancel.h"
+#include "base/tsan.h"
 #include "heap/heap.h"
 #include "shm/shm.h"
 
@@ -100,33 +101,13 @@ static struct dvsm_heap *make(const dvsm_options *options, const char *label, si
     return heap;
 }
 
-/* ThreadSanitizer in the program and not in this library: it sees the arenas' locks, since it is what
- * calls to the C library go to, but nothing of lanes. It would take a block that one thread frees and
- * another gets for a race. */
-#if defined(__SANITIZE_THREAD__)
-#define BUILT_WITH_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define BUILT_WITH_TSAN 1
-#endif
-#endif
-#ifndef BUILT_WITH_TSAN
-#define BUILT_WITH_TSAN 0
-#endif
-extern void __tsan_init(void) __attribute__((weak));
-
-static bool is_watched_from_outside(void)
-{
-    return !BUILT_WITH_TSAN && __tsan_init != NULL;
-}
-
 struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size_t least,
                             int *error)
 {
     int cancel = cancel_put_off();
     dvsm_options suited = *options;
 
-    if (is_watched_from_outside())
+    if (tsan_watches()) /* it sees nothing of lanes */
         suited.cache_bytes = SIZE_MAX; /* none */
     struct dvsm_heap *heap = make(&suited, label, least, error);
 
