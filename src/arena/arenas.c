@@ -12,6 +12,9 @@ enum { UNEVEN_LEAST = 64 << 10, LOOK_AFTER_USES = 64 };
 /* How large the arenas are, on average, when a CPU that has none of its own gets one. */
 enum { OWN_FROM = 64 << 10 };
 
+/* How often a thread whose CPU's arena was taken comes back to the one that it got instead. */
+enum { DETOUR_USES = 1024 };
+
 /* How long a lock is waited for before something else is done, and how often where nothing else can be. */
 enum { WAIT_MS = 4, WAITS_MOST = 250 };
 
@@ -307,6 +310,13 @@ static void prefer(size_t *preferred, size_t index)
     __atomic_store_n(preferred, index + 1, __ATOMIC_RELAXED);
 }
 
+/* A thread that found its CPU's arena taken stays with the one that it got instead for a while. Where many more
+ * processes than CPUs are at work, holders are interrupted while they hold: then each process has an arena to
+ * which few others come, and whose pages it has met. For any heap: a wrong index costs a look. */
+static __thread struct {
+    size_t index, left;
+} detour __attribute__((tls_model("initial-exec")));
+
 static size_t footprint_of(const struct arena_slot *slot)
 {
     return __atomic_load_n(&slot->arena.footprint, __ATOMIC_RELAXED);
@@ -415,16 +425,13 @@ static NOINLINE bool enter_held(struct arenas *arenas, struct arena_hold *hold, 
     return false;
 }
 
-static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
+/* Where the preferred arena, the one of index `first` if there is such a one, is not to be had. */
+static NOINLINE bool enter_other(struct arenas *arenas, struct arena_hold *hold, size_t *preferred,
+                                 size_t first)
 {
     struct arena_table *table = arenas->table;
     size_t count = arenas_count(table);
-    size_t *preferred = preference(table);
-    size_t first = __atomic_load_n(preferred, __ATOMIC_RELAXED) - 1;
 
-    hold->slot = NULL;
-    if (likely(first < count) && likely(enter_sound(arenas, hold, first, NO_WAIT)))
-        return true;
     if (first >= count) {
         if (count < table->wanted && arenas_footprint(table) >= count * OWN_FROM &&
             enter_new(arenas, hold, preferred, count))
@@ -441,6 +448,29 @@ static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
 static size_t index_of(const struct arena_hold *hold)
 {
     return hold->slot->arena.id - 1;
+}
+
+static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
+{
+    size_t *preferred = preference(arenas->table);
+    size_t first = __atomic_load_n(preferred, __ATOMIC_RELAXED) - 1;
+    size_t count = arenas_count(arenas->table);
+
+    hold->slot = NULL;
+    if (unlikely(detour.left > 0)) {
+        detour.left--;
+        if (detour.index < count && enter_sound(arenas, hold, detour.index, NO_WAIT))
+            return true;
+    }
+    if (likely(first < count) && likely(enter_sound(arenas, hold, first, NO_WAIT)))
+        return true;
+    if (!enter_other(arenas, hold, preferred, first))
+        return false;
+    if (index_of(hold) + 1 != __atomic_load_n(preferred, __ATOMIC_RELAXED)) {
+        detour.index = index_of(hold);
+        detour.left = DETOUR_USES;
+    }
+    return true;
 }
 
 bool arenas_enter(struct arenas *arenas, struct arena_hold *hold)
@@ -479,8 +509,10 @@ static NOINLINE void even_out(struct arena_table *table, const struct arena_slot
 {
     size_t mean = arenas_footprint(table) / arenas_count(table);
 
-    if (footprint_of(slot) > mean + mean / 8 + UNEVEN_LEAST)
-        prefer(preference(table), smallest(table));
+    if (footprint_of(slot) <= mean + mean / 8 + UNEVEN_LEAST)
+        return;
+    prefer(preference(table), smallest(table));
+    detour.left = 0;
 }
 
 void arenas_leave(struct arenas *arenas, struct arena_hold *hold)

@@ -129,17 +129,19 @@ static struct chunk *prepend(struct arena_call *call, struct arena_segment *segm
     return arena_bin(call, rest, rest_size) ? c : NULL;
 }
 
-/* The segment that begins where the fresh memory ends, if it may be joined. */
+/* The segment that begins where the fresh memory ends, if it may be joined. Most often there is none, which
+ * the source knows; the records are spread over all of the arena. */
 static struct arena_segment *segment_after(struct arena_call *call, struct run fresh)
 {
     struct arena *a = call->arena;
+    const char *end = fresh.start + fresh.bytes;
     size_t left = a->footprint;
 
-    if (a->segment.size == 0)
+    if (a->segment.size == 0 || !call->source->in_segment(call->source, a, end))
         return NULL;
     for (struct arena_segment *s = &a->segment; s != NULL;
          s = arena_older(a, s, &left, &call->fault))
-        if (s->base == fresh.start + fresh.bytes)
+        if (s->base == end)
             return s->foreign ? NULL : s;
     return NULL;
 }
