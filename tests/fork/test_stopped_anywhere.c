@@ -1,0 +1,199 @@
+/* test_stopped_anywhere.c - a process that is stopped at any instruction of its calls keeps nobody waiting.
+ *
+ * One child goes through calls an instruction at a time; at every few of them it stands still while another, the
+ * witness, allocates and frees and measures its longest call. The moments in which the one that stands still has
+ * the granule map's lock are counted: then the witness may have to wait.
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <linux/futex.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "heap/heap.h"
+#include "segment/segment_map.h"
+#include "support/child.h"
+#include "support/stepping.h"
+
+enum { STRIDE = 47, CALLS = 10, BLOCKS = 8, BAR_MS = 20, PATIENCE_MS = 100 };
+
+static struct dvsm_heap *heap;
+
+/* What the witness tells. */
+static struct said {
+    double longest;
+    unsigned calls, slow;
+} *said;
+
+static int asked[2], answered[2]; /* pipes: a byte for each burst of calls */
+
+static double now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+static size_t size_of(unsigned r)
+{
+    static const size_t sizes[] = {40, 300, 3000, 40000, 100000, 300000};
+
+    return sizes[r % 6];
+}
+
+static void exchange(void **block, unsigned *r)
+{
+    *r = *r * 1103515245 + 12345;
+
+    unsigned i = (*r >> 8) % BLOCKS;
+    double start = now_ms();
+
+    dvsm_free(block[i]);
+    block[i] = dvsm_heap_malloc(heap, size_of(*r >> 16));
+    double took = now_ms() - start;
+    said->longest = took > said->longest ? took : said->longest;
+    said->slow += took > BAR_MS;
+    said->calls++;
+    if (block[i] == NULL)
+        _exit(1);
+}
+
+static int witness(void *context)
+{
+    static void *block[BLOCKS];
+    unsigned r = 1;
+    char byte;
+
+    (void)context;
+    while (read(asked[0], &byte, 1) == 1 && byte != 0) {
+        for (int i = 0; i < CALLS; i++)
+            exchange(block, &r);
+        CHILD_CHECK(write(answered[1], &byte, 1) == 1);
+    }
+    for (size_t i = 0; i < BLOCKS; i++)
+        dvsm_free(block[i]);
+    return 0;
+}
+
+/* ---- the one that is stopped */
+
+static void calls(void *context)
+{
+    void *block[4];
+
+    (void)context;
+    for (unsigned i = 0; i < 4; i++)
+        block[i] = dvsm_heap_malloc(heap, (size_t)40 << 4 * i);
+    block[0] = dvsm_heap_realloc(heap, block[0], 1000);
+    for (unsigned i = 0; i < 4; i++)
+        dvsm_free(block[i]);
+}
+
+/* The C library's word for the kernel: the holder's thread id, and a bit that others wait. */
+static bool has_map(pid_t process)
+{
+    return (heap->region->map->lock.mutex.__data.__lock & FUTEX_TID_MASK) == process;
+}
+
+static void ask(char byte)
+{
+    assert_int_equal(write(asked[1], &byte, 1), 1);
+}
+
+static bool has_answered(int milliseconds)
+{
+    struct pollfd answer = {.fd = answered[0], .events = POLLIN};
+    char byte;
+
+    return poll(&answer, 1, milliseconds) == 1 && read(answered[0], &byte, 1) == 1;
+}
+
+/* Whether the witness came through its calls while the other stood where it is. */
+static bool others_go_on(const struct stepped *s, unsigned *moments)
+{
+    ask(1);
+    if (has_answered(PATIENCE_MS))
+        return true;
+    ++*moments;
+    if (has_map(s->child))
+        return false;
+    fail_msg("stopped at %#zx: others wait for more than %d ms", (size_t)stepping_at(s), PATIENCE_MS);
+    return false;
+}
+
+static void others_go_on_at_each_stop(size_t cache_bytes)
+{
+    struct stepped s;
+    unsigned steps = 0, with_map = 0, moments = 0;
+    bool answered_all = true;
+
+    heap = dvsm_heap_create(&(dvsm_options){.cache_bytes = cache_bytes});
+    assert_non_null(heap);
+    *said = (struct said){0};
+    pid_t other = start_child(witness, NULL);
+    if (!stepping_start(&s, calls, NULL))
+        skip();
+    for (; stepping_step(&s); steps++) {
+        with_map += has_map(s.child);
+        if (!answered_all)
+            answered_all = has_answered(0);
+        else if (steps % STRIDE == 0)
+            answered_all = others_go_on(&s, &moments);
+    }
+    assert_int_equal(stepping_finish(&s), 0);
+    assert_true(answered_all || has_answered(PATIENCE_MS));
+    ask(0);
+    assert_int_equal(wait_for_child(other), 0);
+    printf("%u instructions, %u of them with the map's lock; %u calls of another process, the longest %.1f ms, "
+           "%u above %d ms, %u waited for the map\n",
+           steps, with_map, said->calls, said->longest, said->slow, BAR_MS, moments);
+    assert_true(said->slow <= moments + said->calls / 200); /* a busy machine stops processes, too */
+
+    dvsm_stats_t stats;
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+    assert_int_equal(dvsm_stats(heap, &stats), 0);
+    assert_int_equal(stats.used_blocks, 0);
+    assert_int_equal(dvsm_heap_destroy(heap), 0);
+}
+
+static void test_with_a_cache(void **state)
+{
+    (void)state;
+    others_go_on_at_each_stop(0);
+}
+
+static void test_without(void **state)
+{
+    (void)state;
+    others_go_on_at_each_stop(SIZE_MAX);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    said = mmap(NULL, sizeof *said, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return said == MAP_FAILED || pipe(asked) != 0 || pipe(answered) != 0 ? -1 : 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_with_a_cache),
+        cmocka_unit_test(test_without),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, NULL);
+}
