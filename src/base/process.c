@@ -109,7 +109,13 @@ NOINLINE void process_greet(void)
         stop();
     if (process_number != NULL && *process_number == 0)
         number_process();
-    process_self =
-        (struct process_self){id, process_number != NULL ? *process_number : 0, process_stack()};
+
+    uintptr_t stack = process_stack();
+    uintptr_t low = stack > PROCESS_STACK_NEAR ? stack - PROCESS_STACK_NEAR : 0;
+    process_self.tid = id;
+    process_self.number = process_number != NULL ? *process_number : 0;
+    process_self.stack = stack;
+    if (process_self.low == 0 || process_self.low > low)
+        process_self.low = low;
     errno = saved;
 }

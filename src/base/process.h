@@ -10,7 +10,8 @@
  *     copied still has the number of an ancestor. fork() gave it a new id, a raw clone() left the old one.
  *   - One that shares the memory (CLONE_VM without CLONE_THREAD) shares that page, too, and even the
  *     thread's own variables; but it must run on another stack. So a thread that comes from elsewhere
- *     than before is asked for its id.
+ *     than before is asked for its id. The fast path, which has no lock, only sees a stack that lies below
+ *     all that were seen of the thread, as one does that was made later.
  *
  * The kernel is asked only in doubt: neither a child of fork nor a new thread needs a system call here,
  * but where the thread that forked had not come by before.
@@ -31,6 +32,7 @@ struct process_self {
     uint32_t tid;    /* 0: never */
     uint32_t number; /* the process's */
     uintptr_t stack; /* about where on its stack it was */
+    uintptr_t low;   /* the lowest of these places, and PROCESS_STACK_NEAR below it */
 };
 extern __thread struct process_self process_self
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -48,6 +50,19 @@ void process_greet(void);
 static inline uintptr_t process_stack(void)
 {
     return (uintptr_t)__builtin_frame_address(0);
+}
+
+/* NB: asking for a frame's address would make a frame. */
+static inline __attribute__((always_inline)) bool process_is_below(void)
+{
+#if defined __x86_64__ && defined __LP64__
+    bool below;
+
+    __asm__("cmpq %[low], %%rsp" : "=@ccb"(below) : [low] "m"(process_self.low));
+    return unlikely(below);
+#else
+    return unlikely(process_stack() < process_self.low);
+#endif
 }
 
 static inline bool process_is_in_doubt(void)

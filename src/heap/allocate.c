@@ -23,6 +23,8 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
 
     if (heap == NULL)
         return NULL;
+    if (process_is_in_doubt())
+        process_greet();
     block = heap_malloc_locked(&heap->cache.locked, size);
     if (block != NULL)
         return block;

@@ -22,6 +22,8 @@ static inline __attribute__((always_inline)) void *heap_malloc_fast(const struct
 {
     void *block;
 
+    if (process_is_below())
+        return NULL;
     if (likely(size < word_peek(&view->exact_limit))) {
         size_t least = CHUNK_MIN - CHUNK_OVERHEAD - CHUNK_ALIGN + 1; /* for a chunk of CHUNK_MIN */
         size_t request = size < least ? least : size;

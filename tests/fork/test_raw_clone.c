@@ -81,6 +81,27 @@ static void test_a_child_that_shares_the_memory_is_stopped(void **state)
     munmap(stack, STACK);
 }
 
+/* A block that the lane has: no lock is on the way. */
+static int use_lane(void *context)
+{
+    (void)context;
+    dvsm_free(dvsm_heap_malloc(heap, 64));
+    return 0;
+}
+
+static void test_such_a_child_is_stopped_though_the_lane_serves_it(void **state)
+{
+    (void)state;
+    char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    assert_true(stack != MAP_FAILED);
+    for (int i = 0; i < 200; i++)
+        use_lane(NULL);
+    assert_true(was_stopped(clone(use_lane, stack + STACK, CLONE_VM | SIGCHLD, NULL)));
+    assert_int_equal(dvsm_check(heap, stderr), 0);
+    munmap(stack, STACK);
+}
+
 /* In a thread, whose stack is among others'. */
 static void *clone_in_thread(void *stack)
 {
@@ -225,6 +246,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_copy_by_a_raw_clone_is_stopped),
         cmocka_unit_test(test_a_child_that_shares_the_memory_is_stopped),
+        cmocka_unit_test(test_such_a_child_is_stopped_though_the_lane_serves_it),
         cmocka_unit_test(test_a_child_of_a_thread_is_stopped),
         cmocka_unit_test(test_a_thread_may_fork_before_and_after_its_first_call),
         cmocka_unit_test(test_children_of_children_are_known),
