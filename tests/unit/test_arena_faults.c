@@ -672,14 +672,19 @@ static void test_header_of_top(void **state)
 
 /* ---- growing arenas -------------------------------------------------------------------------- */
 
-static void fill_segments(struct growing_arena *g, size_t count)
+/* A granule that is not the arena's after each; the first of these is returned. */
+static struct run fill_segments(struct growing_arena *g, size_t count)
 {
+    struct run first = {0};
+
     for (size_t i = 0; i < count; i++) {
         struct arena_call call = growing_arena_call(g);
         assert_non_null(arena_malloc(&call, 60000));
-        growing_arena_hold(g, 1);
+        struct run held = growing_arena_hold(g, 1);
+        first = i == 0 ? held : first;
     }
     assert_int_equal(growing_arena_check(g), 0);
+    return first;
 }
 
 static void count_chunk(void *context, const struct chunk *c, size_t bytes,
@@ -698,7 +703,7 @@ static void damaged_record(size_t field, uintptr_t value)
     struct check check = {0};
     size_t before = 0, chunks = 0;
 
-    fill_segments(g, 5);
+    struct run gap = fill_segments(g, 5);
     struct arena_segment *record = g->arena->segment.next->next;
     assert_non_null(record->next);
     arena_walk(g->arena, count_chunk, &before);
@@ -714,8 +719,9 @@ static void damaged_record(size_t field, uintptr_t value)
     assert_int_equal(call.fault.kind, FAULT_ARGUMENT);
 
     size_t used = g->arena->footprint;
+    growing_arena_unhold(g, gap);
     call = growing_arena_call(g);
-    assert_null(arena_malloc(&call, 60000)); /* needs to look for a neighbour */
+    assert_null(arena_malloc(&call, 60000)); /* in the gap: looks for the segment behind it */
     assert_int_equal(call.fault.kind, FAULT_DAMAGE);
     assert_string_equal(call.fault.what, "damaged record of a segment");
     assert_int_equal(g->arena->damaged, 1);
