@@ -151,6 +151,26 @@ static void test_without_memory_a_chunk_with_holes_is_passed_over(void **state)
     assert_int_equal(growing_arena_check(g), 0);
 }
 
+/* The best fit has holes; one that fits less well has none. */
+static void test_without_memory_a_larger_chunk_without_holes_serves(void **state)
+{
+    struct growing_arena *g = *state;
+    void *block[BLOCKS], *larger;
+    size_t page = g->source.page;
+
+    larger = allocate(g, 12 * page);
+    spread(g, 9 * page, block);
+    punch(g, 0);
+    release(g, larger);
+    segment_set_limit(&g->segments, with_memory(g));
+    assert_ptr_equal(allocate(g, 8 * page), larger);
+    assert_null(allocate(g, 8 * page));
+    struct arena_call call = growing_arena_call(g);
+    assert_null(arena_memalign(&call, 64, 8 * page));
+    assert_int_equal(call.fault.kind, FAULT_NONE);
+    assert_int_equal(growing_arena_check(g), 0);
+}
+
 static void test_a_heap_full_of_holes_empties(void **state)
 {
     struct growing_arena *g = *state;
@@ -221,6 +241,7 @@ int main(void)
         TEST(test_pad_stays_at_the_top),
         TEST(test_memory_comes_with_use_and_a_little_ahead),
         TEST(test_without_memory_a_chunk_with_holes_is_passed_over),
+        TEST(test_without_memory_a_larger_chunk_without_holes_serves),
         TEST(test_a_heap_full_of_holes_empties),
         TEST(test_a_punch_that_is_not_worth_while),
         TEST(test_a_source_that_does_not_punch),
