@@ -399,7 +399,7 @@ static size_t choose_to_wait_for(const struct arena_table *table, size_t first, 
     return first % count;
 }
 
-/* None is to be had at once: a moment's patience with one or two, then another one is made. Where that
+/* None is to be had at once: a moment's patience with up to three, then another one is made. Where that
  * cannot be, for want of memory or since there are as many as there can be, they are waited for longer:
  * being held is no lack of memory. A handler that interrupted a holder never waits. */
 static NOINLINE bool enter_held(struct arenas *arenas, struct arena_hold *hold, size_t *preferred,
@@ -417,7 +417,7 @@ static NOINLINE bool enter_held(struct arenas *arenas, struct arena_hold *hold, 
             return true;
         if (!none && enter_any(arenas, hold, first % count, count))
             return true;
-        if ((none || !waits || n > 0) && enter_new(arenas, hold, preferred, count))
+        if ((none || !waits || n > 1) && enter_new(arenas, hold, preferred, count))
             return true;
         if (!waits || none)
             return false;
