@@ -86,6 +86,8 @@ struct arena_source {
     size_t (*punch)(const struct arena_source *source, struct arena *arena, char *start, char *end);
     /* Puts memory behind every hole that [start, end) touches; false where memory is short. */
     bool (*fill)(const struct arena_source *source, struct arena *arena, char *start, char *end);
+    /* Whether [start, end) touches one. */
+    bool (*has_holes)(const struct arena_source *source, const char *start, const char *end);
     size_t page; /* bytes of a hole */
 };
 

@@ -25,8 +25,8 @@ static inline bool arena_fill_holes(struct arena_call *call, const void *c, size
     return likely(call->arena->holes == 0) || arena_fill_slowly(call, c, size, need);
 }
 
-/* The smallest chunk in the trees from which `need` bytes can be cut, where memory is too short to fill the
- * holes of the best fit; NULL: none, or the arena has no holes. */
+/* Memory is too short to fill the holes of the best fit. The smallest chunk in the trees from which `need` bytes
+ * can be cut without filling any; NULL: none, or the arena has no holes. */
 struct chunk *arena_find_filled(struct arena_call *call, size_t need);
 
 /* Ends a change: commits it, or rolls it back after a fault, and then sets the arena aside if it is
@@ -78,9 +78,10 @@ struct chunk *arena_allocate(struct arena_call *call, size_t need);
 struct chunk *arena_cut_top(struct arena_call *call, size_t need);
 bool arena_bin(struct arena_call *call, struct chunk *c, size_t size);
 
-/* The free chunk that arena_allocate() would cut `need` bytes, too many for a small bin, from; NULL:
- * there is none without growing. And such a chunk in use, cut from that one's low end. */
-struct chunk *arena_find(struct arena_call *call, size_t need);
+/* The free chunk from which arena_allocate() would cut `room` bytes, too many for a small bin; NULL: there is
+ * none without growing. Its holes are filled as far as is needed to cut `need` bytes, which arena_cut() does,
+ * from its low end. */
+struct chunk *arena_find(struct arena_call *call, size_t room, size_t need);
 struct chunk *arena_cut(struct arena_call *call, struct chunk *c, size_t need);
 void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size);
 

@@ -12,7 +12,7 @@ enum { UNEVEN_LEAST = 64 << 10, LOOK_AFTER_USES = 64 };
 /* How large the arenas are, on average, when a CPU that has none of its own gets one. */
 enum { OWN_FROM = 64 << 10 };
 
-/* How often a thread whose CPU's arena was taken comes back to the one that it got instead. */
+/* For how many uses a thread stays with the arena that it got because its CPU's was taken. */
 enum { DETOUR_USES = 1024 };
 
 /* How long a lock is waited for before something else is done, and how often where nothing else can be. */
@@ -311,9 +311,10 @@ static void prefer(size_t *preferred, size_t index)
 }
 
 /* A thread that found its CPU's arena taken stays with the one that it got instead for a while. Where many more
- * processes than CPUs are at work, holders are interrupted while they hold: then each process has an arena to
- * which few others come, and whose pages it has met. For any heap: a wrong index costs a look. */
+ * processes than CPUs are at work, holders are interrupted while they hold. Then each process has an arena which
+ * few others use, and whose pages it has mapped already. */
 static __thread struct {
+    const struct arena_table *table;
     size_t index, left;
 } detour __attribute__((tls_model("initial-exec")));
 
@@ -425,7 +426,7 @@ static NOINLINE bool enter_held(struct arenas *arenas, struct arena_hold *hold, 
     return false;
 }
 
-/* Where the preferred arena, the one of index `first` if there is such a one, is not to be had. */
+/* The preferred arena (index `first`, if it exists) cannot be had. */
 static NOINLINE bool enter_other(struct arenas *arenas, struct arena_hold *hold, size_t *preferred,
                                  size_t first)
 {
@@ -450,6 +451,24 @@ static size_t index_of(const struct arena_hold *hold)
     return hold->slot->arena.id - 1;
 }
 
+/* NB: a handler may change `detour` between any two instructions. */
+static bool enter_detour(struct arenas *arenas, struct arena_hold *hold, size_t count)
+{
+    size_t left = detour.left, index = detour.index;
+
+    if (likely(left == 0) || detour.table != arenas->table)
+        return false;
+    detour.left = left - 1;
+    return index < count && enter_sound(arenas, hold, index, NO_WAIT);
+}
+
+static void set_detour(const struct arenas *arenas, size_t index)
+{
+    detour.table = arenas->table;
+    detour.index = index;
+    detour.left = DETOUR_USES;
+}
+
 static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
 {
     size_t *preferred = preference(arenas->table);
@@ -457,19 +476,19 @@ static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
     size_t count = arenas_count(arenas->table);
 
     hold->slot = NULL;
-    if (unlikely(detour.left > 0)) {
-        detour.left--;
-        if (detour.index < count && enter_sound(arenas, hold, detour.index, NO_WAIT))
-            return true;
-    }
+    if (enter_detour(arenas, hold, count))
+        return true;
     if (likely(first < count) && likely(enter_sound(arenas, hold, first, NO_WAIT)))
         return true;
+
+    bool in_handler = !lock_may_wait(LOCK_ARENA); /* perhaps of the call that has it */
     if (!enter_other(arenas, hold, preferred, first))
         return false;
-    if (index_of(hold) + 1 != __atomic_load_n(preferred, __ATOMIC_RELAXED)) {
-        detour.index = index_of(hold);
-        detour.left = DETOUR_USES;
-    }
+    if (first < count && !in_handler &&
+        index_of(hold) + 1 != __atomic_load_n(preferred, __ATOMIC_RELAXED))
+        set_detour(arenas, index_of(hold));
+    else
+        detour.left = 0;
     return true;
 }
 

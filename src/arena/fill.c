@@ -38,7 +38,8 @@ static void split_evenly(struct arena_call *call, struct chunk *c, size_t size, 
 static struct chunk *cut_aligned(struct arena_call *call, size_t need, size_t alignment)
 {
     struct journal *j = arena_journal(call);
-    struct chunk *c = arena_find(call, need + arena_alignment_slack(alignment));
+    size_t room = need + arena_alignment_slack(alignment);
+    struct chunk *c = arena_find(call, room, room);
 
     if (c == NULL)
         return NULL;

@@ -32,6 +32,15 @@ NOINLINE bool arena_fill_slowly(struct arena_call *call, const void *c, size_t s
     return fill(call, c, ahead) || fill(call, c, least);
 }
 
+/* Whether `need` bytes can be cut from its low end as it is. */
+static bool is_filled(const struct arena_call *call, const struct chunk *c, size_t need)
+{
+    size_t size = chunk_size(c), least = need + sizeof *c;
+
+    return !call->source->has_holes(call->source, (const char *)c,
+                                    (const char *)c + (least < size ? least : size));
+}
+
 /* One of the chunks of the node's size; `left`: how many may still be met. */
 static struct chunk *find_filled_in_ring(struct arena_call *call, struct chunk *node, size_t need,
                                          size_t *left)
@@ -44,7 +53,7 @@ static struct chunk *find_filled_in_ring(struct arena_call *call, struct chunk *
             fault_raise(&call->fault, FAULT_DAMAGE, "damaged header of a free chunk", c);
             return NULL;
         }
-        if (arena_fill_holes(call, c, chunk_size(c), need))
+        if (is_filled(call, c, need))
             return c;
         --*left;
         c = c->fd;
@@ -58,7 +67,7 @@ struct chunk *arena_find_filled(struct arena_call *call, size_t need)
     size_t left = b->span / CHUNK_MIN, size = need < BINS_LARGE_FROM ? BINS_LARGE_FROM : need;
     struct chunk *found = NULL, *c;
 
-    if (call->arena->holes == 0)
+    if (call->arena->holes == 0 || call->source == NULL || call->source->has_holes == NULL)
         return NULL;
     while (found == NULL && b->tree_map != 0 && !arena_faulted(call) &&
            (c = bins_best_fit(b, size, &call->fault)) != NULL) {

@@ -133,11 +133,19 @@ static struct chunk *from_bins_large(struct arena_call *call, size_t need)
     return c == NULL ? NULL : cut_binned(call, c, need);
 }
 
-/* Where the best fit has holes that cannot be filled. */
+/* The best fit, or the victim, has holes that cannot be filled. A small chunk has none. */
 static struct chunk *from_filled(struct arena_call *call, size_t need)
 {
-    struct chunk *c = arena_find_filled(call, need);
+    const struct arena *a = call->arena;
+    size_t map = need < BINS_LARGE_FROM ? a->bins.small_map >> bins_small_index(need) : 0;
+    struct chunk *c = NULL;
 
+    if (a->holes == 0)
+        return NULL;
+    if (map != 0)
+        c = small_first(call, bins_small_index(need) + bits_lowest(map));
+    else
+        c = arena_find_filled(call, need);
     return c == NULL ? NULL : cut_binned(call, c, need);
 }
 
@@ -197,18 +205,18 @@ struct chunk *arena_allocate(struct arena_call *call, size_t need)
     return c;
 }
 
-struct chunk *arena_find(struct arena_call *call, size_t need)
+struct chunk *arena_find(struct arena_call *call, size_t room, size_t need)
 {
     struct arena *a = call->arena;
-    struct chunk *c = best_fit(call, need);
+    struct chunk *c = best_fit(call, room);
 
     if (arena_faulted(call) || (c != NULL && arena_fill_holes(call, c, chunk_size(c), need)))
         return c;
-    if (need <= a->dv_size && arena_fill_holes(call, a->dv, a->dv_size, need))
+    if (room <= a->dv_size && arena_fill_holes(call, a->dv, a->dv_size, need))
         return a->dv;
-    if (need < a->top_size && arena_fill_holes(call, a->top, a->top_size, need))
+    if (room < a->top_size && arena_fill_holes(call, a->top, a->top_size, need))
         return a->top;
-    return arena_find_filled(call, need);
+    return room == need ? arena_find_filled(call, need) : NULL;
 }
 
 struct chunk *arena_cut(struct arena_call *call, struct chunk *c, size_t need)
@@ -247,7 +255,7 @@ static struct chunk *allocate_roomy(struct arena_call *call, size_t need)
     struct chunk *c = NULL;
 
     for (size_t times = ROOMY_MOST; times > 1 && c == NULL && !arena_faulted(call); times /= 2)
-        c = arena_find(call, times * need);
+        c = arena_find(call, times * need, need);
     return c != NULL ? arena_cut(call, c, need) : NULL;
 }
 

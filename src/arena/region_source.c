@@ -87,6 +87,11 @@ static bool fill(const struct arena_source *source, struct arena *arena, char *s
     return segment_fill(segments_of(source), start, end, &arena->holes);
 }
 
+static bool has_holes(const struct arena_source *source, const char *start, const char *end)
+{
+    return segment_has_holes(segments_of(source)->map, start, end);
+}
+
 /* Where the slot of that arena names what a remote list has left (remote.h). */
 static const word *reaping_of(const struct arena *arena)
 {
@@ -187,6 +192,7 @@ void region_source_init(struct region_source *source, struct segments *segments)
                 .recover = recover,
                 .punch = punch,
                 .fill = fill,
+                .has_holes = has_holes,
                 .page = segment_page(segments->map),
             },
         .segments = segments,

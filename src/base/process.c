@@ -16,7 +16,7 @@
 #endif
 
 volatile uint32_t *process_number;
-__thread struct process_self process_self;
+__thread struct process_self process_self = {.low = UINTPTR_MAX};
 
 /* The last number that was given, here or before the fork. */
 static _Atomic(uint32_t) last_number = 1;
@@ -115,7 +115,7 @@ NOINLINE void process_greet(void)
     process_self.tid = id;
     process_self.number = process_number != NULL ? *process_number : 0;
     process_self.stack = stack;
-    if (process_self.low == 0 || process_self.low > low)
+    if (process_self.low > low)
         process_self.low = low;
     errno = saved;
 }

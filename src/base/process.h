@@ -11,7 +11,7 @@
  *   - One that shares the memory (CLONE_VM without CLONE_THREAD) shares that page, too, and even the
  *     thread's own variables; but it must run on another stack. So a thread that comes from elsewhere
  *     than before is asked for its id. The fast path, which has no lock, only sees a stack that lies below
- *     all that were seen of the thread, as one does that was made later.
+ *     every stack seen of the thread so far, which is where mmap puts a newer one.
  *
  * The kernel is asked only in doubt: neither a child of fork nor a new thread needs a system call here,
  * but where the thread that forked had not come by before.
@@ -32,7 +32,8 @@ struct process_self {
     uint32_t tid;    /* 0: never */
     uint32_t number; /* the process's */
     uintptr_t stack; /* about where on its stack it was */
-    uintptr_t low;   /* the lowest of these places, and PROCESS_STACK_NEAR below it */
+    uintptr_t
+        low; /* PROCESS_STACK_NEAR below the lowest such place; UINTPTR_MAX: it never came by */
 };
 extern __thread struct process_self process_self
     __attribute__((tls_model("initial-exec"), visibility("hidden")));

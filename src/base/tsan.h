@@ -1,8 +1,8 @@
 /* tsan.h - a program's ThreadSanitizer, where it is in the program and not in this library.
  *
- * It sees the locks, since it is what calls to the C library go to, but no atomic access of ours: it takes a
- * block that one thread frees and another gets for a race unless a lock lies between them, or it is told. NB: not at
- * the address of a lock: when that is released what was noted there is forgotten.
+ * It sees the locks, since it is what calls to the C library go to, but no atomic access of ours. So it reports a
+ * race where one thread gets a block that another freed, unless both had the same lock or it is told. NB: never
+ * tell it of the address of a lock: when the lock is released, what was noted there is forgotten.
  */
 #ifndef DVSM_BASE_TSAN_H
 #define DVSM_BASE_TSAN_H

@@ -23,8 +23,12 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
 
     if (heap == NULL)
         return NULL;
-    if (process_is_in_doubt())
+    if (process_is_below()) { /* that alone kept the lane from serving it, perhaps */
         process_greet();
+        block = heap_malloc_fast(&heap->cache.view, size);
+        if (block != NULL)
+            return block;
+    }
     block = heap_malloc_locked(&heap->cache.locked, size);
     if (block != NULL)
         return block;

@@ -107,7 +107,7 @@ struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size
     int cancel = cancel_put_off();
     dvsm_options suited = *options;
 
-    if (tsan_watches()) /* it sees nothing of lanes */
+    if (tsan_watches())                /* ThreadSanitizer sees nothing of lanes */
         suited.cache_bytes = SIZE_MAX; /* none */
     struct dvsm_heap *heap = make(&suited, label, least, error);
 

@@ -193,10 +193,23 @@ static size_t count_missing(const struct segment_map *map, size_t first, size_t 
     return missing;
 }
 
-/* By a look without the lock: so that no pages are filled where others cannot be. */
-static bool might_fill(const struct segment_map *map, size_t pages)
+static bool fits(const struct segment_map *map, size_t pages)
 {
     return segment_excess(map, 0, pages) <= word_peek(&map->retained);
+}
+
+/* So that no page is filled if not all can be. The lock is taken only where it seems that they cannot: what a
+ * look without it says may be half of somebody's change. */
+static bool might_fill(struct segments *s, size_t pages)
+{
+    if (likely(fits(s->map, pages)))
+        return true;
+    if (!segment_enter(s, "segment_fill"))
+        return false;
+
+    bool might = fits(s->map, pages);
+    segment_leave(s);
+    return might;
 }
 
 /* Whether the pages may have memory, after what is retained gave way. */
@@ -245,6 +258,12 @@ static bool fill(struct segments *s, struct page_run run, word *holes)
     return false;
 }
 
+bool segment_has_holes(const struct segment_map *map, const char *start, const char *end)
+{
+    return map->hole_pages != 0 && end > start &&
+           count_missing(map, page_of(map, start), page_of(map, end + map->page - 1)) != 0;
+}
+
 bool segment_fill(struct segments *s, char *start, char *end, word *holes)
 {
     const struct segment_map *map = s->map;
@@ -255,7 +274,7 @@ bool segment_fill(struct segments *s, char *start, char *end, word *holes)
         return true;
 
     size_t missing = count_missing(map, first, beyond);
-    if (missing != 0 && !might_fill(map, missing))
+    if (missing != 0 && !might_fill(s, missing))
         return false;
     while ((run = stretch(map, first, beyond, true, FILL_MOST)).count > 0) {
         if (!fill(s, run, holes))

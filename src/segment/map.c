@@ -235,18 +235,20 @@ void segment_note_footprint(struct segment_map *map)
 
 size_t segment_most(const struct segment_map *map, size_t more)
 {
-    size_t overhead = map->counts_overhead ? granules_for(map->overhead + more) : 0;
+    size_t overhead = map->counts_overhead ? granules_for(word_peek(&map->overhead) + more) : 0;
+    size_t limit = word_peek(&map->limit);
 
-    if (map->limit == SIZE_MAX)
+    if (limit == SIZE_MAX)
         return SIZE_MAX;
-    return map->limit > overhead ? map->limit - overhead : 0;
+    return limit > overhead ? limit - overhead : 0;
 }
 
 static size_t excess_above(const struct segment_map *map, size_t granules, size_t holes,
                            size_t most)
 {
-    size_t without = map->hole_pages != 0 ? (map->holes - holes) / map->hole_pages : 0;
-    size_t committed = map->committed + granules - without;
+    size_t all = word_peek(&map->holes);
+    size_t without = map->hole_pages != 0 && all >= holes ? (all - holes) / map->hole_pages : 0;
+    size_t committed = word_peek(&map->committed) + granules - without;
 
     return committed > most ? committed - most : 0;
 }

@@ -141,6 +141,9 @@ size_t segment_punch(struct segments *s, char *start, char *end, word *holes);
  * reached; some holes may be filled then. */
 bool segment_fill(struct segments *s, char *start, char *end, word *holes);
 
+/* Whether [start, end), the caller's, touches a hole. */
+bool segment_has_holes(const struct segment_map *map, const char *start, const char *end);
+
 /* As segment_give(), of a run that may have holes: they end with it, in *holes, too. */
 void segment_give_holed(struct segments *s, struct run *pending, struct run keep, word *holes);
 

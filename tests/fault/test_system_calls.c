@@ -179,16 +179,22 @@ static size_t mapped_pages(void)
     return pages;
 }
 
+/* Small, and now and then large. */
+static size_t size_of(size_t i)
+{
+    return i % 10 == 9 ? i * i * i : i * i;
+}
+
 static void use(dvsm_heap *heap)
 {
     void *block[100];
 
     for (size_t i = 0; i < 100; i++) {
-        block[i] = dvsm_heap_malloc(heap, i * i * i);
+        block[i] = dvsm_heap_malloc(heap, size_of(i));
         if (block[i] == NULL)
             assert_int_equal(errno, ENOMEM);
         else
-            memset(block[i], 1, i * i * i);
+            memset(block[i], 1, size_of(i));
         assert_int_equal(dvsm_check(heap, stderr), 0);
     }
     for (size_t i = 0; i < 100; i++)

@@ -35,7 +35,7 @@ static struct dvsm_heap *heap;
 static struct said {
     double longest;
     unsigned calls, slow;
-} *said;
+} * said;
 
 static int asked[2], answered[2]; /* pipes: a byte for each burst of calls */
 
@@ -130,7 +130,8 @@ static bool others_go_on(const struct stepped *s, unsigned *moments)
     ++*moments;
     if (has_map(s->child))
         return false;
-    fail_msg("stopped at %#zx: others wait for more than %d ms", (size_t)stepping_at(s), PATIENCE_MS);
+    fail_msg("stopped at %#zx: others wait for more than %d ms", (size_t)stepping_at(s),
+             PATIENCE_MS);
     return false;
 }
 
@@ -157,10 +158,12 @@ static void others_go_on_at_each_stop(size_t cache_bytes)
     assert_true(answered_all || has_answered(PATIENCE_MS));
     ask(0);
     assert_int_equal(wait_for_child(other), 0);
-    printf("%u instructions, %u of them with the map's lock; %u calls of another process, the longest %.1f ms, "
+    printf("%u instructions, %u of them with the map's lock; %u calls of another process, the "
+           "longest %.1f ms, "
            "%u above %d ms, %u waited for the map\n",
            steps, with_map, said->calls, said->longest, said->slow, BAR_MS, moments);
-    assert_true(said->slow <= moments + said->calls / 200); /* a busy machine stops processes, too */
+    assert_true(said->slow <=
+                moments + said->calls / 200); /* a busy machine stops processes, too */
 
     dvsm_stats_t stats;
     assert_int_equal(dvsm_check(heap, stderr), 0);

@@ -97,6 +97,11 @@ static size_t punch(const struct arena_source *source, struct arena *a, char *st
     return fails(g, SOURCE_PUNCH) ? 0 : g->region.source.punch(&g->region.source, a, start, end);
 }
 
+static bool has_holes(const struct arena_source *source, const char *start, const char *end)
+{
+    return whole(source)->region.source.has_holes(&whole(source)->region.source, start, end);
+}
+
 static bool fill(const struct arena_source *source, struct arena *a, char *start, char *end)
 {
     struct growing_arena *g = whole(source);
@@ -163,6 +168,7 @@ struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend
         .is_large_block = is_large_block,
         .punch = punch,
         .fill = fill,
+        .has_holes = has_holes,
         .page = segment_page(g->segments.map),
     };
     arena_init(g->arena, GROWING_ARENA_ID);

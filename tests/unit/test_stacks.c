@@ -22,7 +22,14 @@
 #include "heap/heap.h"
 #include "support/child.h"
 
-enum { KIB = 1 << 10, MIB = 1 << 20, STACK = 256 * KIB, RED_ZONE = 512, BAR = 4 * KIB, PAINT = 0xA5 };
+enum {
+    KIB = 1 << 10,
+    MIB = 1 << 20,
+    STACK = 256 * KIB,
+    RED_ZONE = 512,
+    BAR = 4 * KIB,
+    PAINT = 0xA5
+};
 
 static struct dvsm_heap *heap;
 static void *block[200];
