@@ -158,6 +158,18 @@ struct arena_call {
         large_need; /* the engine's: what memalign wants where it gets a large one */
 };
 
+/* A call begins. NB: by field: cleared as a whole, it costs a tenth of a lock and its release. */
+static inline void arena_call_begin(struct arena_call *call, struct arena *arena,
+                                    const struct arena_source *source)
+{
+    call->arena = arena;
+    call->source = source;
+    call->fault.kind = FAULT_NONE;
+    call->may_move = call->no_growth = call->short_of_memory = call->no_large = false;
+    call->growths = call->large_alignment = call->large_need = 0;
+    call->fresh = NULL;
+}
+
 /* Makes an empty arena with default parameters that will grow from its calls' source, which knows
  * it as `id`. Nothing is journaled: nobody else may know of the arena yet. */
 void arena_init(struct arena *arena, size_t id);

@@ -210,7 +210,7 @@ static bool begin(struct arenas *arenas, struct arena_hold *hold, struct arena_s
     }
     hold->slot = slot;
     hold->footprint = slot->arena.footprint;
-    hold->call = (struct arena_call){.arena = &slot->arena, .source = &arenas->source.source};
+    arena_call_begin(&hold->call, &slot->arena, &arenas->source.source);
     if (unlikely(has_remote(slot)))
         remote_work_off(slot, hold->call.source, REMOTE_MOST, &hold->found);
     return true;
@@ -262,8 +262,9 @@ void arenas_work_off(struct arena_hold *hold)
 
 static bool settle(struct arenas *arenas, size_t index, enum patience patience)
 {
-    struct arena_hold hold = {0};
+    struct arena_hold hold;
 
+    arena_hold_none(&hold);
     if (!arenas_has(arenas, index))
         return true;
     if (!enter(arenas, &hold, index, patience))

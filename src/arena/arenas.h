@@ -100,6 +100,13 @@ struct arena_hold {
         found; /* by working off what others freed: not the call's own; {0} to begin with */
 };
 
+static inline void arena_hold_none(struct arena_hold *hold)
+{
+    hold->slot = NULL;
+    hold->found.kind = FAULT_NONE;
+    hold->call.fault.kind = FAULT_NONE;
+}
+
 /* Each locks an arena, repaired if need be, and makes hold->call ready; false: none.
  *     arenas_enter            one to allocate from, not damaged
  *     arenas_enter_index      the one of that index, unless it is held for longer than a moment
@@ -116,7 +123,11 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold);
  * is left, and none is locked. */
 bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold, size_t bytes);
 
-/* Works off the whole of what was freed remotely, in an arena that is entered. */
+/* Whether anything that was freed remotely is left, in an arena that is entered; and works off the whole of it. */
+static inline bool arenas_have_remote(const struct arena_hold *hold)
+{
+    return (word_peek(&hold->slot->remote) | hold->slot->reaping) != 0;
+}
 void arenas_work_off(struct arena_hold *hold);
 
 /* Whether there is an arena of that index, and the table says what it can say. */

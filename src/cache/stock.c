@@ -42,9 +42,10 @@ static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine
                             enum fill_from from, bool *short_of_memory, struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
-    struct arena_hold hold = {0};
+    struct arena_hold hold;
     size_t n = 0;
 
+    arena_hold_none(&hold);
     if (!arenas_enter(cache->arenas, &hold))
         return 0;
     do {
@@ -108,8 +109,9 @@ static bool enter_arena_of(struct cache *cache, struct depot *d, struct arena_ho
 static bool empty_transit(struct cache *cache, unsigned class, struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
-    struct arena_hold hold = {0};
+    struct arena_hold hold;
 
+    arena_hold_none(&hold);
     while (!magazine_is_empty(class, d->transit_new)) {
         void *block = (void *)*magazine_last(d->transit_new);
 

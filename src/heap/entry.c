@@ -11,9 +11,7 @@ static void start(struct heap_call *call, struct dvsm_heap *heap, const char *fu
     call->function = function;
     call->busy = NULL;
     call->may_free = false;
-    call->hold.slot = NULL;
-    call->hold.found.kind = FAULT_NONE;
-    call->hold.call.fault.kind = FAULT_NONE; /* the rest is set when an arena is entered */
+    arena_hold_none(&call->hold); /* the rest is set when an arena is entered */
 }
 
 bool heap_enter(struct heap_call *call, struct dvsm_heap *heap, const char *function)
@@ -51,7 +49,8 @@ bool heap_enter_owner(struct heap_call *call, const void *block, const char *fun
         return false;
     }
     call->may_free = true;
-    if (unlikely(segment_owner(region->map, block, NULL) == owner && remote_is_marked(block)))
+    if (unlikely(arenas_have_remote(&call->hold)) &&
+        segment_owner(region->map, block, NULL) == owner && remote_is_marked(block))
         arenas_work_off(&call->hold); /* it may have been freed already, by way of the list */
     return true;
 }
@@ -101,7 +100,8 @@ void heap_report_noted(struct dvsm_heap *heap, const char *function)
     errno = saved;
 }
 
-bool heap_report(struct dvsm_heap *heap, const struct fault *fault, const char *function)
+NOINLINE bool heap_report_found(struct dvsm_heap *heap, const struct fault *fault,
+                                const char *function)
 {
     if (unlikely(fault_noted.kind != FAULT_NONE))
         heap_report_noted(heap, function);

@@ -168,7 +168,14 @@ bool heap_refuse(struct heap_call *call, const char *what, const void *block);
 bool heap_leave(struct heap_call *call);
 
 /* Reports a fault found where no arena was locked; nothing, if there is none. Returns whether. */
-bool heap_report(struct dvsm_heap *heap, const struct fault *fault, const char *function);
+bool heap_report_found(struct dvsm_heap *heap, const struct fault *fault, const char *function);
+static inline bool heap_report(struct dvsm_heap *heap, const struct fault *fault,
+                               const char *function)
+{
+    if (likely(fault->kind == FAULT_NONE) && likely(fault_noted.kind == FAULT_NONE))
+        return false;
+    return heap_report_found(heap, fault, function);
+}
 
 /* Reports what was noted by locks that could not be repaired (fault.h); heap_leave() and heap_report() do it,
  * too. */
