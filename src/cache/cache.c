@@ -177,6 +177,14 @@ static bool is_in_slot(const void *block, word slot)
     return word_peek(magazine_next(slot)) == (word)block;
 }
 
+bool cache_has(const struct cache *cache, unsigned class, const void *block)
+{
+    word mark = marked_word(cache, block);
+
+    return depot_has(cache, class, mark) && is_in_slot(block, mark) &&
+           is_counted(cache, class, mark) && is_in_slot(block, mark);
+}
+
 /* The mark is read again under the lock: a split may just have moved the block. NB: that the slot has the
  * block is seen after that it is counted: lanes change meanwhile, and what a slot had may be old. Before,
  * too: most false marks end there, without a walk. A depot that is not to be had (its holder is stopped, or
@@ -191,10 +199,7 @@ bool cache_holds(struct cache *cache, const void *block)
 
     struct depot *d = depot_of(cache, class);
     bool locked = depot_enter_any(cache, class);
-    mark = marked_word(cache, block);
-
-    bool held = depot_has(cache, class, mark) && is_in_slot(block, mark) &&
-                is_counted(cache, class, mark) && is_in_slot(block, mark);
+    bool held = cache_has(cache, class, block);
 
     if (locked)
         depot_leave(d);

@@ -108,6 +108,9 @@ bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word
 void *cache_refill(struct cache *cache, unsigned class, struct fault *fault);
 bool cache_spill(struct cache *cache, unsigned class, void *block);
 
+/* cache_holds() for a marked block of the class, whose depot is locked. */
+bool cache_has(const struct cache *cache, unsigned class, const void *block);
+
 /* stock.c: a magazine with as many blocks as the demand asks for, named in transit_new and so
  * committed; 0 or an empty one where no arena has any. */
 enum fill_from {

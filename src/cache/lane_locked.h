@@ -60,7 +60,8 @@ static inline bool lane_locked_push(struct lane *lane, size_t class, void *block
         return false;
 
     word w = lane->loaded[class];
-    bool room = !magazine_is_full((unsigned)class, w);
+    /* Marked by now: a child that a handler forked since the caller looked has freed it, too. */
+    bool room = !magazine_is_full((unsigned)class, w) && !magazine_is_marked(block);
     if (room) {
         __atomic_store_n(magazine_next(w), (word)block, __ATOMIC_RELAXED);
         magazine_set_mark(block, w);

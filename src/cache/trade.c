@@ -237,6 +237,10 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
         return false; /* as is_first() says */
     if (!depot_enter(cache, class))
         return false;
+    if (unlikely(magazine_is_marked(block)) && cache_has(cache, class, block)) {
+        depot_leave(d); /* a child that a handler forked since the caller looked has freed it */
+        return false;
+    }
 
     size_t cpu = cache_cpu(cache), shelf = shelf_of(cpu), capacity = magazine_capacity(class);
     word old = lane_word(cache, cpu, class);

@@ -27,6 +27,10 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
                  heap_free_locked(&heap->cache.locked, block) ||
                  cache_free(&heap->cache, class_below(heap_chunk_size(block)), block, &fault);
     heap_report(heap, &fault, function);
+    if (unlikely(!taken && magazine_is_marked(block)) && heap_look(heap, block) == BLOCK_FREED) {
+        heap_report_freed(heap, block, function);
+        return true;
+    }
     return taken;
 }
 
