@@ -3,8 +3,8 @@
  * A backend reserves one contiguous range of addresses that every process forked later shares, puts
  * memory behind parts of it, takes memory away again, and unmaps the whole. The library never
  * touches a page before commit() has succeeded for it, nor after release(); NB below. Ranges handed
- * to commit() and release() are whole pages of the system's size, single ones too, and lie inside the
- * mapping.
+ * to commit() and release() are whole pages of the system's size, single ones too, and lie inside
+ * the mapping.
  *
  * NB: this holds as long as the program overwrites nothing of what the library keeps beside blocks
  * and in freed ones. It holds further for sizes and links of free memory in dvsm_check(), and for
@@ -23,8 +23,8 @@
  *
  * Each function returns 0 or an errno value (it need not set errno), may be called by any process
  * and thread of the heap at the same time for different ranges, must not call the library's
- * allocating functions, must be no cancellation point, and must be safe in a child between fork and exec. `self` is the backend as
- * registered in dvsm_options.
+ * allocating functions, must be no cancellation point, and must be safe in a child between fork and
+ * exec. `self` is the backend as registered in dvsm_options.
  */
 #ifndef DVSM_BACKEND_H
 #define DVSM_BACKEND_H

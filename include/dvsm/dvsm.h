@@ -31,13 +31,13 @@
  *             backend's, a fault handler, dvsm_walk()'s visitor).
  *   Signals   Every function may be called from a signal handler, whatever it interrupted, and
  *             returns: it never waits for what the interrupted call, or one that waits for that,
- *             holds. Allocating then takes another arena, or fails with ENOMEM where the interrupted
- *             call was just taking or giving memory. A block is always freed; where its arena is
- *             held, whoever holds it next works that off. A resize copies. Functions that trim,
- *             repair, set parameters or look inside leave out what the interrupted call holds, and
- *             dvsm_check() counts it as one violation. A handler may end the process. A child that
- *             it forks with fork() while it interrupts a call may exec or exit; should it use a heap,
- *             it is stopped with a message.
+ *             holds. Allocating then takes another arena, or fails with ENOMEM where the
+ *             interrupted call was just taking or giving memory. A block is always freed; where its
+ *             arena is held, whoever holds it next works that off. A resize copies. Functions that
+ *             trim, repair, set parameters or look inside leave out what the interrupted call
+ *             holds, and dvsm_check() counts it as one violation. A handler may end the process. A
+ *             child that it forks with fork() while it interrupts a call may exec or exit; should
+ *             it use a heap, it is stopped with a message.
  *   Stopping  A thread stopped at any instruction (by a debugger, by SIGSTOP) keeps nobody from
  *             allocating and freeing for longer than a moment, unless it is just taking memory from
  *             the heap's granules or giving some back. Functions that look at the whole heap wait.
@@ -140,17 +140,17 @@ size_t dvsm_malloc_usable_size(void *block);
 /* ---- Tuning and looking at the default heap ---------------------------------------------- */
 
 /* Gives memory back to the system, for all processes, but for `pad` bytes that stay ready for later
- * use: what is cached, unused segments, and the whole pages inside free chunks; they come back one by
- * one when they are used again. Returns 1 if any was given back, else 0. Takes time in proportion to
- * the free chunks of a page and more and to the memory given back (some 0.1 ms for each MiB); others
- * wait for an arena while it is being trimmed. */
+ * use: what is cached, unused segments, and the whole pages inside free chunks; they come back one
+ * by one when they are used again. Returns 1 if any was given back, else 0. Takes time in
+ * proportion to the free chunks of a page and more and to the memory given back (some 0.1 ms for
+ * each MiB); others wait for an arena while it is being trimmed. */
 int dvsm_malloc_trim(size_t pad);
 
-/* Sets a parameter of every arena of the default heap, or of the heap. Returns 1, or 0 if `parameter` is
- * unknown or `value` refused. A threshold of -1 means: never. The granularity must be a power of two of
- * at least a page; less than 64 KiB counts as 64 KiB. What is retained of unused memory is, unless it
- * is set, the largest of 16 MiB, a quarter of the limit where there is one, and half of what is in use;
- * -1: all of it. */
+/* Sets a parameter of every arena of the default heap, or of the heap. Returns 1, or 0 if
+ * `parameter` is unknown or `value` refused. A threshold of -1 means: never. The granularity must
+ * be a power of two of at least a page; less than 64 KiB counts as 64 KiB. What is retained of
+ * unused memory is, unless it is set, the largest of 16 MiB, a quarter of the limit where there is
+ * one, and half of what is in use; -1: all of it. */
 #define DVSM_M_TRIM_THRESHOLD (-1) /* bytes unused at the top that lead to a trim; 2 MiB */
 #define DVSM_M_GRANULARITY (-2)    /* arenas grow by multiples of it: see below */
 #define DVSM_M_MMAP_THRESHOLD (-3) /* a request from this size on may be a large block; 256 KiB */
@@ -197,8 +197,8 @@ size_t dvsm_malloc_set_footprint_limit(size_t bytes);
 
 /* Calls `handler` for each region of memory of the default heap: blocks in use, with `used_bytes`
  * of them usable, and free chunks, with `used_bytes` 0, of which [start, end) is what the allocator
- * itself does not use. `handler` must not call any function of this library on the same heap, nor touch
- * a free chunk: pages inside may have no memory. Costs what dvsm_walk() does. */
+ * itself does not use. `handler` must not call any function of this library on the same heap, nor
+ * touch a free chunk: pages inside may have no memory. Costs what dvsm_walk() does. */
 void dvsm_malloc_inspect_all(void (*handler)(void *start, void *end, size_t used_bytes,
                                              void *context),
                              void *context);
@@ -210,10 +210,10 @@ typedef struct dvsm_heap dvsm_heap;
 #define DVSM_HUGE_PAGES 1u /* ask for huge pages where the system has them */
 #define DVSM_EXCLUSIVE 2u  /* EEXIST if the name exists */
 
-/* Large blocks (see DVSM_M_MMAP_THRESHOLD) get their pages when these are first touched: for tables of
- * which little will ever be used. Such a block counts with all its bytes against the limit and in the
- * footprint, touched or not. NB: where the system then has no memory left, touching one is a SIGBUS, not
- * an error of malloc. Freed, it gives its memory back at once. */
+/* Large blocks (see DVSM_M_MMAP_THRESHOLD) get their pages when these are first touched: for tables
+ * of which little will ever be used. Such a block counts with all its bytes against the limit and
+ * in the footprint, touched or not. NB: where the system then has no memory left, touching one is a
+ * SIGBUS, not an error of malloc. Freed, it gives its memory back at once. */
 #define DVSM_LAZY 4u
 
 /* Zero-initialised means: all defaults. */
@@ -225,7 +225,8 @@ typedef struct dvsm_options {
     const char *name;   /* for shm_open: "/name", the heap stays until unlinked; else a label
                                     for messages; up to 255 bytes */
     size_t reserve;     /* bytes of address space; 0: the larger of 64 GiB and twice the RAM (1 GiB
-                           on 32 bit), but at most half of what RLIMIT_AS leaves; halved until it fits */
+                           on 32 bit), but at most half of what RLIMIT_AS leaves; halved until
+                           it fits */
     size_t limit;       /* bytes that may be committed; 0: the reserve */
     unsigned arenas;    /* how many arenas serve it; 0: by CPUs */
     size_t cache_bytes; /* a CPU's cache; 0: default; SIZE_MAX: none */
@@ -315,20 +316,20 @@ size_t dvsm_heap_set_limit(dvsm_heap *heap, size_t bytes);
 
 /* Walks everything and verifies every invariant of every module. Returns how many do not hold, with
  * a line on `report` for each of the first hundred, unless it is NULL; 0: the heap is sound. An
- * arena or size class that was set aside counts as one. Other processes and threads may go on working.
- * -1 with errno EINVAL: no heap. Takes time in proportion to the number of chunks. All depots of the
- * cache are locked meanwhile, each arena while it is looked through, and at the end the granule map. So
- * others allocate and free what their CPU's lane has or takes, and from arenas not being looked through;
- * who finds a depot or an arena taken goes on without it. */
+ * arena or size class that was set aside counts as one. Other processes and threads may go on
+ * working. -1 with errno EINVAL: no heap. Takes time in proportion to the number of chunks. All
+ * depots of the cache are locked meanwhile, each arena while it is looked through, and at the end
+ * the granule map. So others allocate and free what their CPU's lane has or takes, and from arenas
+ * not being looked through; who finds a depot or an arena taken goes on without it. */
 int dvsm_check(dvsm_heap *heap, FILE *report);
 
-/* Repairs at once what dead processes left locked; without it, whoever needs a lock next does. Waits
- * for locks that the living hold. Needs no memory. Returns how many locks it repaired, or -1 with
- * errno EINVAL: no heap. What cannot be repaired is a fault, see dvsm_set_fault_handler(). */
+/* Repairs at once what dead processes left locked; without it, whoever needs a lock next does.
+ * Waits for locks that the living hold. Needs no memory. Returns how many locks it repaired, or -1
+ * with errno EINVAL: no heap. What cannot be repaired is a fault, see dvsm_set_fault_handler(). */
 int dvsm_reap(dvsm_heap *heap);
 
-/* Counts of chunks include their headers. Other processes may work meanwhile: each arena, and each part
- * of the cache, is counted at one instant, not the whole heap. */
+/* Counts of chunks include their headers. Other processes may work meanwhile: each arena, and each
+ * part of the cache, is counted at one instant, not the whole heap. */
 typedef struct dvsm_stats_t {
     size_t reserved_bytes;       /* of address space */
     size_t limit_bytes;          /* that may be committed; SIZE_MAX: all */
@@ -351,9 +352,9 @@ typedef struct dvsm_stats_t {
     size_t cached_blocks; /* how many */
 } dvsm_stats_t;
 
-/* Fills in *stats. 0, or -1 with errno EINVAL. Takes some microseconds, however many blocks there are,
- * and up to half a microsecond for each CPU that the machine can have; no lock is held for longer than
- * a microsecond. */
+/* Fills in *stats. 0, or -1 with errno EINVAL. Takes some microseconds, however many blocks there
+ * are, and up to half a microsecond for each CPU that the machine can have; no lock is held for
+ * longer than a microsecond. */
 int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats);
 
 typedef enum dvsm_chunk_state {
@@ -378,13 +379,13 @@ typedef void (*dvsm_visit_fn)(const dvsm_chunk *chunk, void *context);
 /* Calls `visit` for every chunk of the heap: arena by arena, in each by segment and address, then
  * the large blocks. The arena is locked meanwhile: `visit` must not call any function of this
  * library on the same heap. A heap that is none: no calls, errno EINVAL.
- *     Takes time in proportion to the number of chunks, some 10 ns each besides `visit` (more where they
- * are not in the processor's caches), and to the blocks in the cache: all its depots are locked while
- * those are listed, which needs memory outside the heap for them, and each arena while its chunks are
- * visited, and for its large blocks the granule map, too. Others go on meanwhile as far as they need
- * none of what is locked: allocating goes to another arena, freeing to the cache; who needs the arena
- * waits until it was walked. Records of the allocator (DVSM_CHUNK_OVERHEAD) are no blocks: to hand one
- * over is a fault. */
+ *     Takes time in proportion to the number of chunks, some 10 ns each besides `visit` (more where
+ * they are not in the processor's caches), and to the blocks in the cache: all its depots are locked
+ * while those are listed, which needs memory outside the heap for them, and each arena while its
+ * chunks are visited, and for its large blocks the granule map, too. Others go on meanwhile as far
+ * as they need none of what is locked: allocating goes to another arena, freeing to the cache; who
+ * needs the arena waits until it was walked. Records of the allocator (DVSM_CHUNK_OVERHEAD) are no
+ * blocks: to hand one over is a fault. */
 void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context);
 
 /* ---- Faults ------------------------------------------------------------------------------ */
@@ -407,10 +408,10 @@ typedef void (*dvsm_fault_handler)(const dvsm_fault *fault);
  * that is damaged, that arena is set aside: nothing more is allocated from it, what is freed into
  * it stays, and the rest of the heap works on.
  *
- * "damaged journal ..." and "damaged table of arenas" mean that a process died and what it left cannot
- * be its own. It was not believed: that arena is set aside, or that size class, which the arenas serve
- * from now on, or the granule map, without which the heap cannot grow. If the handler returns, the call
- * goes on with the rest. */
+ * "damaged journal ..." and "damaged table of arenas" mean that a process died and what it left
+ * cannot be its own. It was not believed: that arena is set aside, or that size class, which the
+ * arenas serve from now on, or the granule map, without which the heap cannot grow. If the handler
+ * returns, the call goes on with the rest. */
 dvsm_fault_handler dvsm_set_fault_handler(dvsm_fault_handler handler);
 
 #ifdef __cplusplus

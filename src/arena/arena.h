@@ -54,8 +54,8 @@ struct arena_source {
     /* The same at a place that suits. */
     bool (*take_placed)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                         size_t bytes, struct run_place place);
-    /* Reserves just the `bytes` that begin at `end`, the end of a large block (RUN_LARGE_TAIL) or of a
-     * segment, as arena->pending. */
+    /* Reserves just the `bytes` that begin at `end`, the end of a large block (RUN_LARGE_TAIL) or
+     * of a segment, as arena->pending. */
     bool (*extend)(const struct arena_source *source, struct arena *arena, enum run_kind kind,
                    void *end, size_t bytes);
     /* Makes the pending run usable; false where memory is short (the run is still pending). */
@@ -74,12 +74,13 @@ struct arena_source {
     /* Whether the memory from `start`, rounded down to a unit, to `end` is one large block's. */
     bool (*is_large_block)(const struct arena_source *source, const struct arena *arena,
                            const void *start, const void *end);
-    /* For recovery, which believes nothing; both may be NULL: all is believed then. Whether a change of the
-     * arena's may store there: to a word of memory that it has, or to one of its caller's. */
+    /* For recovery, which believes nothing; both may be NULL: all is believed then. Whether a
+     * change of the arena's may store there: to a word of memory that it has, or to one of its
+     * caller's. */
     bool (*may_store)(const struct arena_source *source, const struct arena *arena,
                       const word *address);
-    /* Gives back all that is pending; false, and nothing done: that is no memory of the arena's, or where
-     * the arena says that its chunks are, nothing of it is. */
+    /* Gives back all that is pending; false, and nothing done: that is no memory of the arena's, or
+     * where the arena says that its chunks are, nothing of it is. */
     bool (*recover)(const struct arena_source *source, struct arena *arena);
     /* Takes away the memory of the whole pages inside [start, end), free memory of the arena's, and
      * counts them in arena->holes; bytes. NULL: this source never does. */
@@ -148,14 +149,14 @@ struct arena_call {
     bool may_move;                     /* a resize that fails will be followed by a copy */
     bool no_growth;                    /* rather fail than take memory from the source ... */
     bool short_of_memory;              /* ... and say so here */
-    size_t growths; /* a resize that fails says here how often the large block has grown, this time
-                       included, else 0; an allocation is told so of the block that it is to replace */
-    const char
-        *fresh;    /* of the large block that was allocated: from here on its bytes are zero; NULL:
-                          nothing is known */
-    bool no_large; /* the engine's: no large block in this call */
-    size_t large_alignment,
-        large_need; /* the engine's: what memalign wants where it gets a large one */
+    /* A resize that fails says here how often the large block has grown, this time included, else
+     * 0. An allocation is told so of the block that it is to replace. */
+    size_t growths;
+    /* Of the large block that was allocated: from here on its bytes are zero; NULL: unknown. */
+    const char *fresh;
+    /* The engine's own: no large block in this call; what memalign wants where it gets one. */
+    bool no_large;
+    size_t large_alignment, large_need;
 };
 
 /* A call begins. NB: by field: cleared as a whole, it costs a tenth of a lock and its release. */
@@ -201,16 +202,18 @@ void *arena_realloc(struct arena_call *call, void *block, size_t bytes);
 /* Resizes without moving: the block, or NULL and nothing changed. */
 void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes);
 
-/* The same after the arena grew behind the block, where that is the last one before top and the source
- * has what follows. The reference moves such a block: for who must place as it does, not to be used. */
+/* The same after the arena grew behind the block, where that is the last one before top and the
+ * source has what follows. The reference moves such a block: for who must place as it does, not to
+ * be used. */
 void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes);
 
-/* Any alignment: rounded up to a power of two. Beyond CHUNK_ALIGN the block is marked CHUNK_UNCACHED. */
+/* Any alignment: rounded up to a power of two. Beyond CHUNK_ALIGN the block is marked
+ * CHUNK_UNCACHED. */
 void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes);
 
 /* Blocks cut side by side from one chunk, each freed on its own. `array` (or one allocated, if it
- * is NULL) gets their addresses and is returned. The calloc variant zeroes them. Elements with chunks of more than
- * 1 KiB are marked CHUNK_UNCACHED. */
+ * is NULL) gets their addresses and is returned. The calloc variant zeroes them. Elements with
+ * chunks of more than 1 KiB are marked CHUNK_UNCACHED. */
 void **arena_independent_calloc(struct arena_call *call, size_t count, size_t bytes, void **array);
 void **arena_independent_comalloc(struct arena_call *call, size_t count, const size_t *sizes,
                                   void **array);
@@ -225,7 +228,8 @@ size_t arena_bulk_free(struct arena_call *call, void **blocks, size_t count);
  * published by the change that makes the block one in use, which adds WORD to *count, a word of the
  * caller's that the arena's lock guards meanwhile. Free chunks of just that size go first, then one
  * run is cut and split. Their payloads are multiples of `alignment`, a power of two of at least
- * CHUNK_ALIGN of which the chunk size is a multiple. Returns how many; less than `most` is no failure.
+ * CHUNK_ALIGN of which the chunk size is a multiple. Returns how many; less than `most` is no
+ * failure.
  */
 size_t arena_fill(struct arena_call *call, size_t bytes, size_t alignment, size_t most,
                   void **blocks, word *count);
@@ -237,18 +241,19 @@ bool arena_take_back(struct arena_call *call, void *block, word *count);
 /* Gives back what is unused beyond `pad` bytes; whether anything was. */
 bool arena_trim(struct arena_call *call, size_t pad);
 
-/* Looks at a few words, without the lock (peek.c): whether a request for so many bytes might be served without
- * growing; and whether arena_trim() and arena_punch() might find enough to be worth while, some more free
- * memory than the last punch left. `page`: bytes of a hole. */
+/* Looks at a few words, without the lock (peek.c): whether a request for so many bytes might be
+ * served without growing; and whether arena_trim() and arena_punch() might find enough to be worth
+ * while, some more free memory than the last punch left. `page`: bytes of a hole. */
 bool arena_may_serve(const struct arena *arena, size_t bytes);
 bool arena_may_give(struct arena *arena, size_t page);
-/* Gives back the memory of all whole pages inside free chunks and top, but for those where their fields
- * are and those of top's first `pad` bytes; whether there was any. Such a page is a hole: whoever cuts from the chunk has the source fill
- * what is to be used first, and does without that chunk where memory is short. NB: nothing may read or
- * write a hole, and a new place in the engine that writes into free memory elsewhere than where a
- * free chunk's fields are or its foot is calls arena_fill() (arena_internal.h) first.
- *     Takes time in proportion to the chunks of a page and more, and to the pages given back: about a
- * tenth of a microsecond a page. */
+/* Gives back the memory of all whole pages inside free chunks and top, but for those where their
+ * fields are and those of top's first `pad` bytes; whether there was any. Such a page is a hole:
+ * whoever cuts from the chunk has the source fill what is to be used first, and does without that
+ * chunk where memory is short. NB: nothing may read or write a hole, and a new place in the engine
+ * that writes into free memory elsewhere than where a free chunk's fields are or its foot is calls
+ * arena_fill() (arena_internal.h) first.
+ *     Takes time in proportion to the chunks of a page and more, and to the pages given back: about
+ * a tenth of a microsecond a page. */
 bool arena_punch(struct arena_call *call, size_t pad);
 
 /* Usable bytes of a block after the checks of free; 0 and a fault where it is none. */

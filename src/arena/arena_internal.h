@@ -14,9 +14,10 @@ static inline bool arena_faulted(const struct arena_call *call)
     return call->fault.kind != FAULT_NONE;
 }
 
-/* holes.c: fills what will be touched when `need` bytes are cut from the low end of the free memory [c,
- * c + size), with the fields of what is then free behind them; some more where it can be had. Called
- * before the first store of a change that is given up where this is false: memory is short. */
+/* holes.c: fills what will be touched when `need` bytes are cut from the low end of the free memory
+ * [c, c + size), with the fields of what is then free behind them; some more where it can be had.
+ * Called before the first store of a change that is given up where this is false: memory is
+ * short. */
 bool arena_fill_slowly(struct arena_call *call, const void *c, size_t size, size_t need);
 
 static inline bool arena_fill_holes(struct arena_call *call, const void *c, size_t size,
@@ -25,8 +26,8 @@ static inline bool arena_fill_holes(struct arena_call *call, const void *c, size
     return likely(call->arena->holes == 0) || arena_fill_slowly(call, c, size, need);
 }
 
-/* Memory is too short to fill the holes of the best fit. The smallest chunk in the trees from which `need` bytes
- * can be cut without filling any; NULL: none, or the arena has no holes. */
+/* Memory is too short to fill the holes of the best fit. The smallest chunk in the trees from which
+ * `need` bytes can be cut without filling any; NULL: none, or the arena has no holes. */
 struct chunk *arena_find_filled(struct arena_call *call, size_t need);
 
 /* Ends a change: commits it, or rolls it back after a fault, and then sets the arena aside if it is
@@ -78,16 +79,16 @@ struct chunk *arena_allocate(struct arena_call *call, size_t need);
 struct chunk *arena_cut_top(struct arena_call *call, size_t need);
 bool arena_bin(struct arena_call *call, struct chunk *c, size_t size);
 
-/* The free chunk from which arena_allocate() would cut `room` bytes, too many for a small bin; NULL: there is
- * none without growing. Its holes are filled as far as is needed to cut `need` bytes, which arena_cut() does,
- * from its low end. */
+/* The free chunk from which arena_allocate() would cut `room` bytes, too many for a small bin;
+ * NULL: there is none without growing. Its holes are filled as far as is needed to cut `need`
+ * bytes, which arena_cut() does, from its low end. */
 struct chunk *arena_find(struct arena_call *call, size_t room, size_t need);
 struct chunk *arena_cut(struct arena_call *call, struct chunk *c, size_t need);
 void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size);
 
-/* That many blocks more are in use (or less: modulo 2^64), in segments. Whoever makes a chunk in use one
- * that a caller gets, or takes it back, counts it in the same change; arena_allocate() and arena_exact()
- * have done so. Parts cut off a block in use and freed at once are not counted. */
+/* That many blocks more are in use (or less: modulo 2^64), in segments. Whoever makes a chunk in
+ * use one that a caller gets, or takes it back, counts it in the same change; arena_allocate() and
+ * arena_exact() have done so. Parts cut off a block in use and freed at once are not counted. */
 static inline void arena_count_used(struct arena_call *call, size_t chunks)
 {
     journal_store(arena_journal(call), &call->arena->used_chunks,
@@ -104,8 +105,8 @@ size_t arena_free_memory(const struct arena *a, size_t page);
 /* The whole of a free, for a chunk whose header can be believed. */
 void arena_free_chunk(struct arena_call *call, struct chunk *c);
 
-/* Whether the header of a chunk in use, in a segment, can be believed: its size leads to a chunk, in
- * a segment, too, that knows of it. */
+/* Whether the header of a chunk in use, in a segment, can be believed: its size leads to a chunk,
+ * in a segment, too, that knows of it. */
 bool arena_header_is_sound(const struct arena_call *call, const struct chunk *c);
 
 /* The chunk of a block in use whose header can be believed, NULL and a fault otherwise. */
@@ -125,8 +126,8 @@ struct chunk *arena_large_allocate(struct arena_call *call, size_t need);
 void arena_large_free(struct arena_call *call, struct chunk *c);
 struct chunk *arena_large_resize(struct arena_call *call, struct chunk *c, size_t need);
 
-/* The reference's first request of an arena is never large; where there are several arenas, which one
- * serves whom is nobody's business. */
+/* The reference's first request of an arena is never large; where there are several arenas, which
+ * one serves whom is nobody's business. */
 static inline bool arena_wants_large(const struct arena_call *call, size_t need)
 {
     const struct arena *a = call->arena;
@@ -158,8 +159,8 @@ void arena_write_inner_head(struct arena_call *call, const struct chunk *c, stru
  * none, or the first one is not. */
 struct chunk *arena_exact(struct arena_call *call, size_t size, size_t alignment);
 
-/* memalign.c: the first place in c for an aligned payload whose lead, if there is one, can be a chunk;
- * and how much larger c must be for that, whatever its address. */
+/* memalign.c: the first place in c for an aligned payload whose lead, if there is one, can be a
+ * chunk; and how much larger c must be for that, whatever its address. */
 struct chunk *arena_aligned_place(struct chunk *c, size_t alignment);
 static inline size_t arena_alignment_slack(size_t alignment)
 {

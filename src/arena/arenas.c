@@ -15,7 +15,8 @@ enum { OWN_FROM = 64 << 10 };
 /* For how many uses a thread stays with the arena that it got because its CPU's was taken. */
 enum { DETOUR_USES = 1024 };
 
-/* How long a lock is waited for before something else is done, and how often where nothing else can be. */
+/* How long a lock is waited for before something else is done, and how often where nothing else can
+ * be. */
 enum { WAIT_MS = 4, WAITS_MOST = 250 };
 
 enum patience {
@@ -81,7 +82,8 @@ static bool make_slot(struct arenas *arenas, size_t index)
     return true;
 }
 
-/* Whether the table says what it can say; `committed` and what lies behind it may be more than `count`. */
+/* Whether the table says what it can say; `committed` and what lies behind it may be more than
+ * `count`. */
 static bool is_whole(const struct arenas *arenas)
 {
     const struct arena_table *table = arenas->table;
@@ -91,8 +93,9 @@ static bool is_whole(const struct arenas *arenas)
            arenas_count(table) <= table->committed;
 }
 
-/* Where the dead left a table that cannot be theirs, no arena is made any more, and no more are used than
- * there can be. False: whether they did cannot be known now, since `committed` may be being stored. */
+/* Where the dead left a table that cannot be theirs, no arena is made any more, and no more are
+ * used than there can be. False: whether they did cannot be known now, since `committed` may be
+ * being stored. */
 static bool recover_table(struct arenas *arenas)
 {
     struct arena_table *table = arenas->table;
@@ -175,8 +178,8 @@ static bool recover(struct arenas *arenas, struct arena_slot *slot)
     return true;
 }
 
-/* Whether the arena, just locked, can be used: nothing of the dead is left in it, nor a run of granules
- * that it could not give back. */
+/* Whether the arena, just locked, can be used: nothing of the dead is left in it, nor a run of
+ * granules that it could not give back. */
 static NOINLINE bool make_usable(struct arenas *arenas, struct arena_slot *slot,
                                  enum lock_state state)
 {
@@ -311,9 +314,9 @@ static void prefer(size_t *preferred, size_t index)
     __atomic_store_n(preferred, index + 1, __ATOMIC_RELAXED);
 }
 
-/* A thread that found its CPU's arena taken stays with the one that it got instead for a while. Where many more
- * processes than CPUs are at work, holders are interrupted while they hold. Then each process has an arena which
- * few others use, and whose pages it has mapped already. */
+/* A thread that found its CPU's arena taken stays with the one that it got instead for a while.
+ * Where many more processes than CPUs are at work, holders are interrupted while they hold. Then
+ * each process has an arena which few others use, and whose pages it has mapped already. */
 static __thread struct {
     const struct arena_table *table;
     size_t index, left;
@@ -389,7 +392,8 @@ static size_t choose_first(struct arena_table *table, size_t *preferred, size_t 
     return index;
 }
 
-/* The arena to be waited for, from `first` on: one for which nobody has waited in vain, if there is one. */
+/* The arena to be waited for, from `first` on: one for which nobody has waited in vain, if there is
+ * one. */
 static size_t choose_to_wait_for(const struct arena_table *table, size_t first, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -401,9 +405,9 @@ static size_t choose_to_wait_for(const struct arena_table *table, size_t first, 
     return first % count;
 }
 
-/* None is to be had at once: a moment's patience with up to three, then another one is made. Where that
- * cannot be, for want of memory or since there are as many as there can be, they are waited for longer:
- * being held is no lack of memory. A handler that interrupted a holder never waits. */
+/* None is to be had at once: a moment's patience with up to three, then another one is made. Where
+ * that cannot be, for want of memory or since there are as many as there can be, they are waited
+ * for longer: being held is no lack of memory. A handler that interrupted a holder never waits. */
 static NOINLINE bool enter_held(struct arenas *arenas, struct arena_hold *hold, size_t *preferred,
                                 size_t first)
 {

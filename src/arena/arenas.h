@@ -5,22 +5,23 @@
  * arena.id, is 1 + its index.
  *
  * To allocate, a CPU has a preferred arena and moves on to the others when it finds that one taken
- * (as in ptmalloc2, by Wolfram Gloger). All taken: one more is made, up to `wanted`. A CPU without a
- * preference also gets an arena of its own once those that are there have grown to be worth it: blocks
- * that one CPU's work uses then do not share cache lines with another's. So that load
- * ends up even, a CPU whose arena has grown beyond its share prefers the smallest one from then on. A
+ * (as in ptmalloc2, by Wolfram Gloger). All taken: one more is made, up to `wanted`. A CPU without
+ * a preference also gets an arena of its own once those that are there have grown to be worth it:
+ * blocks that one CPU's work uses then do not share cache lines with another's. So that load ends
+ * up even, a CPU whose arena has grown beyond its share prefers the smallest one from then on. A
  * block goes back to the arena it came from: the granule map knows.
  *
  * Locks: the table's own lock guards the making of arenas, taken while no arena's is held; the
  * granule map's may be taken inside. It needs no journal: each change ends in one store. An arena's
- * lock found held by the dead is recovered by whoever takes it next; where that cannot be done now (in a
- * signal handler), `recovering` stays for the next one. An arena that cannot be recovered, since what the
- * dead left was overwritten, is damaged from then on, which is noted (fault.h). `preferred` is a hint.
+ * lock found held by the dead is recovered by whoever takes it next; where that cannot be done now
+ * (in a signal handler), `recovering` stays for the next one. An arena that cannot be recovered,
+ * since what the dead left was overwritten, is damaged from then on, which is noted (fault.h).
+ * `preferred` is a hint.
  *
- * Nobody waits for long. A holder may be stopped (by a debugger, by SIGSTOP): who waited for it in vain
- * says so in `stuck`, so that others need not wait, and goes to another arena, for which one is made if
- * there is none. A block of a stuck arena is freed by way of that arena's remote list (remote.h), which
- * holders work off.
+ * Nobody waits for long. A holder may be stopped (by a debugger, by SIGSTOP): who waited for it in
+ * vain says so in `stuck`, so that others need not wait, and goes to another arena, for which one
+ * is made if there is none. A block of a stuck arena is freed by way of that arena's remote list
+ * (remote.h), which holders work off.
  */
 #ifndef DVSM_ARENA_ARENAS_H
 #define DVSM_ARENA_ARENAS_H
@@ -63,8 +64,8 @@ struct arenas {
     struct arena_table *table;
     struct segments *segments;
     struct region_source source;
-    /* Where the table is and what it can hold, known since it was made: whoever repairs what the dead left
-     * goes by these. */
+    /* Where the table is and what it can hold, known since it was made: whoever repairs what the
+     * dead left goes by these. */
     char *slots;
     size_t stride, most;
 };
@@ -110,20 +111,22 @@ static inline void arena_hold_none(struct arena_hold *hold)
 /* Each locks an arena, repaired if need be, and makes hold->call ready; false: none.
  *     arenas_enter            one to allocate from, not damaged
  *     arenas_enter_index      the one of that index, unless it is held for longer than a moment
- *     arenas_enter_patiently  the one of that index, however long it takes; false only in a signal handler
- *                             that would have to wait. All that was freed remotely is worked off */
+ *     arenas_enter_patiently  the one of that index, however long it takes; false only in a signal
+ *                             handler that would have to wait. All that was freed remotely is
+ *                             worked off */
 bool arenas_enter(struct arenas *arenas, struct arena_hold *hold);
 bool arenas_enter_index(struct arenas *arenas, struct arena_hold *hold, size_t index);
 bool arenas_enter_patiently(struct arenas *arenas, struct arena_hold *hold, size_t index);
 void arenas_leave(struct arenas *arenas, struct arena_hold *hold);
 
-/* Goes on from an arena got by arenas_enter() that would have to grow for so many bytes to the next one that
- * looks as if it need not: before one grows, what is free in all of them is used. Waits a moment for one that
- * is taken, unless there are more than are wanted for speed, since so many were held at once. False: none
- * is left, and none is locked. */
+/* Goes on from an arena got by arenas_enter() that would have to grow for so many bytes to the next
+ * one that looks as if it need not: before one grows, what is free in all of them is used. Waits a
+ * moment for one that is taken, unless there are more than are wanted for speed, since so many were
+ * held at once. False: none is left, and none is locked. */
 bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold, size_t bytes);
 
-/* Whether anything that was freed remotely is left, in an arena that is entered; and works off the whole of it. */
+/* Whether anything that was freed remotely is left, in an arena that is entered; and works off the
+ * whole of it. */
 static inline bool arenas_have_remote(const struct arena_hold *hold)
 {
     return (word_peek(&hold->slot->remote) | hold->slot->reaping) != 0;
@@ -133,8 +136,8 @@ void arenas_work_off(struct arena_hold *hold);
 /* Whether there is an arena of that index, and the table says what it can say. */
 bool arenas_has(const struct arenas *arenas, size_t index);
 
-/* Sees to it that no change of a dead process to that arena is half done: for whoever looks at words
- * of its own that the arena's changes may have stored. False: that cannot be known now. */
+/* Sees to it that no change of a dead process to that arena is half done: for whoever looks at
+ * words of its own that the arena's changes may have stored. False: that cannot be known now. */
 bool arenas_settle(struct arenas *arenas, size_t index);
 
 /* The same for all arenas and for the making of one, however long it takes. */

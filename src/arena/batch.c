@@ -20,8 +20,8 @@ static size_t element_size(const struct batch *b, size_t i)
     return bytes >= REQUEST_LIMIT ? 0 : chunk_size_for(bytes);
 }
 
-/* What stands in an element's head besides its flags in use: smaller ones may be cached, for there they do
- * not take much. */
+/* What stands in an element's head besides its flags in use: smaller ones may be cached, for there
+ * they do not take much. */
 static size_t element_head(size_t size)
 {
     return size > ELEMENT_CACHED_MOST ? size | CHUNK_UNCACHED : size;
@@ -43,8 +43,8 @@ static bool contents_size(const struct batch *b, size_t *sum)
     return true;
 }
 
-/* Writes the head of a chunk in use inside c, a chunk just cut. Only what lies in the first words of what
- * was a free chunk would be read after a roll back, and needs the journal. */
+/* Writes the head of a chunk in use inside c, a chunk just cut. Only what lies in the first words
+ * of what was a free chunk would be read after a roll back, and needs the journal. */
 void arena_write_inner_head(struct arena_call *call, const struct chunk *c, struct chunk *inside,
                             size_t size)
 {

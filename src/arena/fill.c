@@ -33,8 +33,8 @@ static void split_evenly(struct arena_call *call, struct chunk *c, size_t size, 
     }
 }
 
-/* A chunk in use whose payload is aligned, without growing. What lies before it in the free chunk that
- * it is cut from stays free. */
+/* A chunk in use whose payload is aligned, without growing. What lies before it in the free chunk
+ * that it is cut from stays free. */
 static struct chunk *cut_aligned(struct arena_call *call, size_t need, size_t alignment)
 {
     struct journal *j = arena_journal(call);

@@ -129,8 +129,8 @@ static struct chunk *prepend(struct arena_call *call, struct arena_segment *segm
     return arena_bin(call, rest, rest_size) ? c : NULL;
 }
 
-/* The segment that begins where the fresh memory ends, if it may be joined. The source is asked first: most often
- * there is none, and reading the records touches pages all over the arena. */
+/* The segment that begins where the fresh memory ends, if it may be joined. The source is asked
+ * first: most often there is none, and reading the records touches pages all over the arena. */
 static struct arena_segment *segment_after(struct arena_call *call, struct run fresh)
 {
     struct arena *a = call->arena;

@@ -3,8 +3,8 @@
  *     free chunk   | fields .. | hole | hole | ... | hole |  ..  | next: foot, head
  *                  ^ page      ^ page                     ^ page
  *
- * What the engine keeps of a free chunk, its fields and its foot, lies outside the holes; so only who
- * cuts from the chunk must know of them.
+ * What the engine keeps of a free chunk, its fields and its foot, lies outside the holes; so only
+ * who cuts from the chunk must know of them.
  */
 #include "arena/arena_internal.h"
 

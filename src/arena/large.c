@@ -3,10 +3,11 @@
  *     run  | (alignment) | header | payload ................................ |
  *                        chunk    size reaches to the run's end; flags clear
  *
- * The header always lies in the run's first unit. Its prev_foot says how far from the run's start (so
- * does the run's first word, most often the same) and, above those bits, how often the block has grown.
- * One that grew twice moves, when it must, to where room for as much again stays free behind it: a buffer that
- * grows piece by piece is copied when its size has doubled, not at each piece.
+ * The header always lies in the run's first unit. Its prev_foot says how far from the run's start
+ * (so does the run's first word, most often the same) and, above those bits, how often the block
+ * has grown. One that grew twice moves, when it must, to where room for as much again stays free
+ * behind it: a buffer that grows piece by piece is copied when its size has doubled, not at each
+ * piece.
  */
 #include "arena/arena_internal.h"
 
@@ -30,8 +31,8 @@ static size_t growths_of(const struct chunk *c)
     return growths < GROWTHS_MOST ? growths : GROWTHS_MOST;
 }
 
-/* A run whose second unit, where the payload begins, is so aligned; with room behind it for a block that has
- * grown so often. */
+/* A run whose second unit, where the payload begins, is so aligned; with room behind it for a block
+ * that has grown so often. */
 static bool take(struct arena_call *call, size_t bytes, size_t alignment)
 {
     struct arena *a = call->arena;
@@ -57,8 +58,8 @@ static void count_large(struct arena_call *call, size_t bytes, size_t blocks)
     arena_count_footprint(call, bytes);
 }
 
-/* How far from its run's start a block's header lies: so that the payload is aligned, and the header in the
- * first unit. */
+/* How far from its run's start a block's header lies: so that the payload is aligned, and the
+ * header in the first unit. */
 static size_t lead_for(size_t alignment, size_t unit)
 {
     return (alignment < unit ? alignment : unit) - CHUNK_HEADER;

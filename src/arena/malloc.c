@@ -249,7 +249,8 @@ struct chunk *arena_exact(struct arena_call *call, size_t size, size_t alignment
     return use_whole(call, c, size);
 }
 
-/* For what has grown and will grow again: where it can do so where it is, if there is such a place. */
+/* For what has grown and will grow again: where it can do so where it is, if there is such a
+ * place. */
 static struct chunk *allocate_roomy(struct arena_call *call, size_t need)
 {
     struct chunk *c = NULL;

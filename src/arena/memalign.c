@@ -1,7 +1,7 @@
 /* memalign.c - blocks at multiples of more than 16: more is allocated, lead and rest are freed.
  *
- * The block is marked CHUNK_UNCACHED: when it is freed, lead and block are to be one free chunk again. A
- * large one needs no such mark.
+ * The block is marked CHUNK_UNCACHED: when it is freed, lead and block are to be one free chunk
+ * again. A large one needs no such mark.
  */
 #include "arena/arena_internal.h"
 

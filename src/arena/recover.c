@@ -12,7 +12,8 @@ static bool is_within(const void *address, const void *start, size_t bytes)
     return (uintptr_t)address - (uintptr_t)start < bytes;
 }
 
-/* The arena's own words but for the journal itself and what is set once, and what its source says. */
+/* The arena's own words but for the journal itself and what is set once, and what its source
+ * says. */
 static bool guards(const struct journal_guard *guard, const word *address)
 {
     const struct arena_guard *g = (const struct arena_guard *)guard;

@@ -114,7 +114,8 @@ static bool may_store(const struct arena_source *source, const struct arena *are
     return segment_has_memory_of(s->segments->map, owner_of(arena), address);
 }
 
-/* ---- recovery: whether what the arena's own words lead to is memory of its segments ------------- */
+/* ---- recovery: whether what the arena's own words lead to is memory of its segments
+ * ------------- */
 
 /* Whether a chunk of that size may be at that place; size 0: there is none. */
 static bool may_be_chunk(const struct arena_source *s, const struct arena *a, const void *c,

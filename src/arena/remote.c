@@ -1,4 +1,5 @@
-/* remote.c - blocks freed by who could not have their arena's lock: the list, and working it off. */
+/* remote.c - blocks freed by who could not have their arena's lock: the list, and working it
+ * off. */
 #include "arena/remote.h"
 
 #include "arena/arena_internal.h"
@@ -59,8 +60,8 @@ static bool is_readable(const struct arena_slot *slot, const struct segment_map 
            segment_owner(map, (const void *)block, NULL) == (segment_owner_id)slot->arena.id;
 }
 
-/* Links lie where users could overwrite them, and others may change the list: a walk that meets more
- * blocks than the arena can have gives up. */
+/* Links lie where users could overwrite them, and others may change the list: a walk that meets
+ * more blocks than the arena can have gives up. */
 static bool is_in_list(const struct arena_slot *slot, const struct segment_map *map, word list,
                        word block)
 {
@@ -111,8 +112,8 @@ static bool take_list(struct arena_slot *slot)
     return false;
 }
 
-/* The first block of those taken off, with its mark, which would only make others look twice. After a
- * fault the block is passed over. */
+/* The first block of those taken off, with its mark, which would only make others look twice. After
+ * a fault the block is passed over. */
 static void free_first(struct arena_call *call, struct arena_slot *slot)
 {
     void *block = (void *)slot->reaping;

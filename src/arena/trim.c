@@ -14,9 +14,10 @@ static void give_back(struct arena_call *call, struct run run)
     call->source->give(call->source, a, (struct run){0});
 }
 
-/* Whether the segment is one chunk, free, up to its foot (or to its record and fences). Where top was too
- * small for a chunk when the segment was closed, its record begins that much before the foot: the
- * reference never gives such a segment back, an arena that grows ahead has its own way. */
+/* Whether the segment is one chunk, free, up to its foot (or to its record and fences). Where top
+ * was too small for a chunk when the segment was closed, its record begins that much before the
+ * foot: the reference never gives such a segment back, an arena that grows ahead has its own
+ * way. */
 static bool is_unused(const struct arena_call *call, const struct arena_segment *s)
 {
     const struct chunk *c = arena_first_chunk(s);

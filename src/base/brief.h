@@ -1,18 +1,18 @@
 /* brief.h - a lock for a few instructions, that outlives its holder and that nobody waits for.
  *
- * One word: 0, or the thread id of its holder; the kernel puts BRIEF_OWNER_DIED there when the holder
- * dies. It is taken by one atomic operation and released by a plain store, half the cost of a robust
- * mutex, since there are no waiters to wake: who finds it taken does something else.
+ * One word: 0, or the thread id of its holder; the kernel puts BRIEF_OWNER_DIED there when the
+ * holder dies. It is taken by one atomic operation and released by a plain store, half the cost of
+ * a robust mutex, since there are no waiters to wake: who finds it taken does something else.
  *
- * The kernel learns of it through `list_op_pending` of the thread's robust list (set_robust_list(2),
- * Documentation/locking/robust-futex-ABI), which names a lock that is being taken or released: for so
- * few instructions it need not enter the list itself. The list's head is the C library's. A signal
- * handler that comes in between puts back what it found there: here, and in lock.c, whose operations
- * use the same field.
+ * The kernel learns of it through `list_op_pending` of the thread's robust list
+ * (set_robust_list(2), Documentation/locking/robust-futex-ABI), which names a lock that is being
+ * taken or released: for so few instructions it need not enter the list itself. The list's head is
+ * the C library's. A signal handler that comes in between puts back what it found there: here, and
+ * in lock.c, whose operations use the same field.
  *
- * Where a thread's list is, is the same distance from its thread-local memory in all threads: the kernel
- * is asked once (brief_start()). The thread's id is looked up at its first use in each process
- * (process.h), without a system call.
+ * Where a thread's list is, is the same distance from its thread-local memory in all threads: the
+ * kernel is asked once (brief_start()). The thread's id is looked up at its first use in each
+ * process (process.h), without a system call.
  */
 #ifndef DVSM_BASE_BRIEF_H
 #define DVSM_BASE_BRIEF_H

@@ -11,8 +11,8 @@
 #define likely(condition) __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 #define NOINLINE __attribute__((noinline))
-/* A function of at most 512 bytes: it lies in as few cache lines as it can and in one page. Both showed: a
- * page's border within the path of a call cost that 8 %. */
+/* A function of at most 512 bytes: it lies in as few cache lines as it can and in one page. Both
+ * showed: a page's border within the path of a call cost that 8 %. */
 #define HOT __attribute__((aligned(512)))
 #define PRINTF_LIKE(text, first) __attribute__((format(printf, text, first)))
 

@@ -63,9 +63,9 @@ static size_t add_address(char *line, size_t at, const void *address)
     return add(line, add(line, at, "0x"), digits + first);
 }
 
-/* One write and no stdio, which needs a stack of its own: the heap may be the very thing that is broken. By
- * syscall(), since write() is a cancellation point: a thread that is to end would end there, and the fault
- * be forgotten. A line that is cut ends as one, too. */
+/* One write and no stdio, which needs a stack of its own: the heap may be the very thing that is
+ * broken. By syscall(), since write() is a cancellation point: a thread that is to end would end
+ * there, and the fault be forgotten. A line that is cut ends as one, too. */
 static _Noreturn void print_and_abort(const struct fault_report *report)
 {
     char line[LINE];

@@ -28,9 +28,9 @@ bool fault_raise(struct fault *fault, enum fault_kind kind, const char *what, co
 extern __thread struct fault fault_noted
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* Damage found by a call that took a lock whose holder died: part of the heap was set aside, and the
- * call goes on without it if it can. Kept for the calling thread until the public function reports it,
- * with no lock held. */
+/* Damage found by a call that took a lock whose holder died: part of the heap was set aside, and
+ * the call goes on without it if it can. Kept for the calling thread until the public function
+ * reports it, with no lock held. */
 void fault_note(const char *what, const void *address);
 
 /* Takes back what was noted first; false: nothing was. */

@@ -14,8 +14,9 @@
  * interrupted and repeated. NB: what nothing reads after a roll back (bytes inside a free chunk, or
  * inside one just cut) need not be journaled; everything else must be.
  *
- * A journal that somebody else left may have been overwritten, by accident or not. journal_recover()
- * stores nothing unless each word that it names is one that the lock's holder could have changed.
+ * A journal that somebody else left may have been overwritten, by accident or not.
+ * journal_recover() stores nothing unless each word that it names is one that the lock's holder
+ * could have changed.
  */
 #ifndef DVSM_BASE_JOURNAL_H
 #define DVSM_BASE_JOURNAL_H
@@ -30,7 +31,8 @@
  * chunk is cut in two (tests/unit/test_arena_growth.c makes it). */
 enum { JOURNAL_CAPACITY = 64, JOURNAL_MOST_SEEN = 43 };
 
-/* A lock of which there are many has a shorter one, and changes that fit: see struct short_journal. */
+/* A lock of which there are many has a shorter one, and changes that fit: see struct
+ * short_journal. */
 enum { JOURNAL_SHORT_CAPACITY = 20, JOURNAL_SHORT_MOST_SEEN = 16 };
 _Static_assert(JOURNAL_MOST_SEEN <= JOURNAL_CAPACITY, "every change fits into the journal");
 
@@ -101,17 +103,19 @@ void journal_roll_back(struct journal *j);
 
 /* What a lock guards, asked by whoever believes nothing of the dead. */
 struct journal_guard {
-    /* Whether a change may store to that word: it is one of those that the lock guards, and in memory
-     * that is there. The answer is the same before, during and after the roll back. */
+    /* Whether a change may store to that word: it is one of those that the lock guards, and in
+     * memory that is there. The answer is the same before, during and after the roll back. */
     bool (*guards)(const struct journal_guard *guard, const word *address);
-    /* Whether that word, after the roll back, has a value that it can have; NULL: nobody can tell. */
+    /* Whether that word, after the roll back, has a value that it can have; NULL: nobody can
+     * tell. */
     bool (*is_sound)(const struct journal_guard *guard, const word *address);
     size_t capacity; /* of its journal, in entries; 0: JOURNAL_CAPACITY */
 };
 
-/* The same for a change that the dead left. False: the journal is damaged. If it counts more than it can
- * hold or names what the lock does not guard, nothing was stored; else what the lock guards has values
- * that it cannot have, and must not be used. The journal is as it was. `guard` NULL: all is believed. */
+/* The same for a change that the dead left. False: the journal is damaged. If it counts more than
+ * it can hold or names what the lock does not guard, nothing was stored; else what the lock guards
+ * has values that it cannot have, and must not be used. The journal is as it was. `guard` NULL: all
+ * is believed. */
 bool journal_recover(struct journal *j, const struct journal_guard *guard);
 
 #endif

@@ -15,8 +15,8 @@
 
 enum { SLICE_MS = 5, NS_A_MS = 1000000, NS_A_SECOND = 1000000000, BITS_A_RANK = 16 };
 
-/* With glibc 2.30 and later a wait does not depend on the time of day. A program's ThreadSanitizer may not know
- * that function, and take the lock for one that nobody has. */
+/* With glibc 2.30 and later a wait does not depend on the time of day. A program's ThreadSanitizer
+ * may not know that function, and take the lock for one that nobody has. */
 #if defined __GLIBC__ && __GLIBC_PREREQ(2, 30)
 static clockid_t wait_clock(void)
 {
@@ -40,8 +40,8 @@ static int wait_until(pthread_mutex_t *mutex, const struct timespec *until)
 }
 #endif
 
-/* A copy of one that was made elsewhere: ThreadSanitizer would take making it in place for a race with
- * whoever locks it first, since it does not see how they learn of it. */
+/* A copy of one that was made elsewhere: ThreadSanitizer would take making it in place for a race
+ * with whoever locks it first, since it does not see how they learn of it. */
 int lock_init(struct lock *lock, enum lock_rank rank)
 {
     pthread_mutexattr_t attributes;
@@ -65,8 +65,8 @@ int lock_init(struct lock *lock, enum lock_rank rank)
 
 /* ---- what the thread holds ------------------------------------------------------------------- */
 
-/* How many locks of each rank, the lowest rank in the lowest bits. Changed by handlers, too, but each
- * leaves it as it found it. */
+/* How many locks of each rank, the lowest rank in the lowest bits. Changed by handlers, too, but
+ * each leaves it as it found it. */
 static __thread uint64_t held __attribute__((tls_model("initial-exec")));
 _Static_assert(LOCK_RANKS *BITS_A_RANK <= 64, "each rank has its count");
 
@@ -104,7 +104,8 @@ void lock_forget(void)
 
 /* ---- the mutex ------------------------------------------------------------------------------- */
 
-/* Anything but the answers of a sound mutex means that it was overwritten: it is not to be had then. */
+/* Anything but the answers of a sound mutex means that it was overwritten: it is not to be had
+ * then. */
 static NOINLINE enum lock_state report_damage(const struct lock *lock)
 {
     fault_report(&(struct fault){FAULT_DAMAGE, "damaged lock", lock}, "locks",
@@ -176,8 +177,9 @@ static struct timespec in_a_slice(int milliseconds)
     return until;
 }
 
-/* Waits in slices. NB: a wake-up can be lost with a waiter that is killed, or stopped, just when it was
- * woken: those who still wait would sleep beside a free lock until somebody else has to wait for it. */
+/* Waits in slices. NB: a wake-up can be lost with a waiter that is killed, or stopped, just when it
+ * was woken: those who still wait would sleep beside a free lock until somebody else has to wait
+ * for it. */
 static NOINLINE int wait_for(struct lock *lock, int milliseconds)
 {
     int error = ETIMEDOUT;

@@ -7,16 +7,17 @@
  * region.
  *
  * Locks nest in the order of their ranks. A thread waits for a lock only if its rank is higher than
- * that of every lock it holds, of whatever heap; else it only tries. So no circle of waiting threads
- * can come to be, though a signal handler may interrupt a call that holds locks and call any function:
- * what it would have to wait for, it does not get (LOCK_TAKEN, LOCK_REENTERED). Whoever acquires a lock
- * can do without. What the thread holds is noted before a lock is taken and until after it is left, so
- * that a handler sees it at every instruction.
+ * that of every lock it holds, of whatever heap; else it only tries. So no circle of waiting
+ * threads can come to be, though a signal handler may interrupt a call that holds locks and call
+ * any function: what it would have to wait for, it does not get (LOCK_TAKEN, LOCK_REENTERED).
+ * Whoever acquires a lock can do without. What the thread holds is noted before a lock is taken and
+ * until after it is left, so that a handler sees it at every instruction.
  *
  * A handler may also end the process. The C library names the mutex that is being taken or left in
- * the thread's `list_op_pending` for the kernel, and clears it in the end; what an interrupted call had
- * there, its mutex or a brief lock (brief.h), is put back after each operation. NB: killed during just
- * those instructions of a handler, the process leaves what the interrupted call was taking locked.
+ * the thread's `list_op_pending` for the kernel, and clears it in the end; what an interrupted call
+ * had there, its mutex or a brief lock (brief.h), is put back after each operation. NB: killed
+ * during just those instructions of a handler, the process leaves what the interrupted call was
+ * taking locked.
  */
 #ifndef DVSM_BASE_LOCK_H
 #define DVSM_BASE_LOCK_H
@@ -49,9 +50,9 @@ int lock_init(struct lock *lock, enum lock_rank rank);
  *     lock_acquire          as long as it takes
  *     lock_acquire_within   at most about so many milliseconds; LOCK_PATIENT: as long as it takes
  *     lock_try_acquire      not at all
- *     lock_acquire_next     as lock_acquire(), one more of a rank of which the thread holds some: all
- *                           of them by this function and in an order of their own, begun while it held
- *                           none of the rank or above */
+ *     lock_acquire_next     as lock_acquire(), one more of a rank of which the thread holds some:
+ *                           all of them by this function and in an order of their own, begun while
+ *                           it held none of the rank or above */
 enum lock_state lock_acquire(struct lock *lock);
 enum lock_state lock_acquire_within(struct lock *lock, int milliseconds);
 enum lock_state lock_try_acquire(struct lock *lock);

@@ -62,9 +62,9 @@ static uint32_t id_of_libc(void)
 }
 
 /* Whether it is the thread's: fork() gave the thread that it copied another one than it had; a new
- * thread, whose own variables are all zero, has it from the C library. Anything else is for the kernel to
- * say: also whether a thread that never came by before was copied or is new, if it is its process's first,
- * and whether a child has by chance its parent's id, in another PID namespace. */
+ * thread, whose own variables are all zero, has it from the C library. Anything else is for the
+ * kernel to say: also whether a thread that never came by before was copied or is new, if it is its
+ * process's first, and whether a child has by chance its parent's id, in another PID namespace. */
 static bool is_right(uint32_t id)
 {
     uint32_t process = process_number != NULL ? *process_number : 0;

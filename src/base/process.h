@@ -1,20 +1,22 @@
-/* process.h - noticing that this is a new process, without a handler of fork, and that it is one which
- * the C library knows.
+/* process.h - noticing that this is a new process, without a handler of fork, and that it is one
+ * which the C library knows.
  *
- * Robust locks hold the thread's id as the C library knows it. A child made by a raw clone() behind its
- * back has its parent's id there, so that its death would free nothing. Such a child is stopped, with a
- * message, where it first comes to a lock:
+ * Robust locks hold the thread's id as the C library knows it. A child made by a raw clone() behind
+ * its back has its parent's id there, so that its death would free nothing. Such a child is
+ * stopped, with a message, where it first comes to a lock:
  *
  *   - A copy of the process: a page that the kernel wipes in every process made by copying
- *     (MADV_WIPEONFORK) holds the process's number; 0 means that nobody has looked yet. The thread that was
- *     copied still has the number of an ancestor. fork() gave it a new id, a raw clone() left the old one.
- *   - One that shares the memory (CLONE_VM without CLONE_THREAD) shares that page, too, and even the
- *     thread's own variables; but it must run on another stack. So a thread that comes from elsewhere
- *     than before is asked for its id. The fast path, which has no lock, only sees a stack that lies below
- *     every stack seen of the thread so far, which is where mmap puts a newer one.
+ *     (MADV_WIPEONFORK) holds the process's number; 0 means that nobody has looked yet. The thread
+ *     that was copied still has the number of an ancestor. fork() gave it a new id, a raw clone()
+ *     left the old one.
+ *   - One that shares the memory (CLONE_VM without CLONE_THREAD) shares that page, too, and even
+ *     the thread's own variables; but it must run on another stack. So a thread that comes from
+ *     elsewhere than before is asked for its id. The fast path, which has no lock, only sees a
+ *     stack that lies below every stack seen of the thread so far, which is where mmap puts a newer
+ *     one.
  *
- * The kernel is asked only in doubt: neither a child of fork nor a new thread needs a system call here,
- * but where the thread that forked had not come by before.
+ * The kernel is asked only in doubt: neither a child of fork nor a new thread needs a system call
+ * here, but where the thread that forked had not come by before.
  */
 #ifndef DVSM_BASE_PROCESS_H
 #define DVSM_BASE_PROCESS_H
@@ -43,9 +45,10 @@ enum { PROCESS_STACK_NEAR = 256 << 10 };
 /* Makes the page, unless it is there. */
 void process_start(void);
 
-/* In doubt: makes sure that the thread is what the C library takes it for, or stops the process. A new
- * process gets a number that none of its ancestors had: the thread that was copied still has one of
- * theirs, and must not be taken for known because another thread came first. Leaves errno alone. */
+/* In doubt: makes sure that the thread is what the C library takes it for, or stops the process. A
+ * new process gets a number that none of its ancestors had: the thread that was copied still has
+ * one of theirs, and must not be taken for known because another thread came first. Leaves errno
+ * alone. */
 void process_greet(void);
 
 static inline uintptr_t process_stack(void)

@@ -20,7 +20,8 @@
  *     bins_remove         take a given chunk out, wherever it is
  *     bins_best_fit       the smallest chunk in the trees of at least n bytes, not removed
  *     bins_smallest       the smallest chunk in the trees, not removed
- *     bins_count, bins_bytes   how many chunks wait, and how large they are together: kept, not counted
+ *     bins_count, bins_bytes   how many chunks wait, and how large they are together: kept, not
+ *                              counted
  *     bins_check          every invariant above
  */
 #ifndef DVSM_BINS_BINS_H
@@ -44,8 +45,9 @@ struct MAY_ALIAS bins_links {
     struct chunk *bk;
 };
 
-/* In one word, so that one store counts a chunk: the sum of their sizes, in units of CHUNK_ALIGN, which no
- * address space brings to overflow; above it as many bits of their number as there are left. */
+/* In one word, so that one store counts a chunk: the sum of their sizes, in units of CHUNK_ALIGN,
+ * which no address space brings to overflow; above it as many bits of their number as there are
+ * left. */
 enum { BINS_BYTES_BITS = SIZE_BITS == 64 ? 40 : 29, BINS_COUNT_BITS = SIZE_BITS - BINS_BYTES_BITS };
 
 struct bins {
@@ -144,8 +146,9 @@ static inline void bins_totals_add(struct bins_totals *t, const struct chunk *c,
 /* Whether all fields of a chunk at that address, in the range, are in memory where chunks lie. */
 typedef bool (*bins_holds)(void *context, const struct chunk *c);
 
-/* Every invariant above, and that just as much was found as is counted; adds up what was found. Where the range has gaps `holds` says so of each
- * place before it is looked at; NULL: it has none. */
+/* Every invariant above, and that just as much was found as is counted; adds up what was found.
+ * Where the range has gaps `holds` says so of each place before it is looked at; NULL: it has
+ * none. */
 void bins_check(const struct bins *b, bins_holds holds, void *context, struct check *check,
                 struct bins_totals *totals);
 

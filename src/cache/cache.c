@@ -25,8 +25,8 @@ static size_t classes_within(size_t bytes)
     return class > 2 ? class : 0;
 }
 
-/* In a small heap blocks in a lane that only its own CPU can empty could be the ones that are wanted:
- * its lanes are locked or, where the mode was chosen before it had a limit, not used. */
+/* In a small heap blocks in a lane that only its own CPU can empty could be the ones that are
+ * wanted: its lanes are locked or, where the mode was chosen before it had a limit, not used. */
 static void apply_limit(struct cache_table *table, size_t limit)
 {
     size_t in_all = limit == SIZE_MAX ? SIZE_MAX : limit / LIMIT_PART;
@@ -177,10 +177,11 @@ static bool is_in_slot(const void *block, word slot)
     return word_peek(magazine_next(slot)) == (word)block;
 }
 
-/* The mark is read again under the lock: a split may just have moved the block. NB: that the slot has the
- * block is seen after that it is counted: lanes change meanwhile, and what a slot had may be old. Before,
- * too: most false marks end there, without a walk. A depot that is not to be had (its holder is stopped, or
- * was interrupted by this call) is looked at as it is: what is in transit then is not found. */
+/* The mark is read again under the lock: a split may just have moved the block. NB: that the slot
+ * has the block is seen after that it is counted: lanes change meanwhile, and what a slot had may
+ * be old. Before, too: most false marks end there, without a walk. A depot that is not to be had
+ * (its holder is stopped, or was interrupted by this call) is looked at as it is: what is in
+ * transit then is not found. */
 bool cache_holds(struct cache *cache, const void *block)
 {
     word mark = magazine_is_marked(block) ? marked_word(cache, block) : 0;

@@ -1,7 +1,7 @@
 /* cache.h - stocks of free blocks in front of the arenas: lanes, depots, magazines.
  *
- * The cache belongs to CPUs, never to a process or thread, so that nobody's death loses anything and
- * what is cached is bounded by CPUs, not by processes. To the arena a cached block is in use.
+ * The cache belongs to CPUs, never to a process or thread, so that nobody's death loses anything
+ * and what is cached is bounded by CPUs, not by processes. To the arena a cached block is in use.
  * Block caching by size class is nedmalloc's idea (Niall Douglas), magazines and depots are
  * Bonwick's (Magazines and Vmem, USENIX 2001), lanes tcmalloc's per-CPU mode.
  *
@@ -12,33 +12,33 @@
  *
  *         thread <-- pop/push --> lane <-- trade --> depot <-- fill/drain --> arenas
  *
- * A trade gives an empty lane a magazine from the stock, and a full one is exchanged for one that has
- * room. Where the last trade on the CPU's shelf went the other way, what goes into the lane is at most half
- * full (a fuller one is split), so that at least 31 operations pass between two trades whichever
- * comes next; where it went the same way, a whole one or an empty one.
- * Nobody waits for a depot for longer than a moment: its holder may be stopped. Its class is then served
- * by the arenas. Functions that look at the whole cache wait.
- * A CPU without stock of its own has a magazine filled by its arena, if that need not grow; else takes
- * another's stock; else has any arena fill one. Blocks return to their arenas when the
- * depots hold more than `bound`, before an arena grows, on trim, and when memory is short.
+ * A trade gives an empty lane a magazine from the stock, and a full one is exchanged for one that
+ * has room. Where the last trade on the CPU's shelf went the other way, what goes into the lane is
+ * at most half full (a fuller one is split), so that at least 31 operations pass between two trades
+ * whichever comes next; where it went the same way, a whole one or an empty one. Nobody waits for a
+ * depot for longer than a moment: its holder may be stopped. Its class is then served by the
+ * arenas. Functions that look at the whole cache wait. A CPU without stock of its own has a
+ * magazine filled by its arena, if that need not grow; else takes another's stock; else has any
+ * arena fill one. Blocks return to their arenas when the depots hold more than `bound`, before an
+ * arena grows, on trim, and when memory is short.
  *
  * Crash safety (each block and each magazine is at any instruction in just one place):
  *  - a lane's word changes by one store.
  *  - a trade: one depot transaction takes the new magazine off its list and names it and the lane's
  *    old word in `transit`; the lane's word is exchanged; a second one puts whichever of the two is
- *    outside now away and clears `transit`. NB: magazines of a class enter and leave lanes only under
- *    its depot's lock, so a survivor finds out which by looking through the lanes.
- *  - a depot is repaired by whoever takes its lock next, if the arena and the map that the dead was working
- *    on can be looked at then; else `recovering` stays, and the next one does it.
+ *    outside now away and clears `transit`. NB: magazines of a class enter and leave lanes only
+ *    under its depot's lock, so a survivor finds out which by looking through the lanes.
+ *  - a depot is repaired by whoever takes its lock next, if the arena and the map that the dead was
+ *    working on can be looked at then; else `recovering` stays, and the next one does it.
  *  - fill and drain: the arena's transaction, in the arena's journal, moves the block and counts it
  *    in `transit_new`. A survivor has that arena's journal rolled back before it looks.
  *
- *  - what the dead left is believed only as far as it can be theirs. Else the class is set aside, which is
- *    noted (fault.h): no magazine enters a lane any more, what is in stock is lost, and the arenas serve
- *    what the lanes cannot.
+ *  - what the dead left is believed only as far as it can be theirs. Else the class is set aside,
+ *    which is noted (fault.h): no magazine enters a lane any more, what is in stock is lost, and
+ *    the arenas serve what the lanes cannot.
  *
- * A freed block begins with its mark, which names the slot that the block is in and is no more one when
- * it is handed out (magazine.h). The mark is a hint: cache_holds() looks at the slot.
+ * A freed block begins with its mark, which names the slot that the block is in and is no more one
+ * when it is handed out (magazine.h). The mark is a hint: cache_holds() looks at the slot.
  */
 #ifndef DVSM_CACHE_CACHE_H
 #define DVSM_CACHE_CACHE_H
@@ -51,9 +51,9 @@
 #include "cache/magazine.h"
 #include "segment/segment.h"
 
-/* A depot's stock lies on shelves, each for some of the CPUs: blocks stay with the CPU that had them, as
- * long as they can. Neighbours in memory then are, too, and a line that holds the end of one block and the
- * header of the next is not sent to and fro. */
+/* A depot's stock lies on shelves, each for some of the CPUs: blocks stay with the CPU that had
+ * them, as long as they can. Neighbours in memory then are, too, and a line that holds the end of
+ * one block and the header of the next is not sent to and fro. */
 enum { DEPOT_SHELVES = 8 };
 
 struct depot {
@@ -114,13 +114,13 @@ struct cache {
     struct lane_view locked; /* locked mode; one of the two is all zeros but for the places */
 };
 
-/* Makes the table: lanes and depots are committed and zero, their number and places set. `bytes_a_cpu`:
- * dvsm_options.cache_bytes; `limit`: bytes that the heap may commit, SIZE_MAX: any number. 0 or an errno
- * value. */
+/* Makes the table: lanes and depots are committed and zero, their number and places set.
+ * `bytes_a_cpu`: dvsm_options.cache_bytes; `limit`: bytes that the heap may commit, SIZE_MAX: any
+ * number. 0 or an errno value. */
 int cache_init(struct cache_table *table, size_t bytes_a_cpu, size_t limit);
 
-/* The heap's limit is another now: what may be cached is at most an eighth of it. What is above that goes
- * back, from all CPUs. */
+/* The heap's limit is another now: what may be cached is at most an eighth of it. What is above
+ * that goes back, from all CPUs. */
 void cache_set_limit(struct cache *cache, size_t limit, struct fault *fault);
 
 /* Makes a process's access to it; `base` is the first granule. */
@@ -137,36 +137,37 @@ void cache_extend_view(struct cache *cache);
  * whatever block, is raised in *fault.
  *     cache_malloc  a block of the class, NULL: none to be had here
  *     cache_free    whether the cache took the block, which is one in use of its class
- *     cache_holds   whether the block has a mark and it is right: it is in the cache, free already */
+ *     cache_holds   whether the block has a mark and it is right: it is in the cache, free
+ *                   already */
 void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault);
 bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault);
 bool cache_holds(struct cache *cache, const void *block);
 
-/* From now on blocks that arenas cut for the class are aligned so, a power of two of which its size is a
- * multiple: somebody asks for such blocks. Those that are cached already may not be. */
+/* From now on blocks that arenas cut for the class are aligned so, a power of two of which its size
+ * is a multiple: somebody asks for such blocks. Those that are cached already may not be. */
 void cache_align(struct cache *cache, unsigned class, size_t alignment);
 
 /* Before an arena grows: returns some of what the depots hold, if it is worth while. Whether. */
 bool cache_reduce_before_growth(struct cache *cache, struct fault *fault);
 
-/* Returns all that can be reached, and the memory of magazines that are not needed any more: what depots
- * have, and what lanes of other CPUs do if these are behind locks. DRAIN_ALL goes to the others, too, by a
- * thread that is made for it: the caller's affinity stays as it is. Nothing in a signal handler that
- * interrupted a call which holds locks. Whether there was anything. */
+/* Returns all that can be reached, and the memory of magazines that are not needed any more: what
+ * depots have, and what lanes of other CPUs do if these are behind locks. DRAIN_ALL goes to the
+ * others, too, by a thread that is made for it: the caller's affinity stays as it is. Nothing in a
+ * signal handler that interrupted a call which holds locks. Whether there was anything. */
 enum drain { DRAIN_HERE, DRAIN_ALL };
 bool cache_drain(struct cache *cache, enum drain drain, struct fault *fault);
 
 /* ---- when memory is short (pressure.c) */
 
-/* Whether a request for so many bytes was refused, all that is free having been looked at, and nothing
- * that could serve it was freed since. */
+/* Whether a request for so many bytes was refused, all that is free having been looked at, and
+ * nothing that could serve it was freed since. */
 bool cache_is_short_of(struct cache *cache, size_t bytes);
 
 /* Whether it is left out just now, and cache_drain(DRAIN_HERE) would find nothing. */
 bool cache_is_bare(const struct cache *cache);
 
-/* A request for so many bytes was refused. The cache is not used for a while: what is freed goes to the
- * arenas at once, and the next request finds it there. */
+/* A request for so many bytes was refused. The cache is not used for a while: what is freed goes to
+ * the arenas at once, and the next request finds it there. */
 void cache_note_short_of(struct cache *cache, size_t bytes);
 
 /* Something was freed, or the limit raised. */
@@ -192,8 +193,8 @@ static inline void cache_note_served(struct cache *cache)
 typedef bool (*cache_visit)(void *context, void *block, unsigned class);
 void cache_walk(struct cache *cache, cache_visit visit, void *context);
 
-/* How many blocks are cached, and the sum of their classes' sizes: each depot and lane at its own instant.
- * Takes some microseconds, and for each CPU there can be half a microsecond more. */
+/* How many blocks are cached, and the sum of their classes' sizes: each depot and lane at its own
+ * instant. Takes some microseconds, and for each CPU there can be half a microsecond more. */
 struct cache_count {
     size_t blocks, bytes;
 };
@@ -216,8 +217,8 @@ void census_take(struct census *census, struct cache *cache);
 bool census_has(const struct census *census, const void *block);
 void census_end(struct census *census);
 
-/* All depots locked, in order, however long it takes: then blocks move only between lanes and their users.
- * False: not to be had, in a signal handler that would have to wait. */
+/* All depots locked, in order, however long it takes: then blocks move only between lanes and their
+ * users. False: not to be had, in a signal handler that would have to wait. */
 bool cache_lock_all(struct cache *cache);
 void cache_unlock_all(struct cache *cache);
 

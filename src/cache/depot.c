@@ -132,7 +132,8 @@ bool depot_is_loaded(const struct cache *cache, unsigned class, word w)
     return false;
 }
 
-/* In an order that may be interrupted and repeated. Its units, and what was on its way, are lost. */
+/* In an order that may be interrupted and repeated. Its units, and what was on its way, are
+ * lost. */
 static void set_aside(struct depot *d)
 {
     if (!d->damaged)
@@ -222,7 +223,8 @@ void depot_leave(struct depot *d)
     lock_release(&d->lock);
 }
 
-/* ---- using magazines -------------------------------------------------------------------------- */
+/* ---- using magazines
+ * -------------------------------------------------------------------------- */
 
 bool depot_provide_empty(struct cache *cache, unsigned class)
 {

@@ -15,15 +15,16 @@ static inline size_t depot_bytes(const struct depot *d, unsigned class)
     return word_peek(&d->stock_blocks) * class_size(class);
 }
 
-/* Locks and, if the holder died, recovers. False: it is held for longer than a moment, or by the calling
- * thread, interrupted by a signal; it cannot be repaired just now; or the class was set aside. */
+/* Locks and, if the holder died, recovers. False: it is held for longer than a moment, or by the
+ * calling thread, interrupted by a signal; it cannot be repaired just now; or the class was set
+ * aside. */
 bool depot_enter(struct cache *cache, unsigned class);
 
 /* The same for who only takes stock away: all others make known that the depots may have some. */
 bool depot_enter_to_drain(struct cache *cache, unsigned class);
 
-/* The same for who looks at a class that may have been set aside. The second one waits as long as it takes,
- * also where the thread holds depots that it got by it, of lower classes. */
+/* The same for who looks at a class that may have been set aside. The second one waits as long as
+ * it takes, also where the thread holds depots that it got by it, of lower classes. */
 bool depot_enter_any(struct cache *cache, unsigned class);
 bool depot_enter_patiently(struct cache *cache, unsigned class);
 void depot_leave(struct depot *d);
@@ -32,15 +33,15 @@ void depot_leave(struct depot *d);
 void depot_list(struct depot *d, unsigned class, word *list, word w);
 word depot_unlist(struct depot *d, unsigned class, word *list);
 
-/* Whether the word is that of a magazine that was made. A walk along a list asks before each step, and
- * takes no more steps than there are magazines: links lie among what users could overwrite. */
+/* Whether the word is that of a magazine that was made. A walk along a list asks before each step,
+ * and takes no more steps than there are magazines: links lie among what users could overwrite. */
 static inline bool depot_has(const struct cache *cache, unsigned class, word w)
 {
     return place_is_magazine(cache, class, w);
 }
 
-/* recover.c: undoes what the dead left; may be interrupted and repeated. DEPOT_NOT_NOW: a lock that it
- * needs is not to be had; DEPOT_DAMAGED: what is there cannot be theirs. */
+/* recover.c: undoes what the dead left; may be interrupted and repeated. DEPOT_NOT_NOW: a lock that
+ * it needs is not to be had; DEPOT_DAMAGED: what is there cannot be theirs. */
 enum depot_recovery { DEPOT_RECOVERED, DEPOT_NOT_NOW, DEPOT_DAMAGED };
 enum depot_recovery depot_recover(struct cache *cache, unsigned class);
 
@@ -50,9 +51,8 @@ void depot_make_magazines(struct depot *d, unsigned class);
 /* Gives back the units of a class that has no magazines. */
 void depot_give_units(struct cache *cache, unsigned class);
 
-/* Each magazine of the class that holds blocks, in lanes and in stock, by its word; until the visitor
- * says false. Whether it never did. Of
- * a class that was set aside, those in lanes. */
+/* Each magazine of the class that holds blocks, in lanes and in stock, by its word; until the
+ * visitor says false. Whether it never did. Of a class that was set aside, those in lanes. */
 typedef bool (*depot_visit)(void *context, unsigned class, word w);
 bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, void *context);
 
@@ -100,8 +100,8 @@ static inline bool cache_has_lanes(const struct cache *cache, unsigned class)
 /* trade.c: the CPU whose lane the thread uses. */
 size_t cache_cpu(const struct cache *cache);
 
-/* trade.c: replaces a lane's word `old` on this CPU by `w`, which is not in a list; both are named in
- * transit meanwhile. Commits what the caller changed so far. Whether it took place. */
+/* trade.c: replaces a lane's word `old` on this CPU by `w`, which is not in a list; both are named
+ * in transit meanwhile. Commits what the caller changed so far. Whether it took place. */
 bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word w);
 
 /* The slow paths proper, for a class that is cached. */
@@ -124,8 +124,8 @@ size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct
 /* Returns at least `bytes` of the largest stocks, as far as there are any; how many. */
 size_t stock_reduce(struct cache *cache, size_t bytes, struct fault *fault);
 
-/* Bytes in all depots, each at its own instant, and how many there may be: what the CPUs in use and the
- * heap's limit allow. */
+/* Bytes in all depots, each at its own instant, and how many there may be: what the CPUs in use and
+ * the heap's limit allow. */
 size_t stock_bytes(const struct cache *cache);
 size_t stock_bound(const struct cache *cache);
 

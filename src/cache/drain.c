@@ -1,8 +1,8 @@
 /* drain.c - emptying the cache: depots, and the lanes that can be reached.
  *
- * A lane that is behind a lock can be emptied by anybody, one with sequences only from its own CPU. The
- * thread that calls stays where it is, with the affinity that the program gave it: where all lanes are
- * to be emptied a thread of the library's own goes to the other CPUs, and ends.
+ * A lane that is behind a lock can be emptied by anybody, one with sequences only from its own CPU.
+ * The thread that calls stays where it is, with the affinity that the program gave it: where all
+ * lanes are to be emptied a thread of the library's own goes to the other CPUs, and ends.
  */
 #define _GNU_SOURCE
 #include "cache/depot.h"
@@ -14,7 +14,8 @@
 
 enum { VISITOR_STACK = 128 << 10, MASK_BYTES = (1 << 16) / CHAR_BIT };
 
-/* Takes what is loaded on that CPU, on which the thread is unless lanes are locked, to the depots. */
+/* Takes what is loaded on that CPU, on which the thread is unless lanes are locked, to the
+ * depots. */
 static void unload(struct cache *cache, size_t cpu)
 {
     struct lane *lane = &cache->table->lanes[cpu];

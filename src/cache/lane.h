@@ -5,18 +5,17 @@
  * (rseq, Linux 4.18, registered by glibc 2.35 and later) the store ends a sequence that the kernel
  * aborts when the thread is preempted, moved to another CPU or interrupted by a signal in it: so on
  * one CPU it is atomic against all threads of all processes, without a lock. Death in it leaves the
- * word as it was. The sequences are in lane_x86_64.h; technique: Linux rseq(2), by Mathieu Desnoyers
- * and Paul Turner, as tcmalloc's per-CPU mode uses it.
+ * word as it was. The sequences are in lane_x86_64.h; technique: Linux rseq(2), by Mathieu
+ * Desnoyers and Paul Turner, as tcmalloc's per-CPU mode uses it.
  *
- * Elsewhere a lane is locked: the same words, the same single store, each lane behind a brief
- * lock (brief.h): who finds it taken goes to the depot.
- * A heap is of one mode for good. In a heap of the first kind a process without rseq leaves the lanes
- * alone.
+ * Elsewhere a lane is locked: the same words, the same single store, each lane behind a brief lock
+ * (brief.h): who finds it taken goes to the depot. A heap is of one mode for good. In a heap of the
+ * first kind a process without rseq leaves the lanes alone.
  *
  *     lane_pop        a block of that class, or NULL: the lane has none (or was never used)
  *     lane_push       false: the lane is full (or was never used)
- *     lane_exchange   another magazine for the one of this CPU; false: the word is no longer `old`, or
- *                     this is no longer that CPU
+ *     lane_exchange   another magazine for the one of this CPU; false: the word is no longer `old`,
+ *                     or this is no longer that CPU
  *
  * Each fails, too, where its sequence was aborted or, in locked mode, its lane found taken.
  */

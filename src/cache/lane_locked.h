@@ -1,7 +1,7 @@
 /* lane_locked.h - the same three on a lane behind its brief lock; any lane will do.
  *
- * Which CPU a thread is on costs a call where there is no rseq area to read it from: it is asked now
- * and then, and when the lane was found taken.
+ * Which CPU a thread is on costs a call where there is no rseq area to read it from: it is asked
+ * now and then, and when the lane was found taken.
  */
 #ifndef DVSM_CACHE_LANE_LOCKED_H
 #define DVSM_CACHE_LANE_LOCKED_H

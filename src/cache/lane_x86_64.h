@@ -1,12 +1,13 @@
 /* lane_x86_64.h - the restartable sequences, instruction by instruction.
  *
- * Each begins by naming its descriptor to the kernel. Whenever the thread does not run through labels 1
- * to 2 undisturbed, the kernel sends it to label 4, and nothing has happened. The last instruction
- * before 2 is the commit: nothing shared is changed earlier that anybody reads before it.
+ * Each begins by naming its descriptor to the kernel. Whenever the thread does not run through
+ * labels 1 to 2 undisturbed, the kernel sends it to label 4, and nothing has happened. The last
+ * instruction before 2 is the commit: nothing shared is changed earlier that anybody reads before
+ * it.
  *
- * An aborted sequence is not begun again: it has no block, is full or has lost, and the slow path goes
- * on. A thread that is single-stepped never runs through one, and would try for ever. The slow paths
- * try once or twice more, and then do without the lane (trade.c).
+ * An aborted sequence is not begun again: it has no block, is full or has lost, and the slow path
+ * goes on. A thread that is single-stepped never runs through one, and would try for ever. The slow
+ * paths try once or twice more, and then do without the lane (trade.c).
  *
  *         lea  3b(%rip), %r8       the descriptor's address ...
  *         mov  %r8, %fs:8(rseq)    ... into the thread's rseq area, field rseq_cs
@@ -17,12 +18,12 @@
  *         mov  %r9, (%r8,class,8)     the commit
  *     2:
  *
- * NB: no asm goto with outputs: gcc 12 loses what a jump out of one returns (its bug 113921). So a pop
- * falls through with no block, and the others name their scratch registers.
+ * NB: no asm goto with outputs: gcc 12 loses what a jump out of one returns (its bug 113921). So a
+ * pop falls through with no block, and the others name their scratch registers.
  *
  * The descriptor: version and flags 0, start, length, where to go on abort. The kernel demands a
- * signature, which glibc registered, in the four bytes before that place: here they are the operand of
- * an undefined instruction (ud1), so that nobody can run into it.
+ * signature, which glibc registered, in the four bytes before that place: here they are the operand
+ * of an undefined instruction (ud1), so that nobody can run into it.
  */
 #ifndef DVSM_CACHE_LANE_X86_64_H
 #define DVSM_CACHE_LANE_X86_64_H
@@ -53,10 +54,10 @@
 /* What each is given. */
 #define LANE_INPUTS [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [class] "r"(class)
 
-/* The block below is what this lane hands out next of the class: its line is asked for, to be written,
- * once the commit is done (before it, batches took a tenth longer on Zen 4). NB: its address is read
- * inside the sequence: outside, the magazine may be another's, or gone. Processors that do not know
- * prefetchw do nothing there. */
+/* The block below is what this lane hands out next of the class: its line is asked for, to be
+ * written, once the commit is done (before it, batches took a tenth longer on Zen 4). NB: its
+ * address is read inside the sequence: outside, the magazine may be another's, or gone. Processors
+ * that do not know prefetchw do nothing there. */
 static inline __attribute__((always_inline)) void *lane_pop(const struct lane_view *view,
                                                             size_t class, size_t mask)
 {

@@ -1,7 +1,7 @@
 /* magazine.h - a page of pointers to free blocks of one class.
  *
  *     magazine ->  +------+--------+--------+-----+---------+
- *                  | link | slot 1 | slot 2 | ... | slot n  |     512 bytes aligned to 512: 62 slots
+ *                  | link | slot 1 | slot 2 | ... | slot n  |     512 bytes, so aligned: 62 slots
  *                  +------+--------+--------+-----+---------+     (above 1 KiB a block 128 and 14)
  *                                    ^
  *     word  ->  ---------------------+ + 1    the next slot to fill: here it holds one block
@@ -69,16 +69,17 @@ static inline __attribute__((always_inline)) void magazine_expect(unsigned class
         __builtin_prefetch(m + i);
 }
 
-/* A freed block's mark: in its first four bytes the lower half of the word it was pushed by, in the next
- * four MAGAZINE_MARK, the upper half of no address and of no usual number. That is stored last, tells
- * alone, and is all that is cleared.
- *  - Not in the first four bytes: a program that has just written a byte or an int there would make the
- *    processor wait for that store.
- *  - Not beyond the first eight: malloc clears it at an address that is known late, and such a store can
- *    hold up the program's own loads from places with the same lowest twelve bits (seen on Zen 4). The
- *    program itself writes to the first eight bytes soon; a second place cost rings of blocks a tenth.
- * What a program still writes to a block that it has freed may destroy the mark: the second free of such
- * a block is not seen. */
+/* A freed block's mark: in its first four bytes the lower half of the word it was pushed by, in the
+ * next four MAGAZINE_MARK, the upper half of no address and of no usual number. That is stored
+ * last, tells alone, and is all that is cleared.
+ *  - Not in the first four bytes: a program that has just written a byte or an int there would make
+ *    the processor wait for that store.
+ *  - Not beyond the first eight: malloc clears it at an address that is known late, and such a
+ *    store can hold up the program's own loads from places with the same lowest twelve bits (seen
+ *    on Zen 4). The program itself writes to the first eight bytes soon; a second place cost rings
+ *    of blocks a tenth.
+ * What a program still writes to a block that it has freed may destroy the mark: the second free of
+ * such a block is not seen. */
 typedef uint32_t MAY_ALIAS mark_half;
 
 #define MAGAZINE_MARK CHUNK_FREED_MARK

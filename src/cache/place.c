@@ -57,7 +57,8 @@ word place_of_mark(const struct cache *cache, mark_half half)
     return 0;
 }
 
-/* ---- the list of granules that have room ------------------------------------------------------ */
+/* ---- the list of granules that have room
+ * ------------------------------------------------------ */
 
 static bool has_room(const struct magazine_granule *g)
 {
@@ -81,7 +82,8 @@ static void unlist_room(struct cache_table *table, struct journal *j,
         journal_store(j, link, g->next);
 }
 
-/* ---- changes under the map's lock ------------------------------------------------------------- */
+/* ---- changes under the map's lock
+ * ------------------------------------------------------------- */
 
 struct exchange_of_unit {
     struct cache *cache;
@@ -98,7 +100,8 @@ static void set_class(struct journal *j, struct magazine_granule *g, size_t numb
     journal_store(j, w, changed);
 }
 
-/* A unit that came back or, where the list of these is not to be believed or empty, one never used. */
+/* A unit that came back or, where the list of these is not to be believed or empty, one never
+ * used. */
 static word unlist_unit(struct journal *j, struct magazine_granule *g)
 {
     word unit = g->given;
@@ -173,7 +176,8 @@ static void give_unit(struct journal *j, void *context)
         list_room(table, j, g);
 }
 
-/* ---- for a depot ------------------------------------------------------------------------------ */
+/* ---- for a depot
+ * ------------------------------------------------------------------------------ */
 
 void place_settle(struct cache *cache, struct depot *d)
 {
@@ -227,7 +231,8 @@ void place_give(struct cache *cache, unsigned class)
         place_settle(cache, x.depot);
 }
 
-/* ---- checking --------------------------------------------------------------------------------- */
+/* ---- checking
+ * --------------------------------------------------------------------------------- */
 
 struct place_check {
     const struct cache *cache;

@@ -4,16 +4,18 @@
  *                 | header | unit 1 | unit 2 | ... | unit 127 |      512 bytes each
  *                 +--------+--------+--------+-----+----------+
  *
- * A unit is one magazine of a class of up to 1 KiB, or four of a larger class. Classes take units one by
- * one, as they need them: so what a CPU has loaded of all its classes is in a few pages and spread over
- * the sets of its cache. (With each class's magazines on pages of their own, all at the same place of
- * them, a ring of a thousand blocks took a third longer.) The header says which class has which unit.
+ * A unit is one magazine of a class of up to 1 KiB, or four of a larger class. Classes take units
+ * one by one, as they need them: so what a CPU has loaded of all its classes is in a few pages and
+ * spread over the sets of its cache. (With each class's magazines on pages of their own, all at the
+ * same place of them, a ring of a thousand blocks took a third longer.) The header says which class
+ * has which unit.
  *
- * A class keeps its units in a list, linked by their last words, which no magazine uses, and gives them
- * back when none of its magazines holds a block; a granule whose last unit comes back goes to the map.
+ * A class keeps its units in a list, linked by their last words, which no magazine uses, and gives
+ * them back when none of its magazines holds a block; a granule whose last unit comes back goes to
+ * the map.
  *
- * The map's lock guards all of it: units change hands within its changes, which store the depot's words,
- * too. The depot's lock is held as well by whoever takes or gives for it.
+ * The map's lock guards all of it: units change hands within its changes, which store the depot's
+ * words, too. The depot's lock is held as well by whoever takes or gives for it.
  */
 #ifndef DVSM_CACHE_PLACE_H
 #define DVSM_CACHE_PLACE_H
@@ -46,8 +48,8 @@ static inline size_t place_magazines(unsigned class)
     return UNIT_BYTES / magazine_bytes(class);
 }
 
-/* The class that has the unit in which the address lies; 0: the cache has no such unit. Needs no lock: right
- * for a magazine that stays the class's meanwhile. */
+/* The class that has the unit in which the address lies; 0: the cache has no such unit. Needs no
+ * lock: right for a magazine that stays the class's meanwhile. */
 unsigned place_class(const struct cache *cache, word address);
 
 /* Whether the word can be that of a magazine of the class. */

@@ -1,10 +1,11 @@
 /* pressure.c - what the heap remembers when memory is short.
  *
- * At its limit a program frees and asks by turns. So that neither costs much: what could not be had is
- * remembered until something is freed, and the cache is left out for as long as requests keep being
- * refused: then a freed block joins its neighbours at once, and no request need empty lanes and depots.
- * A block that is pushed onto a lane is freed without anybody being told: so the lanes' words are noted, and
- * looked at again. All of this are hints: a wrong one costs time, or a request one more look.
+ * At its limit a program frees and asks by turns. So that neither costs much: what could not be had
+ * is remembered until something is freed, and the cache is left out for as long as requests keep
+ * being refused: then a freed block joins its neighbours at once, and no request need empty lanes
+ * and depots. A block that is pushed onto a lane is freed without anybody being told: so the lanes'
+ * words are noted, and looked at again. All of this are hints: a wrong one costs time, or a request
+ * one more look.
  */
 #include "cache/depot.h"
 

@@ -1,7 +1,7 @@
 /* recover.c - what the dead left of a change of a depot, believed only as far as it can be theirs.
  *
- * Marks are written into blocks, and what is in stock will be handed out: so every magazine of the class
- * is looked at, and every block in it, before anything is done.
+ * Marks are written into blocks, and what is in stock will be handed out: so every magazine of the
+ * class is looked at, and every block in it, before anything is done.
  */
 #include "cache/depot.h"
 
@@ -91,8 +91,8 @@ static bool survey_lanes(const struct survey *s)
     return true;
 }
 
-/* Whether the class has all of the units in its list, and as many magazines as are in them or, while they
- * are being given back, none. A unit that came last has none yet. */
+/* Whether the class has all of the units in its list, and as many magazines as are in them or,
+ * while they are being given back, none. A unit that came last has none yet. */
 static bool has_sound_units(const struct cache *cache, unsigned class)
 {
     const struct depot *d = depot_of(cache, class);
@@ -135,8 +135,8 @@ static word outside(const struct cache *cache, const struct depot *d, unsigned c
     return depot_is_loaded(cache, class, old) ? 0 : old;
 }
 
-/* Marks are not journaled: a split that was undone gave the upper half of a magazine, the first in its
- * list again, marks of another; who died while filling one, w, had not set them all. */
+/* Marks are not journaled: a split that was undone gave the upper half of a magazine, the first in
+ * its list again, marks of another; who died while filling one, w, had not set them all. */
 static void remark(const struct depot *d, unsigned class, word w)
 {
     for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)

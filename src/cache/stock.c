@@ -103,9 +103,9 @@ static bool enter_arena_of(struct cache *cache, struct depot *d, struct arena_ho
     return arenas_enter_index(cache->arenas, hold, id - 1);
 }
 
-/* Empties the magazine in transit. A block that its arena does not take (its header was overwritten,
- * or the arena is damaged) is dropped: nobody will get it again. False: an arena is not to be had, and the
- * rest is still in the magazine. */
+/* Empties the magazine in transit. A block that its arena does not take (its header was
+ * overwritten, or the arena is damaged) is dropped: nobody will get it again. False: an arena is
+ * not to be had, and the rest is still in the magazine. */
 static bool empty_transit(struct cache *cache, unsigned class, struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
@@ -116,7 +116,7 @@ static bool empty_transit(struct cache *cache, unsigned class, struct fault *fau
         void *block = (void *)*magazine_last(d->transit_new);
 
         if (!enter_arena_of(cache, d, &hold, block))
-            break; /* somebody holds that arena for long, or this is a signal handler in its holder */
+            break; /* held for long, or this is a signal handler in its holder */
         if (arena_take_back(&hold.call, block, &d->transit_new))
             continue;
         if (hold.call.fault.kind != FAULT_NONE) {

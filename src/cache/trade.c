@@ -11,7 +11,8 @@ size_t cache_cpu(const struct cache *cache)
     return cpu < cache->table->cpus ? cpu : 0;
 }
 
-/* A lane is used from now on: what may be cached goes by how many are. A hint, so no lock is needed. */
+/* A lane is used from now on: what may be cached goes by how many are. A hint, so no lock is
+ * needed. */
 static void note_used(struct cache_table *table, struct lane *lane)
 {
     if (__atomic_exchange_n(&lane->used, 1, __ATOMIC_RELAXED) == 0)
@@ -42,8 +43,9 @@ bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word
 
 /* ---- malloc ---------------------------------------------------------------------------------- */
 
-/* A magazine that is in no list, or named in transit, goes into this CPU's lane if that has no block,
- * and away otherwise. Its last block has just become the caller's: committed with the first change. */
+/* A magazine that is in no list, or named in transit, goes into this CPU's lane if that has no
+ * block, and away otherwise. Its last block has just become the caller's: committed with the first
+ * change. */
 static void load(struct cache *cache, unsigned class, word w)
 {
     struct depot *d = depot_of(cache, class);
@@ -59,9 +61,9 @@ static void load(struct cache *cache, unsigned class, word w)
     depot_end_transit(d, class, shelf, done ? old : w);
 }
 
-/* Splits a magazine that is in no list: the upper half moves to an empty one, if there is one, and to
- * the stock. Copied first: until it is listed nobody reads the copy. Returns the lower half's word;
- * committed with the caller's change. NB: called before the caller changes anything. */
+/* Splits a magazine that is in no list: the upper half moves to an empty one, if there is one, and
+ * to the stock. Copied first: until it is listed nobody reads the copy. Returns the lower half's
+ * word; committed with the caller's change. NB: called before the caller changes anything. */
 static word split(struct cache *cache, unsigned class, size_t shelf, word w)
 {
     struct depot *d = depot_of(cache, class);
@@ -107,8 +109,8 @@ static bool is_streaming(struct depot *d, size_t shelf, enum trade trade)
     return same;
 }
 
-/* Where others free what this CPU allocates, their stock is where blocks are: then the arena is tried
- * only now and then. */
+/* Where others free what this CPU allocates, their stock is where blocks are: then the arena is
+ * tried only now and then. */
 enum { STOCK_PLENTY = 4, FOREIGN_TURNS = 16 };
 
 static bool is_fed_by_others(struct depot *d)
@@ -121,8 +123,9 @@ static bool is_fed_by_others(struct depot *d)
     return true;
 }
 
-/* A magazine that holds blocks, out of its list or in transit: the CPU's stock, then what its arena has,
- * then another's stock, then what any arena has or, at last, can get. An empty one or 0: none. */
+/* A magazine that holds blocks, out of its list or in transit: the CPU's stock, then what its arena
+ * has, then another's stock, then what any arena has or, at last, can get. An empty one or 0:
+ * none. */
 static word find_blocks(struct cache *cache, unsigned class, size_t shelf, bool may_grow,
                         bool *short_of_memory, struct fault *fault)
 {
@@ -162,8 +165,8 @@ static void *take_block(struct cache *cache, unsigned class, bool may_grow, bool
     return block;
 }
 
-/* Whether the class was hardly used yet: its first blocks are left to the arenas, so that a heap of few
- * blocks has no magazines. */
+/* Whether the class was hardly used yet: its first blocks are left to the arenas, so that a heap of
+ * few blocks has no magazines. */
 static bool is_first(struct depot *d)
 {
     if (likely(word_peek(&d->demand) != 0 || word_peek(&d->made) != 0))
@@ -245,7 +248,8 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
     word w = take_room(cache, class, shelf, most);
 
     if (w != 0) {
-        /* Journaled: should a split just made be undone, the slot is one of the upper half's again. */
+        /* Journaled: should a split just made be undone, the slot is one of the upper half's
+         * again. */
         journal_store(depot_journal(d), magazine_next(w), (word)block);
         magazine_set_mark(block, w);
         bool done = full && cache_trade(cache, class, cpu, old, w + WORD);

@@ -49,8 +49,8 @@ void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, con
 
 /* ---- the rest of the family ------------------------------------------------------------------ */
 
-/* Zeroed outside the lock: meanwhile others allocate. What a large block has got from the system just now
- * is zero. */
+/* Zeroed outside the lock: meanwhile others allocate. What a large block has got from the system
+ * just now is zero. */
 static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char *function)
 {
     const char *fresh = NULL;
@@ -72,9 +72,9 @@ static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, cons
 
 /* ---- aligned */
 
-/* Alignments up to this one are served from the cache, by the class whose size is the next multiple:
- * arenas then cut that class's blocks at multiples, and in the long run all that is cached is aligned.
- * With larger ones too much of a block would remain unused. */
+/* Alignments up to this one are served from the cache, by the class whose size is the next
+ * multiple: arenas then cut that class's blocks at multiples, and in the long run all that is
+ * cached is aligned. With larger ones too much of a block would remain unused. */
 enum { CACHED_ALIGNMENT_MOST = 128 };
 
 static bool is_multiple(const void *block, size_t alignment)

@@ -1,9 +1,9 @@
 /* block.c - what a block's header and mark tell, without a lock.
  *
- * The caller holds the block, so its size does not change; flags of its head and of the next chunk's
- * may, by one store each, when neighbours come and go. All of it may have been overwritten by the
- * user, and the pointer may be any: whatever is not as it should be is left to the block's arena, which
- * says what is wrong.
+ * The caller holds the block, so its size does not change; flags of its head and of the next
+ * chunk's may, by one store each, when neighbours come and go. All of it may have been overwritten
+ * by the user, and the pointer may be any: whatever is not as it should be is left to the block's
+ * arena, which says what is wrong.
  */
 #include "arena/remote.h"
 #include "heap/heap.h"
@@ -49,8 +49,8 @@ enum block_state heap_look(struct dvsm_heap *heap, const void *block)
     return remote_is_marked(block) ? BLOCK_OTHER : BLOCK_PLAIN;
 }
 
-/* Whether the granules of [c, end) are one large block, as far as c's holder can see: what lies behind it
- * may come and go meanwhile. */
+/* Whether the granules of [c, end) are one large block, as far as c's holder can see: what lies
+ * behind it may come and go meanwhile. */
 static bool is_large_run(const struct segment_map *map, const struct chunk *c, const char *end)
 {
     enum run_kind kind;

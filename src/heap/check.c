@@ -1,16 +1,19 @@
 /* check.c - every invariant of a heap, and that each byte of its region is accounted for.
  *
  *     region     = header, lanes, depots, map, arenas, granules                (region_check)
- *     overhead   = what is committed of all but the granules, by their marks   (segment_check_overhead)
- *     granules   = free, retained, each one arena's, or the cache's            (segment_check, check_owners)
+ *     overhead   = what is committed of all but the granules, by their marks
+ *                (segment_check_overhead)
+ *     granules   = free, retained, each one arena's, or the cache's            (segment_check,
+ *                check_owners)
  *     the cache's = units of magazines, each one class's                      (place_check)
  *     an arena's = segments and large blocks, as it says itself                (check_claims)
- *     holes      = inside free chunks and tops, behind their fields; each counted by its arena  (check_holes)
+ *     holes      = inside free chunks and tops, behind their fields; each counted by its arena
+ *                (check_holes)
  *     a segment  = chunks in use, free ones in bins, victim, top, records      (arena_check)
  *     in use     = cached, each in just one magazine, or the program's         (check_cached)
  *
- * On its way is nothing then: what the dead left pending or in transit was put where it belongs when
- * their lock was taken, and what the living work on is behind theirs.
+ * On its way is nothing then: what the dead left pending or in transit was put where it belongs
+ * when their lock was taken, and what the living work on is behind theirs.
  */
 #include <errno.h>
 

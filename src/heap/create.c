@@ -41,8 +41,8 @@ static int reserve_from(const dvsm_backend *backend, struct dvsm_heap *heap,
     return shm_reserve_fitting(heap->backend, &heap->mapping, least < wanted ? least : wanted);
 }
 
-/* A kernel that has no memory files, or a sandbox that refuses them: where nobody asked for one, memory
- * without a file does as well. */
+/* A kernel that has no memory files, or a sandbox that refuses them: where nobody asked for one,
+ * memory without a file does as well. */
 static bool has_no_memory_files(int error)
 {
     return error == ENOSYS || error == EPERM || error == EACCES;

@@ -1,5 +1,5 @@
-/* entry.c - from a public call into one arena and out again; faults are reported when no lock is held
- * any more. */
+/* entry.c - from a public call into one arena and out again; faults are reported when no lock is
+ * held any more. */
 #include <errno.h>
 
 #include "arena/remote.h"
@@ -55,8 +55,9 @@ bool heap_enter_owner(struct heap_call *call, const void *block, const char *fun
     return true;
 }
 
-/* Nothing is stored before the block is known to be one in use, as far as that can be seen. NB: a mark
- * alone does not say that it was freed: somebody may have been killed before he put it on the list. */
+/* Nothing is stored before the block is known to be one in use, as far as that can be seen. NB: a
+ * mark alone does not say that it was freed: somebody may have been killed before he put it on the
+ * list. */
 void heap_free_remotely(struct heap_call *call, void *block)
 {
     struct arena_slot *slot = call->busy;
@@ -71,8 +72,8 @@ void heap_free_remotely(struct heap_call *call, void *block)
         remote_push(slot, block);
 }
 
-/* An arena was set aside: what the cache has of it is dropped, and what is freed from now on is looked
- * at one by one. */
+/* An arena was set aside: what the cache has of it is dropped, and what is freed from now on is
+ * looked at one by one. */
 static NOINLINE void set_aside(struct dvsm_heap *heap)
 {
     struct fault ignored = {0};
@@ -89,7 +90,8 @@ static NOINLINE void report(struct dvsm_heap *heap, const struct fault *fault, c
     fault_report(fault, heap != NULL ? heap->label : "no heap", function);
 }
 
-/* The call goes on, or fails for what else it met: with another part of the heap it may have done its work. */
+/* The call goes on, or fails for what else it met: with another part of the heap it may have done
+ * its work. */
 void heap_report_noted(struct dvsm_heap *heap, const char *function)
 {
     struct fault noted;

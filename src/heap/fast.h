@@ -65,9 +65,9 @@ static inline bool heap_is_plain(const void *block, size_t head)
            likely((word_peek((const char *)block - WORD - HEAP_FLAGS + head) & PINUSE) != 0);
 }
 
-/* Whether the cache may take the block, and where. Its granule is known to be one of a segment before
- * its header is read, the size to be a class's before its mark and the next chunk's header are. A
- * block with a mark, right or wrong, is for the slow path. */
+/* Whether the cache may take the block, and where. Its granule is known to be one of a segment
+ * before its header is read, the size to be a class's before its mark and the next chunk's header
+ * are. A block with a mark, right or wrong, is for the slow path. */
 static inline __attribute__((always_inline)) bool
 heap_may_cache(const struct lane_view *view, const void *block, size_t *class, size_t *bytes)
 {

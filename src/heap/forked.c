@@ -1,9 +1,9 @@
 /* forked.c - a child of a fork() in a signal handler that interrupted a call which holds locks.
  *
- * The child is a copy of the interrupted call, too: going on, it would change what the parent's call is
- * just changing, under locks that are the parent's. So the heaps are made read-only in such a child before
- * fork() returns in it. It may exec or exit. Whatever else it does to a heap, the interrupted call going
- * on among it, ends it with a message before anything is changed.
+ * The child is a copy of the interrupted call, too: going on, it would change what the parent's
+ * call is just changing, under locks that are the parent's. So the heaps are made read-only in such
+ * a child before fork() returns in it. It may exec or exit. Whatever else it does to a heap, the
+ * interrupted call going on among it, ends it with a message before anything is changed.
  *
  * NB: by the C library's handlers of fork, which _Fork() does not call.
  */
@@ -36,8 +36,8 @@ static void stop(int number, siginfo_t *info, void *context)
     abort();
 }
 
-/* Whether a lock of a heap's is being taken or left, or is one that is held for so short that only this
- * names it (brief.h). */
+/* Whether a lock of a heap's is being taken or left, or is one that is held for so short that only
+ * this names it (brief.h). */
 static bool names_a_lock(void)
 {
     const struct brief_list_head *head = brief_head();

@@ -114,7 +114,8 @@ int heap_unmake(struct dvsm_heap *heap);
 
 /* ---- forked.c */
 
-/* From now on a child that is forked in the middle of a call of this library leaves the heaps alone. */
+/* From now on a child that is forked in the middle of a call of this library leaves the heaps
+ * alone. */
 void heap_watch_forks(void);
 
 /* ---- default.c */
@@ -153,11 +154,13 @@ struct heap_call {
 /* One to allocate from. */
 bool heap_enter(struct heap_call *call, struct dvsm_heap *heap, const char *function);
 
-/* The one that a block handed over by the user belongs to; a fault if it can be none. Where its arena is
- * held for longer than a moment, or by the interrupted call of a signal handler: call->busy. */
+/* The one that a block handed over by the user belongs to; a fault if it can be none. Where its
+ * arena is held for longer than a moment, or by the interrupted call of a signal handler:
+ * call->busy. */
 bool heap_enter_owner(struct heap_call *call, const void *block, const char *function);
 
-/* The one of that index, however long it takes; false only in a signal handler that would have to wait. */
+/* The one of that index, however long it takes; false only in a signal handler that would have to
+ * wait. */
 bool heap_enter_index(struct heap_call *call, struct dvsm_heap *heap, size_t index,
                       const char *function);
 
@@ -177,8 +180,8 @@ static inline bool heap_report(struct dvsm_heap *heap, const struct fault *fault
     return heap_report_found(heap, fault, function);
 }
 
-/* Reports what was noted by locks that could not be repaired (fault.h); heap_leave() and heap_report() do it,
- * too. */
+/* Reports what was noted by locks that could not be repaired (fault.h); heap_leave() and
+ * heap_report() do it, too. */
 void heap_report_noted(struct dvsm_heap *heap, const char *function);
 
 /* Reports that a block, found in the cache, was freed already. */
@@ -186,7 +189,8 @@ void heap_report_freed(struct dvsm_heap *heap, const void *block, const char *fu
 
 /* ---- block.c */
 
-/* Frees a block whose arena is busy: puts it on the arena's list (arena/remote.h), or raises a fault. */
+/* Frees a block whose arena is busy: puts it on the arena's list (arena/remote.h), or raises a
+ * fault. */
 void heap_free_remotely(struct heap_call *call, void *block);
 
 /* What a look at a block tells without any lock. */
@@ -197,7 +201,8 @@ enum block_state {
 };
 enum block_state heap_look(struct dvsm_heap *heap, const void *block);
 
-/* Usable bytes of a block in use, large ones too, by a look without a lock; 0: it is none, by all signs. */
+/* Usable bytes of a block in use, large ones too, by a look without a lock; 0: it is none, by all
+ * signs. */
 size_t heap_usable_by_look(struct dvsm_heap *heap, const void *block);
 
 /* Of a block in a segment: bytes of its chunk, as its header says. */
@@ -240,7 +245,8 @@ void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const cha
 void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function);
 void heap_free(void *block, const char *function);
 
-/* A block from an arena, for one that has grown so often (struct arena_call) and is to be replaced. */
+/* A block from an arena, for one that has grown so often (struct arena_call) and is to be
+ * replaced. */
 void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function);
 
 #endif

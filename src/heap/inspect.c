@@ -46,7 +46,8 @@ static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
     walk->visit(&chunk, walk->context);
 }
 
-/* The header of a large block: the low bits of the word at its run's start say where. NULL: damaged. */
+/* The header of a large block: the low bits of the word at its run's start say where. NULL:
+ * damaged. */
 static const struct chunk *large_chunk(struct run run)
 {
     size_t lead = *(const word *)(const void *)run.start & (GRANULE - 1);
@@ -167,8 +168,9 @@ static void add_usage(struct arena_usage *sum, const struct arena *arena)
     sum->top_bytes += usage.top_bytes;
 }
 
-/* `cached` is part of what is in use, as the arenas see it: no more than that, should it have changed
- * meanwhile. Where all blocks are cached so are all bytes: some chunks are larger than their class. */
+/* `cached` is part of what is in use, as the arenas see it: no more than that, should it have
+ * changed meanwhile. Where all blocks are cached so are all bytes: some chunks are larger than
+ * their class. */
 static void add_up(struct dvsm_heap *heap, struct arena_usage *sum, struct cache_count *cached,
                    const char *function)
 {

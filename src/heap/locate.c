@@ -1,16 +1,18 @@
 /* locate.c - the heap that an address lies in.
  *
- * Four looks, each proven by the heap's own bounds (heap_holds()), so that none of them needs to be right:
- * the default heap; the heap that this thread was told last; the one that was last found at such an address;
- * and a search in the index, the bases of all heaps in ascending order. Where these fail the whole table is
- * looked through, and what that says holds.
+ * Four looks, each proven by the heap's own bounds (heap_holds()), so that none of them needs to be
+ * right: the default heap; the heap that this thread was told last; the one that was last found at
+ * such an address; and a search in the index, the bases of all heaps in ascending order. Where
+ * these fail the whole table is looked through, and what that says holds.
  *
- * There are two copies of the index: one is read, the other is written anew when a heap comes or goes and
- * then takes its place by one store. So nobody reads what another is just writing, unless two heaps come or
- * go meanwhile; and a child that was forked in the middle of a change, by another thread, has a whole copy.
+ * There are two copies of the index: one is read, the other is written anew when a heap comes or
+ * goes and then takes its place by one store. So nobody reads what another is just writing, unless
+ * two heaps come or go meanwhile; and a child that was forked in the middle of a change, by another
+ * thread, has a whole copy.
  *
- * One thread at a time writes. Nobody waits for it: who finds it at work leaves word (`stale`), and the writer
- * begins once more. Its mark is the process's number: in a child, a mark of the parent's means nothing.
+ * One thread at a time writes. Nobody waits for it: who finds it at work leaves word (`stale`), and
+ * the writer begins once more. Its mark is the process's number: in a child, a mark of the parent's
+ * means nothing.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -133,8 +135,8 @@ void locate_update(void)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* The heap with the highest base that is not above the address. No branch depends on what is found: in a
- * ring of heaps each would be mispredicted half the time. */
+/* The heap with the highest base that is not above the address. No branch depends on what is found:
+ * in a ring of heaps each would be mispredicted half the time. */
 static struct dvsm_heap *search(uintptr_t address)
 {
     const struct heap_index *index =

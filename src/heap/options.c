@@ -54,7 +54,8 @@ bool options_read(const dvsm_options *options, dvsm_options *out)
     return out->backend == NULL || backend_is_complete(out->backend);
 }
 
-/* Twice the machine's memory; 0: not known. Not by sysconf(), which reads a file in older C libraries.
+/* Twice the machine's memory; 0: not known. Not by sysconf(), which reads a file in older C
+ * libraries.
  */
 static size_t twice_the_memory(void)
 {
@@ -77,7 +78,8 @@ static size_t address_space_used(void)
     return (size_t)strtoull(text, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Half of what is left of the process's limit: the rest is for its own malloc, its threads and files.
+/* Half of what is left of the process's limit: the rest is for its own malloc, its threads and
+ * files.
  */
 static size_t most_of_address_space(void)
 {

@@ -86,8 +86,8 @@ struct places {
     bool cached;
 };
 
-/* Says where everything lies in a region of r->bytes at r->base, for so many CPUs; false where it is
- * too small. */
+/* Says where everything lies in a region of r->bytes at r->base, for so many CPUs; false where it
+ * is too small. */
 static bool lay_out(struct region *r, struct places *p, size_t cpus)
 {
     char *place = r->base + whole_pages(sizeof(struct region));
@@ -136,8 +136,8 @@ static size_t first_bytes(const struct region *r, bool cached)
     return whole_pages(sizeof *r) + (cached ? lanes_bytes(r) + depots_bytes() : 0);
 }
 
-/* Commits them, which lie side by side, in one call, or what is on either side of lanes and depots that are
- * not needed. */
+/* Commits them, which lie side by side, in one call, or what is on either side of lanes and depots
+ * that are not needed. */
 static int commit_parts(const struct segments *segments, const struct region *plan, bool cached)
 {
     const dvsm_backend *backend = segments->backend;

@@ -4,12 +4,13 @@
  *     base                                             granules                  base + bytes
  *
  * Each part begins on a page of its own. The whole is reserved; committed are the header, lanes and
- * depots (where there is a cache), the arenas made so far, the first pages of the granule map, and what
- * the map hands out: segments, large blocks, and the cache's magazines. So no part in front of the granules
- * has much address space that stays empty. Nothing here belongs to one process: no function pointers, no
- * file descriptors, no process or thread ids.
+ * depots (where there is a cache), the arenas made so far, the first pages of the granule map, and
+ * what the map hands out: segments, large blocks, and the cache's magazines. So no part in front of
+ * the granules has much address space that stays empty. Nothing here belongs to one process: no
+ * function pointers, no file descriptors, no process or thread ids.
  *
- * The header is written once; what changes has its lock beside it: see arenas.h, cache.h, segment.h.
+ * The header is written once; what changes has its lock beside it: see arenas.h, cache.h,
+ * segment.h.
  */
 #ifndef DVSM_HEAP_REGION_H
 #define DVSM_HEAP_REGION_H
@@ -52,13 +53,13 @@ size_t region_least_bytes(void);
 int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
                 const dvsm_options *options);
 
-/* Bytes outside the granules that are committed now: the header and what belongs to it for good, the
- * arenas and magazines made so far; not the granule map's own. */
+/* Bytes outside the granules that are committed now: the header and what belongs to it for good,
+ * the arenas and magazines made so far; not the granule map's own. */
 size_t region_charged_bytes(const struct region *region);
 
-/* The words outside the granule map that its changes store: an arena's `pending`, and what marks how far the
- * arenas, stripes and stretches have memory. A process's own, taken when the region was made: recovery goes
- * by it, whatever the header says then. */
+/* The words outside the granule map that its changes store: an arena's `pending`, and what marks
+ * how far the arenas, stripes and stretches have memory. A process's own, taken when the region was
+ * made: recovery goes by it, whatever the header says then. */
 struct region_marks {
     struct journal_guard guard;
     struct region *region;

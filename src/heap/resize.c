@@ -14,11 +14,11 @@ enum {
 
 enum advice { STAY, MOVE, RESIZE };
 
-/* What is best for a block of a chunk of `have` bytes that is to have `need`, where the cache serves
- * requests below `limit`. It stays where it has room for little more than that. It moves where it
- * shrinks to a size of the cache's, or grows from one for which a copy costs less than the arena's
- * lock and search, or where nothing is free behind it: an arena that cuts chunks which the cache will
- * take back as whole blocks comes to consist of pieces between them. */
+/* What is best for a block of a chunk of `have` bytes that is to have `need`, where the cache
+ * serves requests below `limit`. It stays where it has room for little more than that. It moves
+ * where it shrinks to a size of the cache's, or grows from one for which a copy costs less than the
+ * arena's lock and search, or where nothing is free behind it: an arena that cuts chunks which the
+ * cache will take back as whole blocks comes to consist of pieces between them. */
 static enum advice advise(const void *block, size_t have, size_t need, size_t limit)
 {
     size_t smaller = have < need ? have : need;
@@ -69,8 +69,8 @@ struct resized {
     size_t growths;         /* then: how often the block has grown, 0 if it is no large one */
 };
 
-/* Whether a look without the arena is enough: the block is in the cache, which is reported; it has room
- * for just that; or it is to be moved. */
+/* Whether a look without the arena is enough: the block is in the cache, which is reported; it has
+ * room for just that; or it is to be moved. */
 static bool is_settled(struct dvsm_heap *heap, bool stays, enum attempt attempt, void *block,
                        size_t size, struct resized *result, const char *function)
 {
@@ -162,9 +162,9 @@ static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t 
 }
 
 /* `wanted`: the heap that the result is to be in; NULL: the block's own. Copied outside the lock:
- * nobody else may touch the old block, nobody else knows the new one. A call that met a fault before
- * the copy has failed: no second attempt. One that meets it after, freeing the old block, reports it
- * and has done what it was called for. */
+ * nobody else may touch the old block, nobody else knows the new one. A call that met a fault
+ * before the copy has failed: no second attempt. One that meets it after, freeing the old block,
+ * reports it and has done what it was called for. */
 static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, const char *function)
 {
     int saved = errno;

@@ -1,11 +1,13 @@
-/* serve.c - one request, from the arenas: in which order memory is looked for, down to the last of it.
+/* serve.c - one request, from the arenas: in which order memory is looked for, down to the last of
+ * it.
  *
  *     what the arenas have     the CPU's own first, then the others
  *     what the cache has       where depots have so much that it is worth while
  *     what is new to them      granules from the map; a large block takes them first of all
  *     ---- from here on memory is short
  *     all of the cache         that can be reached from here
- *     what arenas can do without   unused segments, and whole pages inside free chunks and tops, where
+ *     what arenas can do without   unused segments, and whole pages inside free chunks and tops,
+ *                                  where
  *                              some are large: others may grow by these
  *
  * What is refused in the end is remembered until something is freed (cache.h).
@@ -75,8 +77,8 @@ struct search {
     void *block;          /* what it got */
 };
 
-/* From what the CPU's arena has or any other has; GROW_ONE: from the CPU's arena, which may grow; GROW_ANY: from
- * any, which may. */
+/* From what the CPU's arena has or any other has; GROW_ONE: from the CPU's arena, which may grow;
+ * GROW_ANY: from any, which may. */
 enum reach { AS_THEY_ARE, GROW_ONE, GROW_ANY };
 
 static enum outcome attempt(struct search *s, enum reach reach)
@@ -137,8 +139,8 @@ static bool is_refused(enum outcome outcome)
     return outcome == NO_MEMORY || outcome == WOULD_GROW;
 }
 
-/* Once the usual search found nothing. NB: nothing is tried again that cannot end otherwise: a program at its
- * limit comes here with every other request. */
+/* Once the usual search found nothing. NB: nothing is tried again that cannot end otherwise: a
+ * program at its limit comes here with every other request. */
 static enum outcome last_search(struct search *s, struct fault *fault)
 {
     enum outcome outcome = NO_MEMORY;
@@ -153,8 +155,8 @@ static enum outcome last_search(struct search *s, struct fault *fault)
     return is_refused(outcome) ? attempt(s, GROW_ANY) : outcome;
 }
 
-/* Whether an arena would have to grow, which it cannot, by all signs: a look at a few words of each. A
- * program at its limit asks in vain with every other request. */
+/* Whether an arena would have to grow, which it cannot, by all signs: a look at a few words of
+ * each. A program at its limit asks in vain with every other request. */
 static bool is_in_vain(const struct dvsm_heap *heap, const struct heap_request *r)
 {
     const struct arenas *arenas = &heap->arenas;
@@ -173,16 +175,16 @@ static bool is_in_vain(const struct dvsm_heap *heap, const struct heap_request *
     return true;
 }
 
-/* What no state of the heap could grant is refused at once, and what was refused already for as long as
- * nothing is freed: nothing is given up for it. */
+/* What no state of the heap could grant is refused at once, and what was refused already for as
+ * long as nothing is freed: nothing is given up for it. */
 static bool is_hopeless(struct dvsm_heap *heap, size_t bytes)
 {
     return bytes >= REQUEST_LIMIT || !segment_might_take(heap->segments.map, bytes) ||
            cache_is_short_of(&heap->cache, bytes);
 }
 
-/* Whether the same request would be refused the next time. The system may have memory then; and what a
- * stopped process holds, or the call that this one interrupted, was not looked at. */
+/* Whether the same request would be refused the next time. The system may have memory then; and
+ * what a stopped process holds, or the call that this one interrupted, was not looked at. */
 static bool is_final(const struct dvsm_heap *heap, size_t bytes)
 {
     return segment_is_full(heap->segments.map, bytes + 2 * GRANULE) && !lock_holds_any() &&

@@ -1,8 +1,8 @@
 /* holes.c - pages of segments that have no memory although their granule has.
  *
- * A page becomes a hole in one change of the map, which also notes the pages for a survivor; then the
- * backend takes their memory away, which may be repeated; then the note goes. A hole is filled the
- * other way round: memory first, then the change. A page has memory whenever its bit is clear.
+ * A page becomes a hole in one change of the map, which also notes the pages for a survivor; then
+ * the backend takes their memory away, which may be repeated; then the note goes. A hole is filled
+ * the other way round: memory first, then the change. A page has memory whenever its bit is clear.
  */
 #include "segment/segment_map.h"
 
@@ -64,8 +64,8 @@ static size_t page_of(const struct segment_map *map, const char *address)
     return (size_t)(address - map->base) / map->page;
 }
 
-/* The first pages from there on that are all holes, or all none; count 0: no more. Their owner alone
- * changes them, and has its lock. */
+/* The first pages from there on that are all holes, or all none; count 0: no more. Their owner
+ * alone changes them, and has its lock. */
 static struct page_run stretch(const struct segment_map *map, size_t first, size_t end, bool holes,
                                size_t most)
 {
@@ -198,8 +198,8 @@ static bool fits(const struct segment_map *map, size_t pages)
     return segment_excess(map, 0, pages) <= word_peek(&map->retained);
 }
 
-/* So that no page is filled if not all can be. The lock is taken only where it seems that they cannot: what a
- * look without it says may be half of somebody's change. */
+/* So that no page is filled if not all can be. The lock is taken only where it seems that they
+ * cannot: what a look without it says may be half of somebody's change. */
 static bool might_fill(struct segments *s, size_t pages)
 {
     if (likely(fits(s->map, pages)))

@@ -258,8 +258,8 @@ size_t segment_excess(const struct segment_map *map, size_t granules, size_t hol
     return excess_above(map, granules, holes, segment_most(map, 0));
 }
 
-/* A program that frees and allocates by turns is to find its memory where it left it; one whose use has
- * fallen is not to keep more than it uses. */
+/* A program that frees and allocates by turns is to find its memory where it left it; one whose use
+ * has fallen is not to keep more than it uses. */
 size_t segment_may_retain(const struct segment_map *map, size_t taken)
 {
     size_t most = SEGMENT_RETAIN >> GRANULE_SHIFT;

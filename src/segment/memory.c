@@ -55,8 +55,8 @@ static bool commit_bytes(struct segments *s, char *start, size_t bytes)
     return s->backend->commit(s->backend, s->mapping, start, bytes) == 0;
 }
 
-/* The first granule, in which a block's header may lie, and the last page, so that the file reaches that
- * far. */
+/* The first granule, in which a block's header may lie, and the last page, so that the file reaches
+ * that far. */
 static bool commit_ends(struct segments *s, struct granule_run run)
 {
     char *start = run_address(s->map, run);

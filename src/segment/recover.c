@@ -1,9 +1,10 @@
-/* recover.c - what the dead left of a change of the map, believed only as far as it can be theirs. */
+/* recover.c - what the dead left of a change of the map, believed only as far as it can be
+ * theirs. */
 #include "base/fault.h"
 #include "segment/segment_map.h"
 
-/* The last word, restored by the journal, says whether the run is taken and whose; the first must say so,
- * too. */
+/* The last word, restored by the journal, says whether the run is taken and whose; the first must
+ * say so, too. */
 static bool restore_inner(struct segment_map *map)
 {
     struct granule_run run = map->rewriting;
@@ -136,8 +137,8 @@ static bool is_owned(const struct segment_map *map, segment_owner_id owner, stru
     return true;
 }
 
-/* NB: what is pending is looked at once the change of a dead holder of the map's lock is undone. Where the
- * map itself was set aside it stays pending. */
+/* NB: what is pending is looked at once the change of a dead holder of the map's lock is undone.
+ * Where the map itself was set aside it stays pending. */
 bool segment_recover(struct segments *s, segment_owner_id owner, struct run *pending, word *holes)
 {
     if (!segment_enter(s, "segment_recover"))

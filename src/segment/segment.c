@@ -35,8 +35,8 @@ static void mark_inner(struct segment_map *map, size_t granule)
 
 /* ---- taking ---------------------------------------------------------------------------------- */
 
-/* Takes the run out of the free run that begins at `first`, or out of what lies beyond `used`. What is
- * left before and behind it are free runs. */
+/* Takes the run out of the free run that begins at `first`, or out of what lies beyond `used`. What
+ * is left before and behind it are free runs. */
 static void cut_from_free(struct segment_map *map, size_t first, struct granule_run run, word flags,
                           segment_owner_id owner)
 {
@@ -315,7 +315,8 @@ static bool must_release(const struct segment_map *map, struct granule_run piece
                          struct run_memory memory)
 {
     size_t most = segment_may_retain(map, map->committed - map->retained - piece.count);
-    /* By use it stays, and what lies highest goes in its place: runs are taken from the lowest on. */
+    /* By use it stays, and what lies highest goes in its place: runs are taken from the lowest
+     * on. */
     size_t before = map->retain == RETAIN_BY_USE ? 0 : map->retained;
     bool partly =
         map->lazy && memory.committed > 0 && (granule_load(map, piece.first) & LARGE) != 0;

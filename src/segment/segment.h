@@ -10,8 +10,8 @@
  *                  cleared together with TAKEN, in just those granules that are not LARGE
  *     COMMITTED    in any word: the granule has memory behind it
  *     UNSETTLED    in a word of a taken run: memory is being put there or taken away just now
- *     holes        in a word of a segment's granule: a bit for each page, set where the page's memory
- *                  was given back although the granule is COMMITTED
+ *     holes        in a word of a segment's granule: a bit for each page, set where the page's
+ *                  memory was given back although the granule is COMMITTED
  *
  * Inside a free run words have only COMMITTED, if anything.
  *
@@ -27,21 +27,21 @@
  *
  * Locks: every function takes the map's own lock, the innermost one, but segment_commit(),
  * segment_owner(), segment_is_hole() and segment_is_large_block(). Called by a signal handler that
- * interrupted the holder of the lock they fail; segment_give() then leaves the run pending, for a later
- * call.
+ * interrupted the holder of the lock they fail; segment_give() then leaves the run pending, for a
+ * later call.
  *
  * A run on its way is named in `pending`, two words in the region, changed by the same journaled
  * change as the map. NB: a survivor calls segment_give() whether it finds them set or not: only
- * once the map's lock has been taken, and the change of a dead holder undone, are they right.
- * Words inside a run are rewritten before the change that turns it from free to taken or back; the
- * map notes which, so that a survivor restores them. The same holds for memory on its way: what
- * the dead left UNSETTLED is released by whoever gives their run back, and pages that they were making
- * holes by whoever takes the map's lock. Holes are filled before they are counted as filled: who dies
- * in between leaves memory that nobody counts, until the page is filled again or given back.
+ * once the map's lock has been taken, and the change of a dead holder undone, are they right. Words
+ * inside a run are rewritten before the change that turns it from free to taken or back; the map
+ * notes which, so that a survivor restores them. The same holds for memory on its way: what the
+ * dead left UNSETTLED is released by whoever gives their run back, and pages that they were making
+ * holes by whoever takes the map's lock. Holes are filled before they are counted as filled: who
+ * dies in between leaves memory that nobody counts, until the page is filled again or given back.
  *
- * What the dead left is believed only as far as it can be theirs. A journal or a note that cannot sets
- * the map aside, which is noted (fault.h): nothing is taken or given back from then on, and what was handed
- * out stays in use.
+ * What the dead left is believed only as far as it can be theirs. A journal or a note that cannot
+ * sets the map aside, which is noted (fault.h): nothing is taken or given back from then on, and
+ * what was handed out stays in use.
  */
 #ifndef DVSM_SEGMENT_SEGMENT_H
 #define DVSM_SEGMENT_SEGMENT_H
@@ -58,8 +58,8 @@
 enum { GRANULE_SHIFT = 16 };
 #define GRANULE ((size_t)1 << GRANULE_SHIFT)
 
-/* Bytes of free granules that stay committed, until segment_set_retain() says otherwise: the largest
- * of this, a quarter of the limit where one is set, and half of what is in use. */
+/* Bytes of free granules that stay committed, until segment_set_retain() says otherwise: the
+ * largest of this, a quarter of the limit where one is set, and half of what is in use. */
 #define SEGMENT_RETAIN ((size_t)16 << 20)
 
 /* Who has a granule: numbers the map's user gives out; 0 is nobody. */
@@ -73,8 +73,8 @@ struct segments {
     struct segment_map *map;
     const struct dvsm_backend *backend;
     const dvsm_mapping *mapping;
-    /* Which words outside the map its changes may store (*pending, *mark), for recovery, which believes
-     * nothing of the dead; NULL: any. */
+    /* Which words outside the map its changes may store (*pending, *mark), for recovery, which
+     * believes nothing of the dead; NULL: any. */
     const struct journal_guard *marks;
 };
 
@@ -95,9 +95,10 @@ int segment_init(void *place, void *base, size_t granules, size_t limit);
 bool segment_take(struct segments *s, segment_owner_id owner, enum run_kind kind, size_t bytes,
                   struct run *pending);
 
-/* The lowest `bytes` of a free run that is long enough for the place whatever its address: at a suitable
- * address, and with room behind them that stays free, for a later segment_take_at(). As much room is left
- * to a large block just before them, if there is one: it may have been put there for that. */
+/* The lowest `bytes` of a free run that is long enough for the place whatever its address: at a
+ * suitable address, and with room behind them that stays free, for a later segment_take_at(). As
+ * much room is left to a large block just before them, if there is one: it may have been put there
+ * for that. */
 bool segment_take_placed(struct segments *s, segment_owner_id owner, enum run_kind kind,
                          size_t bytes, struct run_place place, struct run *pending);
 
@@ -111,7 +112,8 @@ bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind k
  * given back. */
 bool segment_commit(struct segments *s, enum run_kind kind, struct run pending);
 
-/* Bytes at the end of the pending run that have no memory yet: committed, they will read as zeros. */
+/* Bytes at the end of the pending run that have no memory yet: committed, they will read as
+ * zeros. */
 size_t segment_fresh(const struct segments *s, struct run pending);
 
 /* Gives back the pending run, all but `keep`, a part of it that stays pending (0 bytes: nothing
@@ -119,8 +121,8 @@ size_t segment_fresh(const struct segments *s, struct run pending);
  */
 void segment_give(struct segments *s, struct run *pending, struct run keep);
 
-/* The same for a survivor, who believes nothing: all of it, if it is a run of that owner's. False, and
- * nothing done: it is not. `holes`: as in segment_give_holed(); NULL: it can have none. */
+/* The same for a survivor, who believes nothing: all of it, if it is a run of that owner's. False,
+ * and nothing done: it is not. `holes`: as in segment_give_holed(); NULL: it can have none. */
 bool segment_recover(struct segments *s, segment_owner_id owner, struct run *pending, word *holes);
 
 /* Whether the address is in a granule of the owner's that has memory. Takes no lock. */
@@ -129,12 +131,12 @@ bool segment_has_memory_of(const struct segment_map *map, segment_owner_id owner
 
 /* Whether all of it lies among the map's granules. */
 bool segment_holds(const struct segment_map *map, const void *start, size_t bytes);
-/* ---- holes: pages of a segment's granules whose memory was given back, while their owner, who holds
- * its lock, has no use for them. Whoever wants to touch one fills it first. `holes` is the owner's own
- * count of them, in pages, changed in the map's journaled changes. */
+/* ---- holes: pages of a segment's granules whose memory was given back, while their owner, who
+ * holds its lock, has no use for them. Whoever wants to touch one fills it first. `holes` is the
+ * owner's own count of them, in pages, changed in the map's journaled changes. */
 
-/* Makes the whole pages inside [start, end) holes. Returns the bytes given back: less than there are
- * where the backend fails, and none on machines where a granule's word has no bits for it. */
+/* Makes the whole pages inside [start, end) holes. Returns the bytes given back: less than there
+ * are where the backend fails, and none on machines where a granule's word has no bits for it. */
 size_t segment_punch(struct segments *s, char *start, char *end, word *holes);
 
 /* Puts memory behind every hole that [start, end) touches. False where memory is short or the limit
@@ -166,8 +168,8 @@ size_t segment_release(struct segments *s, size_t keep);
 segment_owner_id segment_owner(const struct segment_map *map, const void *address,
                                enum run_kind *kind);
 
-/* A word of the map is one granule's; this bit says that it is part of a segment, so that an address
- * in it may be a chunk's. For looks without the lock at words below segment_ready(). */
+/* A word of the map is one granule's; this bit says that it is part of a segment, so that an
+ * address in it may be a chunk's. For looks without the lock at words below segment_ready(). */
 #define SEGMENT_CHUNKS ((word)128)
 const word *segment_words(const struct segment_map *map);
 
@@ -198,9 +200,9 @@ bool segment_settle(struct segments *s);
 /* Whether the map was set aside: then no lock of it is to be had any more. */
 bool segment_is_damaged(const struct segment_map *map);
 
-/* Calls `change` with the map's lock held and its journal empty: what it stores through the journal, words
- * of the caller's that this lock guards, is one change, committed when it returns. False: the lock is not
- * to be had, and nothing was called. */
+/* Calls `change` with the map's lock held and its journal empty: what it stores through the
+ * journal, words of the caller's that this lock guards, is one change, committed when it returns.
+ * False: the lock is not to be had, and nothing was called. */
 bool segment_change(struct segments *s, void (*change)(struct journal *j, void *context),
                     void *context);
 
@@ -220,16 +222,18 @@ void segment_usage(struct segments *s, struct segment_usage *usage);
  * is committed now it only keeps more from being taken. */
 size_t segment_set_limit(struct segments *s, size_t bytes);
 
-/* From now on large blocks get their pages when these are first touched: committing one puts memory behind
- * the ends of it only, and giving one back releases it at once, since nobody knows where it has any. Its
- * granules count as committed all the same. Called once, before anybody else knows of the map. */
+/* From now on large blocks get their pages when these are first touched: committing one puts memory
+ * behind the ends of it only, and giving one back releases it at once, since nobody knows where it
+ * has any. Its granules count as committed all the same. Called once, before anybody else knows of
+ * the map. */
 void segment_set_lazy(struct segment_map *map);
 
-/* Whether a run of so many bytes could be had if nothing were taken: neither limit nor region forbids it. */
+/* Whether a run of so many bytes could be had if nothing were taken: neither limit nor region
+ * forbids it. */
 bool segment_might_take(const struct segment_map *map, size_t bytes);
 
-/* Whether the limit or the end of the address space keeps `bytes` more from being had in a run; as it looks
- * just now, without the lock. */
+/* Whether the limit or the end of the address space keeps `bytes` more from being had in a run; as
+ * it looks just now, without the lock. */
 bool segment_is_full(const struct segment_map *map, size_t bytes);
 
 /* Bytes of free granules that stay committed when they are given back, in place of SEGMENT_RETAIN's
@@ -247,8 +251,8 @@ void segment_walk(struct segments *s, segment_visit visit, void *context);
 /* Every invariant above; takes the lock. */
 void segment_check(struct segments *s, struct check *check);
 
-/* That all overhead is accounted for: `charged` adds up, with the lock held, what the map's user has
- * committed outside the granules, by its marks. */
+/* That all overhead is accounted for: `charged` adds up, with the lock held, what the map's user
+ * has committed outside the granules, by its marks. */
 typedef size_t (*segment_charged)(const void *context);
 void segment_check_overhead(struct segments *s, segment_charged charged, const void *context,
                             struct check *check);

@@ -6,8 +6,9 @@
  * committed, so the 16 siblings that a node is the maximum of always are. Counts are of granules.
  *
  * A granule's word has flags in its low half, among them a bit for each page that is a hole; the
- * high half is a free run's length or a taken granule's owner. Words are loaded and stored whole: the owner of a run changes them without the
- * lock while others look at the ends of their neighbours.
+ * high half is a free run's length or a taken granule's owner. Words are loaded and stored whole:
+ * the owner of a run changes them without the lock while others look at the ends of their
+ * neighbours.
  */
 #ifndef DVSM_SEGMENT_SEGMENT_MAP_H
 #define DVSM_SEGMENT_SEGMENT_MAP_H
@@ -156,12 +157,12 @@ static inline bool run_is_ready(const struct segment_map *map, struct granule_ru
     return run.count > 0 && run.count <= map->ready && run.first <= map->ready - run.count;
 }
 
-/* map.c: the lock, with recovery; false: not to be had, in a signal handler that interrupted its holder, or
- * the map was set aside. */
+/* map.c: the lock, with recovery; false: not to be had, in a signal handler that interrupted its
+ * holder, or the map was set aside. */
 bool segment_enter(struct segments *s, const char *function);
 void segment_leave(struct segments *s);
-/* recover.c: undoes what the dead left, with the lock held; may be interrupted and repeated. Where that cannot
- * be theirs, the map is damaged. */
+/* recover.c: undoes what the dead left, with the lock held; may be interrupted and repeated. Where
+ * that cannot be theirs, the map is damaged. */
 void segment_undo(struct segments *s);
 /* Commits the map's own pages for the granules below `end`. */
 bool segment_make_ready(struct segments *s, size_t end);
@@ -193,8 +194,8 @@ size_t segment_index_most(const struct segment_map *map, size_t level, size_t gr
 /* How many nodes of a level stand above (or are words of) that many granules. */
 size_t segment_index_nodes(size_t level, size_t granules);
 
-/* memory.c: how many granules of the run have memory (those not yet ready have none), and whether that
- * of any was on its way when its owner died. */
+/* memory.c: how many granules of the run have memory (those not yet ready have none), and whether
+ * that of any was on its way when its owner died. */
 struct run_memory {
     size_t committed;
     bool unsettled;
@@ -205,7 +206,8 @@ struct run_memory segment_memory(const struct segment_map *map, struct granule_r
 void segment_release_taken(struct segments *s, struct granule_run run);
 /* Releases that many retained granules outside `but`; false where the backend fails. */
 bool segment_release_retained(struct segments *s, size_t count, struct granule_run but);
-/* The same down to `keep` granules, at most `slice` in one hold of the lock, which it takes; bytes. */
+/* The same down to `keep` granules, at most `slice` in one hold of the lock, which it takes;
+ * bytes. */
 size_t segment_release_to(struct segments *s, size_t keep, size_t slice);
 /* Releases again what a dead process was releasing. False: the note of it cannot be theirs. */
 bool segment_finish_release(struct segments *s);

@@ -1,9 +1,10 @@
 /* available.c - whether the machine and the cgroup have what is asked for.
  *
- * Linux hands out what it does not have, and kills somebody when it is used. So the library looks at
- * what there is before it commits much: a large request, or a part of what there was when it looked
- * last. In between it does not look, since that reads files in /proc and /sys: growth of a heap costs
- * no more, and a process in a sandbox may never need to. What cannot be read counts as no limit.
+ * Linux hands out what it does not have, and kills somebody when it is used. So the library looks
+ * at what there is before it commits much: a large request, or a part of what there was when it
+ * looked last. In between it does not look, since that reads files in /proc and /sys: growth of a
+ * heap costs no more, and a process in a sandbox may never need to. What cannot be read counts as
+ * no limit.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -72,8 +73,8 @@ struct field {
     size_t value;
 };
 
-/* Reads "name  123 ..." for each of the fields, which come in this order. A multiple of `unit`; those
- * that are not there keep their value. */
+/* Reads "name  123 ..." for each of the fields, which come in this order. A multiple of `unit`;
+ * those that are not there keep their value. */
 static void read_fields(const char *path, struct field *fields, size_t count, size_t unit)
 {
     struct lines l = {.fd = shm_open_above_stdio(path, O_RDONLY)};
@@ -188,8 +189,8 @@ static size_t cgroups_have(const struct kind *kind, struct folder *f, size_t swa
     }
 }
 
-/* "0::/path" or "4:memory:/path", perhaps with other controllers beside it: which kind it is, and the
- * path. */
+/* "0::/path" or "4:memory:/path", perhaps with other controllers beside it: which kind it is, and
+ * the path. */
 static const struct kind *kind_of_line(const char *line, const char **path)
 {
     const char *first = strchr(line, ':'), *second = first != NULL ? strchr(first + 1, ':') : NULL;

@@ -1,8 +1,8 @@
 /* commit.c - putting memory behind a range and taking it away: what all backends do alike.
  *
- * One call, MADV_POPULATE_WRITE, does it and reports what a store would have died of. Before that the
- * file is made long enough. A kernel that lacks the call (before Linux 5.14), or a sandbox that refuses
- * it, is asked otherwise.
+ * One call, MADV_POPULATE_WRITE, does it and reports what a store would have died of. Before that
+ * the file is made long enough. A kernel that lacks the call (before Linux 5.14), or a sandbox that
+ * refuses it, is asked otherwise.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -89,8 +89,8 @@ static int allocate_in_file(const dvsm_mapping *mapping, const char *start, size
 }
 
 /* Has the kernel store a word in each page: where there is no memory for it the kernel gets an
- * error and not we a signal. NB: what the word held is lost; nothing is kept in a range that is being
- * committed. */
+ * error and not we a signal. NB: what the word held is lost; nothing is kept in a range that is
+ * being committed. */
 static int touch_each_page(char *start, size_t bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -127,8 +127,8 @@ static bool has_file(const dvsm_mapping *mapping)
     return shm_record(mapping)->inode != 0;
 }
 
-/* NB: a file with a name may have been made shorter by somebody since its length was seen: then it is
- * looked at again. */
+/* NB: a file with a name may have been made shorter by somebody since its length was seen: then it
+ * is looked at again. */
 static int commit_in_file(const dvsm_mapping *mapping, char *start, size_t bytes, size_t end)
 {
     bool was_short = false;

@@ -1,10 +1,10 @@
-/* file.c - the descriptor of a mapping's file: above stdio, found again where it was closed; and a file
- * that becomes longer.
+/* file.c - the descriptor of a mapping's file: above stdio, found again where it was closed; and a
+ * file that becomes longer.
  *
- * The mapping keeps the file alive, but only a descriptor can make it longer. A program may close the
- * one there was, or have another file under its number by now: it is the heap's as long as device and
- * inode say so. Otherwise another is looked for: through the mapping itself (which needs a
- * capability), among the descriptors of this process, among those of its parent.
+ * The mapping keeps the file alive, but only a descriptor can make it longer. A program may close
+ * the one there was, or have another file under its number by now: it is the heap's as long as
+ * device and inode say so. Otherwise another is looked for: through the mapping itself (which needs
+ * a capability), among the descriptors of this process, among those of its parent.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -112,8 +112,8 @@ struct entry {
     char name[];
 };
 
-/* The entry's file if it is the mapping's: opened once more or, of this process, doubled. It is looked
- * at first: opening a stranger's device or pipe would do something. */
+/* The entry's file if it is the mapping's: opened once more or, of this process, doubled. It is
+ * looked at first: opening a stranger's device or pipe would do something. */
 static int open_entry(const dvsm_mapping *mapping, int directory, const char *name, bool own)
 {
     struct stat file;
@@ -196,8 +196,8 @@ int shm_check_length(size_t length)
     return getrlimit(RLIMIT_FSIZE, &limit) == 0 && length > limit.rlim_cur ? EFBIG : 0;
 }
 
-/* Only ever extends a file, whatever other processes do: their longer length stays. NB: so does a byte
- * that is written, and nobody has anything in the last page but who commits it. */
+/* Only ever extends a file, whatever other processes do: their longer length stays. NB: so does a
+ * byte that is written, and nobody has anything in the last page but who commits it. */
 static int extend(int fd, size_t length)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);

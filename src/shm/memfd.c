@@ -27,8 +27,8 @@ static int open_file(const char *label)
     return fd;
 }
 
-/* Nobody makes it shorter, nor does anybody add a seal; longer it gets as the heap grows. A file that
- * for a moment had a number of stdio's may have been printed to by another thread. */
+/* Nobody makes it shorter, nor does anybody add a seal; longer it gets as the heap grows. A file
+ * that for a moment had a number of stdio's may have been printed to by another thread. */
 static int prepare(int fd, bool moved)
 {
     if (moved && ftruncate(fd, 0) != 0)

@@ -21,8 +21,8 @@ enum {
     SHM_LARGE = 64 << 20 /* whether there is so much is always worth a look */
 };
 
-/* The calls that an older kernel may lack or a sandbox refuse, or that fail only on machines no test
- * has. Tests replace them; nothing else does. As the C library's: -1 and errno. */
+/* The calls that an older kernel may lack or a sandbox refuse, or that fail only on machines no
+ * test has. Tests replace them; nothing else does. As the C library's: -1 and errno. */
 struct shm_kernel {
     int (*memfd)(const char *name, unsigned flags);
     int (*advise)(void *start, size_t bytes, int advice);
@@ -34,8 +34,8 @@ struct shm_kernel {
 };
 extern struct shm_kernel shm_kernel;
 
-/* What this process knows of a mapping beyond what the library does: mapping->context. A forked child
- * has a copy. */
+/* What this process knows of a mapping beyond what the library does: mapping->context. A forked
+ * child has a copy. */
 struct shm_record {
     atomic_bool taken;
     atomic_int fd;                /* -1: without a file; else the file's, as far as is known */
@@ -52,8 +52,8 @@ static inline struct shm_record *shm_record(const dvsm_mapping *mapping)
 
 /* ---- map.c */
 
-/* Maps mapping->bytes of the new, empty file `fd`; on success the fd is the mapping's, on failure it
- * is still the caller's. */
+/* Maps mapping->bytes of the new, empty file `fd`; on success the fd is the mapping's, on failure
+ * it is still the caller's. */
 int shm_map_file(dvsm_mapping *mapping, int fd);
 
 /* Maps shared memory without a file. */
@@ -61,15 +61,16 @@ int shm_map_anonymous(dvsm_mapping *mapping);
 
 /* ---- file.c */
 
-/* The same file under a descriptor of 3 or above, closed on exec: what it had before is closed. 0, 1
- * and 2 are what a program prints to, also where it was started without them. -1 and errno: closed. */
+/* The same file under a descriptor of 3 or above, closed on exec: what it had before is closed. 0,
+ * 1 and 2 are what a program prints to, also where it was started without them. -1 and errno:
+ * closed. */
 int shm_fd_above_stdio(int fd);
 
 /* Notes which file the mapping is of. */
 int shm_note_file(struct shm_record *record, int fd);
 
-/* Whether the mapping's descriptor is still the file that was mapped, not one opened since under that
- * number. */
+/* Whether the mapping's descriptor is still the file that was mapped, not one opened since under
+ * that number. */
 bool shm_owns_fd(const dvsm_mapping *mapping);
 
 /* Whether `fd` is the file that was mapped. */

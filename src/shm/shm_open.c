@@ -16,8 +16,8 @@ static int create(const char *name)
     return shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, PRIVATE_MODE);
 }
 
-/* The new file is given a number above stdio's; what another thread printed to it before that is taken
- * away. 0, or an errno value and nothing is open. */
+/* The new file is given a number above stdio's; what another thread printed to it before that is
+ * taken away. 0, or an errno value and nothing is open. */
 static int move_above_stdio(int *fd)
 {
     int low = *fd;
@@ -32,8 +32,8 @@ static int move_above_stdio(int *fd)
     return error;
 }
 
-/* A file that has no name at any time and, O_EXCL, never gets one. Where the file system has none such
- * a memory file does as well. */
+/* A file that has no name at any time and, O_EXCL, never gets one. Where the file system has none
+ * such a memory file does as well. */
 static int create_unnamed(void)
 {
     int fd = shm_kernel.open("/dev/shm", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, PRIVATE_MODE);
