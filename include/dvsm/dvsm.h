@@ -380,12 +380,12 @@ typedef void (*dvsm_visit_fn)(const dvsm_chunk *chunk, void *context);
  * the large blocks. The arena is locked meanwhile: `visit` must not call any function of this
  * library on the same heap. A heap that is none: no calls, errno EINVAL.
  *     Takes time in proportion to the number of chunks, some 10 ns each besides `visit` (more where
- * they are not in the processor's caches), and to the blocks in the cache: all its depots are locked
- * while those are listed, which needs memory outside the heap for them, and each arena while its
- * chunks are visited, and for its large blocks the granule map, too. Others go on meanwhile as far
- * as they need none of what is locked: allocating goes to another arena, freeing to the cache; who
- * needs the arena waits until it was walked. Records of the allocator (DVSM_CHUNK_OVERHEAD) are no
- * blocks: to hand one over is a fault. */
+ * they are not in the processor's caches), and to the blocks in the cache. All depots are locked
+ * while the cached blocks are listed, which needs memory outside the heap; each arena is locked
+ * while its chunks are visited, and the granule map, too, for its large blocks. Others go on
+ * meanwhile as far as they need nothing that is locked: they allocate from another arena, and free
+ * to the cache. Whoever needs the arena waits until it was walked. Records of the allocator
+ * (DVSM_CHUNK_OVERHEAD) are no blocks: to hand one over is a fault. */
 void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context);
 
 /* ---- Faults ------------------------------------------------------------------------------ */

@@ -203,8 +203,8 @@ void *arena_realloc(struct arena_call *call, void *block, size_t bytes);
 void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes);
 
 /* The same after the arena grew behind the block, where that is the last one before top and the
- * source has what follows. The reference moves such a block: for who must place as it does, not to
- * be used. */
+ * source has what follows. Do not use this where placement must match dlmalloc's,
+ * which moves such a block. */
 void *arena_resize_at_top(struct arena_call *call, void *block, size_t bytes);
 
 /* Any alignment: rounded up to a power of two. Beyond CHUNK_ALIGN the block is marked

@@ -126,8 +126,8 @@ struct chunk *arena_large_allocate(struct arena_call *call, size_t need);
 void arena_large_free(struct arena_call *call, struct chunk *c);
 struct chunk *arena_large_resize(struct arena_call *call, struct chunk *c, size_t need);
 
-/* The reference's first request of an arena is never large; where there are several arenas, which
- * one serves whom is nobody's business. */
+/* dlmalloc never makes an arena's first request a large block; a heap has many arenas, and drops
+ * that rule. */
 static inline bool arena_wants_large(const struct arena_call *call, size_t need)
 {
     const struct arena *a = call->arena;

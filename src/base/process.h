@@ -46,9 +46,8 @@ enum { PROCESS_STACK_NEAR = 256 << 10 };
 void process_start(void);
 
 /* In doubt: makes sure that the thread is what the C library takes it for, or stops the process. A
- * new process gets a number that none of its ancestors had: the thread that was copied still has
- * one of theirs, and must not be taken for known because another thread came first. Leaves errno
- * alone. */
+ * new process gets a number that none of its ancestors had: a fresh number keeps the forked
+ * thread's cached one from matching. Leaves errno alone. */
 void process_greet(void);
 
 static inline uintptr_t process_stack(void)

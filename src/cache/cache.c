@@ -177,9 +177,9 @@ static bool is_in_slot(const void *block, word slot)
     return word_peek(magazine_next(slot)) == (word)block;
 }
 
-/* The mark is read again under the lock: a split may just have moved the block. NB: that the slot
- * has the block is seen after that it is counted: lanes change meanwhile, and what a slot had may
- * be old. Before, too: most false marks end there, without a walk. A depot that is not to be had
+/* The mark is read again under the lock: a split may just have moved the block. NB: the slot
+ * is checked again after the walk: the lane may have changed meanwhile. It is checked before, too:
+ * most false marks end there, without a walk. A depot that is not to be had
  * (its holder is stopped, or was interrupted by this call) is looked at as it is: what is in
  * transit then is not found. */
 bool cache_holds(struct cache *cache, const void *block)

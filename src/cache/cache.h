@@ -72,7 +72,7 @@ struct depot {
     size_t demand;             /* how often it was filled: decides how many blocks come at once */
     unsigned char last_trade[DEPOT_SHELVES]; /* enum trade: a hint */
     size_t alignment;  /* of the blocks in the runs that arenas cut for it; 0: any. A hint */
-    size_t foreign;    /* so many times more others' stock comes before the arena: a hint */
+    size_t foreign;    /* refills left that try other CPUs' stock before the arena: a hint */
     size_t recovering; /* 1: a holder died, and what it left is not repaired yet */
     size_t stuck;      /* 1: a hint: somebody waited for the lock in vain since its holder came */
     size_t damaged;    /* 1: set aside, see below */

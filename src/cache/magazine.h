@@ -70,8 +70,8 @@ static inline __attribute__((always_inline)) void magazine_expect(unsigned class
 }
 
 /* A freed block's mark: in its first four bytes the lower half of the word it was pushed by, in the
- * next four MAGAZINE_MARK, the upper half of no address and of no usual number. That is stored
- * last, tells alone, and is all that is cleared.
+ * next four MAGAZINE_MARK, the upper half of no address and of no usual number. This
+ * second half is written last; it alone decides, and only it is cleared.
  *  - Not in the first four bytes: a program that has just written a byte or an int there would make
  *    the processor wait for that store.
  *  - Not beyond the first eight: malloc clears it at an address that is known late, and such a

@@ -135,8 +135,9 @@ static word outside(const struct cache *cache, const struct depot *d, unsigned c
     return depot_is_loaded(cache, class, old) ? 0 : old;
 }
 
-/* Marks are not journaled: a split that was undone gave the upper half of a magazine, the first in
- * its list again, marks of another; who died while filling one, w, had not set them all. */
+/* Marks are not journaled. Undoing a split leaves the upper half of a magazine, which is the first
+ * in its list again, with the other magazine's marks: write them again. Whoever died while filling
+ * w had not set all of its marks. */
 static void remark(const struct depot *d, unsigned class, word w)
 {
     for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)

@@ -12,7 +12,7 @@
 #include "heap/heap.h"
 #include "shm/shm.h"
 
-/* Bytes of address space to begin with, whole granules; SIZE_MAX-like wishes stay as large. */
+/* Bytes of address space to begin with, rounded up to whole granules; near SIZE_MAX, down. */
 static size_t wanted_bytes(const dvsm_options *options)
 {
     size_t wanted = options->reserve != 0 ? options->reserve : options_default_reserve();

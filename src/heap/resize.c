@@ -17,8 +17,8 @@ enum advice { STAY, MOVE, RESIZE };
 /* What is best for a block of a chunk of `have` bytes that is to have `need`, where the cache
  * serves requests below `limit`. It stays where it has room for little more than that. It moves
  * where it shrinks to a size of the cache's, or grows from one for which a copy costs less than the
- * arena's lock and search, or where nothing is free behind it: an arena that cuts chunks which the
- * cache will take back as whole blocks comes to consist of pieces between them. */
+ * arena's lock and search, or where nothing is free behind it: trimming blocks that the cache
+ * recycles whole fragments the arena. */
 static enum advice advise(const void *block, size_t have, size_t need, size_t limit)
 {
     size_t smaller = have < need ? have : need;

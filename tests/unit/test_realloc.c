@@ -62,8 +62,8 @@ static void exchange(struct crowd *crowd, unsigned rounds, size_t most)
     }
 }
 
-/* What realloc cuts from blocks of the cache's sizes must not end as pieces between them, and an
- * arena must not grow to spare a short copy. */
+/* Trimming blocks that the cache recycles whole must not fragment the arena, and an arena must not
+ * grow to spare a short copy. */
 static void expect_steady(dvsm_heap *heap, size_t most)
 {
     struct crowd crowd = {.heap = heap, .random = {1}};
