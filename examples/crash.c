@@ -2,13 +2,14 @@
  *
  *     crash [SECONDS]      10, if nothing else is said
  *
- * Eight workers put words into a hash table in shared memory, linked by plain pointers, from dvsm_malloc().
- * Every few milliseconds the parent kills one with SIGKILL, wherever it is, inside malloc and free most
- * often, and starts another. Nobody waits for the dead, nothing is repaired by hand.
+ * Eight workers put words into a hash table in shared memory, linked by plain pointers, from
+ * dvsm_malloc(). Every few milliseconds the parent kills one with SIGKILL, wherever it is, inside
+ * malloc and free most often, and starts another. Nobody waits for the dead, nothing is repaired by
+ * hand.
  *
- * A worker may die between having a block and linking it: then nobody knows of the block, but the heap does.
- * In the end the parent counts all, frees what is in the index, frees what the dead left (dvsm_walk() finds
- * it), and has every invariant checked. The exit status is 0 if nothing is left.
+ * A worker may die between having a block and linking it: then nobody knows of the block, but the
+ * heap does. In the end the parent counts all, frees what is in the index, frees what the dead left
+ * (dvsm_walk() finds it), and has every invariant checked. The exit status is 0 if nothing is left.
  */
 #define _GNU_SOURCE
 #include <signal.h>

@@ -2,29 +2,31 @@
  *
  * A backend reserves one contiguous range of addresses that every process forked later shares, puts
  * memory behind parts of it, takes memory away again, and unmaps the whole. The library never
- * touches a page before commit() has succeeded for it, nor after release(); NB below. Ranges handed
- * to commit() and release() are whole pages of the system's size, single ones too, and lie inside the
- * mapping.
+ * touches a page before commit() has succeeded for it, nor after release(), with the exceptions of
+ * the NB below. Ranges handed to commit() and release() are whole pages of the system's size,
+ * single ones too, and lie inside the mapping.
  *
- * NB: this holds as long as the program overwrites nothing of what the library keeps beside blocks
- * and in freed ones. It holds further for sizes and links of free memory in dvsm_check(), and for
- * an overwritten size of a block, which is followed only into committed memory. Except that
- * dvsm_free(), for the default heap, looks up to 32 KiB behind a block where its size says so, and
- * at the first two words of a block that a wrong pointer says begins just behind a segment, or in
- * free memory, some pages of which may have been released by a trim.
+ * NB: this holds as long as the program does not overwrite what the library keeps beside blocks and
+ * in freed blocks. After such an overwrite it still holds in dvsm_check(), for sizes and links of
+ * free memory; and it holds for an overwritten size of a block, which is followed only into
+ * committed memory. There are two exceptions, both in dvsm_free() for the default heap. It looks up
+ * to 32 KiB behind a block where the block's size says so. And where a wrong pointer says that a
+ * block begins just behind a segment, or in free memory, it looks at the first two words of that
+ * block; a trim may have released some pages of free memory.
  *
- * It does not hold elsewhere: calls that allocate, resize, trim, or join a freed block with what is
- * free beside it, or said to be, follow such sizes and links, and calls that look through a whole
- * arena the records at the ends of its segments, to anywhere between the lowest and the highest of
- * these. Before the damage is found, or where it is not, such a call may read a page there that is
- * not committed, and through an overwritten child link in a tree of free memory write to it. With
- * the backends below that is a page of zeros, taken from the system unasked, and SIGBUS where the
- * system has none; with one that protects such pages from access it is SIGSEGV.
+ * It does not hold elsewhere. Calls that allocate, resize, trim, or join a freed block with what is
+ * (or is said to be) free beside it, follow such sizes and links. Calls that look through a whole
+ * arena follow the records at the ends of its segments. Both may be led to anywhere between the
+ * arena's lowest and highest segment. Before the damage is found, or where it is not found, such a
+ * call may read a page there that is not committed; through an overwritten child link in a tree of
+ * free memory it may also write to that page. With the backends below, the access takes a page of
+ * zeros from the system unasked, or gives SIGBUS where the system has none. With a backend that
+ * protects such pages from access, it gives SIGSEGV.
  *
- * Each function returns 0 or an errno value (it need not set errno), may be called by any process
- * and thread of the heap at the same time for different ranges, must not call the library's
- * allocating functions, must be no cancellation point, and must be safe in a child between fork and exec. `self` is the backend as
- * registered in dvsm_options.
+ * Each function returns 0 or an errno value; it need not set errno. It may be called by any process
+ * and thread of the heap at the same time for different ranges. It must not call the library's
+ * allocating functions, must not be a cancellation point, and must be safe in a child between fork
+ * and exec. `self` is the backend as registered in dvsm_options.
  */
 #ifndef DVSM_BACKEND_H
 #define DVSM_BACKEND_H
@@ -57,16 +59,16 @@ typedef struct dvsm_backend {
      * On failure nothing is left behind. */
     int (*reserve)(const struct dvsm_backend *self, dvsm_mapping *mapping);
 
-    /* Puts memory behind a range that has none, so that touching it cannot fail in any process: all
-     * of it, or nothing and an error (ENOMEM, ENOSPC). A range may be partly committed already when
-     * a process died in between. A file need be no longer than what is committed: commit() may be
-     * what makes it longer. It may be called by any process at the same time, so it must never make
-     * it shorter. */
+    /* Puts memory behind a range that has none, so that touching the range cannot fail in any
+     * process: all of it, or nothing and an error (ENOMEM, ENOSPC). A range may be partly committed
+     * already if a process died in between. A file need be no longer than what is committed:
+     * commit() may make it longer. Any process may call commit() at the same time, so it must never
+     * make the file shorter. */
     int (*commit)(const struct dvsm_backend *self, const dvsm_mapping *mapping, void *start,
                   size_t bytes);
 
     /* Takes the memory away, for all processes at once; the range reads as zeros when committed
-     * again. Parts of a range may have none any more. */
+     * again. Parts of a range may have no memory any more. */
     int (*release)(const struct dvsm_backend *self, const dvsm_mapping *mapping, void *start,
                    size_t bytes);
 

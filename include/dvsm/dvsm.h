@@ -16,36 +16,39 @@
  *
  *   Names     A function named after one of POSIX, C23, glibc or dlmalloc 2.8.6 behaves as that one
  *             does, errno included.
- *   Sizes     are in bytes. Any size is accepted; one that overflows or is more than there is gives
- *             ENOMEM. A request for 0 bytes gives a block of its own, which must be freed.
+ *   Sizes     are in bytes. Any size is accepted; a size that overflows, or is more than is
+ *             available, gives ENOMEM. A request for 0 bytes gives a block of its own, which must
+ *             be freed.
  *   Failure   to allocate returns NULL with errno ENOMEM and changes nothing.
  *   Alignment of every block: 16 bytes on a 64-bit machine, 8 on a 32-bit one.
- *   Contents  of a new block are not defined, but for those of the calloc functions: zero.
+ *   Contents  of a new block are undefined, except that the calloc functions give zeros.
  *   Threads   Every function may be called by any number of threads at the same time.
- *   Processes Every function may be called by any number of processes of the heap at the same time,
- *             also in a child between fork() and exec(), also if other threads of its parent were
- *             inside a call when it was forked. A process may die inside any call: the next one to
- *             need what it held repairs it.
- *   Cancelling   No function is a cancellation point or is ended by a cancellation that is pending,
- *             but for dvsm_heap_destroy(), at its end, and what the program's own functions do (a
- *             backend's, a fault handler, dvsm_walk()'s visitor).
- *   Signals   Every function may be called from a signal handler, whatever it interrupted, and
- *             returns: it never waits for what the interrupted call, or one that waits for that,
- *             holds. Allocating then takes another arena, or fails with ENOMEM where the interrupted
- *             call was just taking or giving memory. A block is always freed; where its arena is
- *             held, whoever holds it next works that off. A resize copies. Functions that trim,
- *             repair, set parameters or look inside leave out what the interrupted call holds, and
- *             dvsm_check() counts it as one violation. A handler may end the process. A child that
- *             it forks with fork() while it interrupts a call may exec or exit; should it use a heap,
- *             it is stopped with a message.
+ *   Processes Every function may be called by any number of processes of the heap at the same time.
+ *             This includes a child between fork() and exec(), even if other threads of its parent
+ *             were inside a call when it was forked. A process may die inside any call: the next
+ *             caller that needs what it held repairs that.
+ *   Cancelling   No function is a cancellation point, and a pending cancellation ends no function.
+ *             The exceptions are dvsm_heap_destroy(), at its end, and what the program's own
+ *             functions do (a backend's, a fault handler, dvsm_walk()'s visitor).
+ *   Signals   Every function may be called from a signal handler, whatever the signal interrupted,
+ *             and returns: it never waits for what the interrupted call holds, nor for what is held
+ *             by a call that waits for the interrupted one. Allocating then takes another arena, or
+ *             fails with ENOMEM where the interrupted call was just taking or giving memory. A
+ *             block is always freed; where its arena is held, the arena's next holder completes the
+ *             free. A resize copies. Functions that trim, repair, set parameters or look inside
+ *             leave out what the interrupted call holds, and dvsm_check() counts that as one
+ *             violation. A handler may end the process. If a handler that interrupts a call forks a
+ *             child with fork(), the child may exec or exit; if it uses a heap, it is stopped with
+ *             a message.
  *   Stopping  A thread stopped at any instruction (by a debugger, by SIGSTOP) keeps nobody from
- *             allocating and freeing for longer than a moment, unless it is just taking memory from
- *             the heap's granules or giving some back. Functions that look at the whole heap wait.
+ *             allocating and freeing for longer than a moment, unless it was just taking memory
+ *             from the heap's granules or giving some back. Functions that look at the whole heap
+ *             wait for it.
  *   Blocks    The functions that take a block accept one of any heap mapped in the calling process.
  *   Faults    A pointer that no heap handed out, a block freed twice and damaged metadata are
  *             faults: see dvsm_set_fault_handler().
  *   Heaps     A dvsm_heap pointer is valid in the process that got it and in those it forks later;
- *             one that is NULL or was destroyed gives EINVAL.
+ *             NULL, or a pointer to a destroyed heap, gives EINVAL.
  *
  * C11 and C++11. Declares nothing outside the prefixes dvsm_ and DVSM_.
  */
@@ -70,19 +73,19 @@ void *dvsm_malloc(size_t size);
  * product overflows. */
 void *dvsm_calloc(size_t count, size_t size);
 
-/* The block's contents, up to the smaller of its old size and `size`, in a block of `size` bytes:
- * the same one, or a new one of the same heap, aligned as dvsm_malloc() aligns, and the old one is
- * freed; small blocks may move where they shrink, too. dvsm_realloc(NULL, size) is
- * dvsm_malloc(size). dvsm_realloc(block, 0) gives a smallest block. NULL: ENOMEM, and the old block
- * is as it was. A fault that is found after the copy, when the old block is freed, is reported, and
- * the call succeeds. */
+/* Resizes a block: the result has `size` bytes, and the old contents up to the smaller of the old
+ * size and `size`. It is the same block; or it is a new one of the same heap, aligned as
+ * dvsm_malloc() aligns, and the old one is freed. Small blocks may move even when they shrink.
+ * dvsm_realloc(NULL, size) is dvsm_malloc(size). dvsm_realloc(block, 0) gives a block of the
+ * smallest size. NULL: ENOMEM, and the old block is unchanged. A fault that is found after the
+ * copy, when the old block is freed, is reported, and the call succeeds. */
 void *dvsm_realloc(void *block, size_t size);
 
-/* dvsm_realloc(block, count * size), where the product may overflow: then NULL with ENOMEM, and the
- * block is as it was. */
+/* dvsm_realloc(block, count * size). If the product overflows: NULL with ENOMEM, and the block is
+ * unchanged. */
 void *dvsm_reallocarray(void *block, size_t count, size_t size);
 
-/* Resizes without moving. Returns `block`, or NULL with ENOMEM and the block as it was. NULL as
+/* Resizes without moving. Returns `block`, or NULL with ENOMEM, and the block is unchanged. NULL as
  * block: NULL, errno EINVAL. */
 void *dvsm_realloc_in_place(void *block, size_t size);
 
@@ -108,10 +111,11 @@ void *dvsm_pvalloc(size_t size);
 char *dvsm_strdup(const char *string);
 char *dvsm_strndup(const char *string, size_t size);
 
-/* `count` blocks of `size` bytes, zeroed, cut side by side from one piece of memory; each is freed
- * on its own, or all by dvsm_bulk_free(). Their addresses are stored in `blocks`, or, if that is
- * NULL, in an array that is allocated with them (and to be freed, too). Returns that array. `count`
- * 0: `blocks` or, if NULL, a smallest block. NULL: ENOMEM, and nothing was allocated. */
+/* `count` blocks of `size` bytes, zeroed, cut side by side from one piece of memory; each may be
+ * freed on its own, or all by dvsm_bulk_free(). Their addresses are stored in `blocks`; if that is
+ * NULL, in an array that is allocated with them and must be freed, too. Returns that array. `count`
+ * 0: `blocks` or, if NULL, a block of the smallest size. NULL: ENOMEM, and nothing was
+ * allocated. */
 void **dvsm_independent_calloc(size_t count, size_t size, void **blocks);
 
 /* The same for blocks of different sizes, sizes[0] to sizes[count - 1], not zeroed. */
@@ -119,18 +123,19 @@ void **dvsm_independent_comalloc(size_t count, const size_t *sizes, void **block
 
 /* ---- Freeing, for blocks of any heap ----------------------------------------------------- */
 
-/* Gives a block back. NULL: nothing. errno is preserved. */
+/* Frees a block. NULL: does nothing. errno is preserved. */
 void dvsm_free(void *block);
 
-/* As C23's: as dvsm_free(). The size and alignment may be what the block was allocated with; they
- * are not looked at. */
+/* As C23's: the same as dvsm_free(). The size and alignment may be those the block was allocated
+ * with; they are ignored. */
 void dvsm_free_sized(void *block, size_t size);
 void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size);
 
 /* Frees blocks[0] to blocks[count - 1] and sets the entries of those freed to NULL; entries that
- * are NULL are skipped. Faster than one by one, most of all where the array is sorted by address.
- * Returns how many could not be freed: pointers outside every heap, which are no fault here and
- * stay in the array, and faults. After a fault errno is EINVAL, else it is preserved. */
+ * are NULL are skipped. This is faster than freeing one by one, most of all where the array is
+ * sorted by address. Returns how many entries could not be freed: pointers outside every heap, and
+ * faults. A pointer outside every heap is no fault here and stays in the array. After a fault errno
+ * is EINVAL; otherwise it is preserved. */
 size_t dvsm_bulk_free(void **blocks, size_t count);
 
 /* How many bytes of the block may be used: at least what was asked for. 0 for NULL. A fault: 0 with
@@ -139,20 +144,20 @@ size_t dvsm_malloc_usable_size(void *block);
 
 /* ---- Tuning and looking at the default heap ---------------------------------------------- */
 
-/* Gives memory back to the system, for all processes, but for `pad` bytes that stay ready for later
- * use: what is cached, unused segments, and the whole pages inside free chunks; they come back one by
- * one when they are used again. Returns 1 if any was given back, else 0. Takes time in proportion to
- * the free chunks of a page and more and to the memory given back (some 0.1 ms for each MiB); others
- * wait for an arena while it is being trimmed. */
+/* Gives memory back to the system, for all processes: what is cached, unused segments, and the
+ * whole pages inside free chunks. `pad` bytes stay ready for later use. Pages that were given back
+ * come back one by one when they are used again. Returns 1 if any memory was given back, else 0.
+ * Takes time in proportion to the number of free chunks of a page and more, and to the memory given
+ * back (some 0.1 ms for each MiB). Others wait for an arena while it is being trimmed. */
 int dvsm_malloc_trim(size_t pad);
 
-/* Sets a parameter of every arena of the default heap, or of the heap. Returns 1, or 0 if `parameter` is
- * unknown or `value` refused. A threshold of -1 means: never. The granularity must be a power of two of
- * at least a page; less than 64 KiB counts as 64 KiB. What is retained of unused memory is, unless it
- * is set, the largest of 16 MiB, a quarter of the limit where there is one, and half of what is in use;
- * -1: all of it. */
+/* Sets a parameter of every arena of the default heap, or of the heap. Returns 1, or 0 if
+ * `parameter` is unknown or `value` refused. A threshold of -1 means: never. The granularity must
+ * be a power of two of at least a page; less than 64 KiB counts as 64 KiB. Unless DVSM_M_RETAIN is
+ * set, the heap retains, of its unused memory, the largest of 16 MiB, a quarter of the limit where
+ * there is one, and half of what is in use; -1: all of it. */
 #define DVSM_M_TRIM_THRESHOLD (-1) /* bytes unused at the top that lead to a trim; 2 MiB */
-#define DVSM_M_GRANULARITY (-2)    /* arenas grow by multiples of it: see below */
+#define DVSM_M_GRANULARITY (-2)    /* arenas grow by multiples of it: see above */
 #define DVSM_M_MMAP_THRESHOLD (-3) /* a request from this size on may be a large block; 256 KiB */
 #define DVSM_M_RETAIN (-4) /* bytes of unused memory that are not given back to the system */
 int dvsm_mallopt(int parameter, int value);
@@ -165,7 +170,7 @@ struct dvsm_mallinfo {
     size_t hblks;    /* large blocks */
     size_t hblkhd;   /* bytes in large blocks */
     size_t usmblks;  /* the most bytes ever had from the system */
-    size_t fsmblks;  /* bytes in them */
+    size_t fsmblks;  /* bytes in freed blocks that are kept ready */
     size_t uordblks; /* bytes in use: in blocks, large ones too, and the arenas' overhead */
     size_t fordblks; /* bytes in free chunks */
     size_t keepcost; /* bytes at the top, which a trim could give back */
@@ -181,24 +186,26 @@ struct dvsm_mallinfo dvsm_mallinfo(void);
 #pragma GCC diagnostic pop
 #endif
 
-/* Prints the most bytes had from the system, those it has now and those in use, on stderr. */
+/* Prints on stderr the most bytes ever had from the system, the bytes had now, and the bytes in
+ * use. */
 void dvsm_malloc_stats(void);
 
-/* Bytes committed: those that have memory behind them, in use or retained, the heap's own metadata
- * among them. Now, and at most so far. */
+/* Bytes committed, now and at most so far: those that have memory behind them, in use or retained,
+ * the heap's own metadata among them. */
 size_t dvsm_malloc_footprint(void);
 size_t dvsm_malloc_max_footprint(void);
 
 /* How many bytes may be committed; SIZE_MAX: no limit but the address space reserved. Setting it
- * rounds up to 64 KiB and returns what now holds. A limit below the footprint takes nothing away:
- * growth fails until enough was freed. */
+ * rounds up to 64 KiB and returns the limit that now holds. A limit below the footprint takes no
+ * memory away: growth fails until enough was freed. */
 size_t dvsm_malloc_footprint_limit(void);
 size_t dvsm_malloc_set_footprint_limit(size_t bytes);
 
-/* Calls `handler` for each region of memory of the default heap: blocks in use, with `used_bytes`
- * of them usable, and free chunks, with `used_bytes` 0, of which [start, end) is what the allocator
- * itself does not use. `handler` must not call any function of this library on the same heap, nor touch
- * a free chunk: pages inside may have no memory. Costs what dvsm_walk() does. */
+/* Calls `handler` for each region of memory of the default heap: blocks in use, of which
+ * `used_bytes` are usable, and free chunks, with `used_bytes` 0. Of a free chunk, [start, end) is
+ * what the allocator itself does not use. `handler` must not call any function of this library on
+ * the same heap, nor touch a free chunk: pages inside may have no memory. Costs what dvsm_walk()
+ * does. */
 void dvsm_malloc_inspect_all(void (*handler)(void *start, void *end, size_t used_bytes,
                                              void *context),
                              void *context);
@@ -210,22 +217,24 @@ typedef struct dvsm_heap dvsm_heap;
 #define DVSM_HUGE_PAGES 1u /* ask for huge pages where the system has them */
 #define DVSM_EXCLUSIVE 2u  /* EEXIST if the name exists */
 
-/* Large blocks (see DVSM_M_MMAP_THRESHOLD) get their pages when these are first touched: for tables of
- * which little will ever be used. Such a block counts with all its bytes against the limit and in the
- * footprint, touched or not. NB: where the system then has no memory left, touching one is a SIGBUS, not
- * an error of malloc. Freed, it gives its memory back at once. */
+/* Large blocks (see DVSM_M_MMAP_THRESHOLD) get their pages when these are first touched: for tables
+ * of which little will ever be used. Such a block counts with all its bytes against the limit and
+ * in the footprint, touched or not. NB: where the system then has no memory left, touching a page
+ * gives SIGBUS, not an error of malloc. When the block is freed, its memory is given back at
+ * once. */
 #define DVSM_LAZY 4u
 
 /* Zero-initialised means: all defaults. */
 typedef struct dvsm_options {
     size_t size; /* sizeof(dvsm_options), or 0 */
     const dvsm_backend
-        *backend;       /* one of dvsm/backend.h or your own, which must stay; NULL: memfd, or
+        *backend;       /* one of dvsm/backend.h or your own, which must stay valid; NULL: memfd, or
                            anon where the system refuses memory files */
     const char *name;   /* for shm_open: "/name", the heap stays until unlinked; else a label
                                     for messages; up to 255 bytes */
     size_t reserve;     /* bytes of address space; 0: the larger of 64 GiB and twice the RAM (1 GiB
-                           on 32 bit), but at most half of what RLIMIT_AS leaves; halved until it fits */
+                           on 32 bit), but at most half of what RLIMIT_AS leaves; halved until
+                           it fits */
     size_t limit;       /* bytes that may be committed; 0: the reserve */
     unsigned arenas;    /* how many arenas serve it; 0: by CPUs */
     size_t cache_bytes; /* a CPU's cache; 0: default; SIZE_MAX: none */
@@ -235,8 +244,8 @@ typedef struct dvsm_options {
                            SIZE_MAX: all */
 } dvsm_options;
 
-/* Sets the default heap's options; to be called before anything was allocated from it, before the
- * first fork and by one thread. Fields that are zero are taken from the environment:
+/* Sets the default heap's options. Call it before anything is allocated from that heap, before the
+ * first fork, and in one thread only. Fields that are zero are taken from the environment:
  *
  *     DVSM_BACKEND   memfd, anon or shm_open
  *     DVSM_RESERVE, DVSM_LIMIT   bytes, with K, M, G or T for 2^10, 2^20, 2^30, 2^40
@@ -245,50 +254,52 @@ typedef struct dvsm_options {
  *     DVSM_LAZY      1: as the flag of that name
  *     DVSM_STATS     1: dvsm_malloc_stats() at exit of the process that created the heap
  *
- * which is read once, before main(); a value that does not parse is named in a line on stderr, and
- * the default is used. Where no backend was chosen and no memfd can be had, the default heap is
- * anonymous memory. DVSM_RESERVE is halved until it fits, as the default is; a reserve in `options`
- * is not. Returns 0, or -1 with errno and the default heap as it was:
+ * The environment is read once, before main(). A value that does not parse is named in a line on
+ * stderr, and the default is used. Where no backend was chosen and no memfd is available, the
+ * default heap is anonymous memory. DVSM_RESERVE is halved until it fits, as the default is; a
+ * reserve in `options` is not. Returns 0, or -1 with errno and the default heap unchanged:
  *
  *     EBUSY    something was allocated from it
- *     EINVAL and what dvsm_heap_create() gives */
+ *     EINVAL   and the other errors of dvsm_heap_create() */
 int dvsm_init(const dvsm_options *options);
 
-/* Creates a heap for this process and those it forks later. NULL as options: all defaults.
+/* Creates a heap for this process and those it forks later. If `options` is NULL: all defaults.
  * Returns NULL with errno:
  *
  *     EINVAL   an unknown flag, a `size` that no version of the structure has, a name that is too
  *              long or that the backend refuses
  *     ENOMEM   no address space, or no memory for the heap's metadata
  *     EMFILE, ENFILE   no file descriptor
- *     EEXIST, EACCES, ENOSPC, ...   what the backend's system calls gave
+ *     EEXIST, EACCES, ENOSPC, ...   an error of the backend's system calls
  *     ENOSPC   too many heaps: a process can have 1024 */
 dvsm_heap *dvsm_heap_create(const dvsm_options *options);
 
-/* Unmaps the heap in the calling process and removes its name, if it has one: none of its blocks
- * may be used here any more. Other processes keep it; the memory goes with the last of them. No
- * other thread may be using the heap. A thread that is to be cancelled ends here, once the heap is
- * gone. 0, or -1 with errno and the heap as it was:
+/* Unmaps the heap in the calling process and removes its name, if it has one. None of its blocks
+ * may be used in this process any more. Other processes keep the heap; the memory goes with the
+ * last of them. No other thread may be using the heap. A thread whose cancellation is pending ends
+ * here, once the heap is gone. Returns 0, or -1 with errno and the heap unchanged:
  *
  *     EINVAL   no heap, or the default heap
- *     EACCES, ...   what the backend's system calls gave, for a name that may not be removed */
+ *     EACCES, ...   an error of the backend's system calls, for a name that may not be removed */
 int dvsm_heap_destroy(dvsm_heap *heap);
 
 /* Removes the name of a heap that was created with the shm_open backend; processes that have the
- * heap keep it. 0, or -1 with errno: ENOENT, EACCES, EINVAL. */
+ * heap keep it. Returns 0, or -1 with errno: ENOENT, EACCES, EINVAL. */
 int dvsm_heap_unlink(const char *name);
 
 /* The default heap; NULL with errno ENOMEM where it could not be created. */
 dvsm_heap *dvsm_heap_default(void);
 
-/* The heap that the address lies in, or NULL if in none mapped here; errno is not touched. */
+/* The heap that the address lies in, or NULL if it lies in no heap mapped here; errno is not
+ * touched. */
 dvsm_heap *dvsm_heap_of(const void *block);
 
-/* The functions of the first section for a given heap. Each is what its counterpart without _heap
- * is for the default heap; errors are the same, and EINVAL for a heap that is none.
+/* The functions of the first section for a given heap. Each does for `heap` what its counterpart
+ * without _heap does for the default heap. Errors are the same; in addition, EINVAL if `heap` is
+ * not a heap.
  *
- * dvsm_heap_realloc() and dvsm_heap_reallocarray(): the result is in `heap`, where a block of
- * another heap is moved to. */
+ * dvsm_heap_realloc() and dvsm_heap_reallocarray(): the result is in `heap`; a block of another
+ * heap is moved there. */
 void *dvsm_heap_malloc(dvsm_heap *heap, size_t size);
 void *dvsm_heap_calloc(dvsm_heap *heap, size_t count, size_t size);
 void *dvsm_heap_realloc(dvsm_heap *heap, void *block, size_t size);
@@ -302,8 +313,8 @@ void **dvsm_heap_independent_calloc(dvsm_heap *heap, size_t count, size_t size, 
 void **dvsm_heap_independent_comalloc(dvsm_heap *heap, size_t count, const size_t *sizes,
                                       void **blocks);
 
-/* dvsm_malloc_trim(), dvsm_mallinfo() and the footprint functions for a given heap. For a heap that
- * is none: 0 or all zeros, and errno EINVAL. */
+/* dvsm_malloc_trim(), dvsm_mallinfo() and the footprint functions for a given heap. If `heap` is
+ * not a heap: 0 or all zeros, and errno EINVAL. */
 int dvsm_heap_trim(dvsm_heap *heap, size_t pad);
 struct dvsm_mallinfo dvsm_heap_mallinfo(dvsm_heap *heap);
 size_t dvsm_heap_footprint(dvsm_heap *heap);
@@ -313,27 +324,29 @@ size_t dvsm_heap_set_limit(dvsm_heap *heap, size_t bytes);
 
 /* ---- Looking inside ---------------------------------------------------------------------- */
 
-/* Walks everything and verifies every invariant of every module. Returns how many do not hold, with
- * a line on `report` for each of the first hundred, unless it is NULL; 0: the heap is sound. An
- * arena or size class that was set aside counts as one. Other processes and threads may go on working.
- * -1 with errno EINVAL: no heap. Takes time in proportion to the number of chunks. All depots of the
- * cache are locked meanwhile, each arena while it is looked through, and at the end the granule map. So
- * others allocate and free what their CPU's lane has or takes, and from arenas not being looked through;
- * who finds a depot or an arena taken goes on without it. */
+/* Walks everything and verifies every invariant of every module. Returns how many do not hold; 0:
+ * the heap is sound. Unless `report` is NULL, prints a line there for each of the first hundred. An
+ * arena or size class that was set aside counts as one violation. Other processes and threads may
+ * go on working. -1 with errno EINVAL: no heap. Takes time in proportion to the number of chunks.
+ * All depots of the cache are locked meanwhile, each arena while it is looked through, and at the
+ * end the granule map. Others can still allocate what their CPU's lane has, free what it takes, and
+ * use arenas that are not being looked through. A thread that finds a depot or an arena taken goes
+ * on without it. */
 int dvsm_check(dvsm_heap *heap, FILE *report);
 
-/* Repairs at once what dead processes left locked; without it, whoever needs a lock next does. Waits
- * for locks that the living hold. Needs no memory. Returns how many locks it repaired, or -1 with
- * errno EINVAL: no heap. What cannot be repaired is a fault, see dvsm_set_fault_handler(). */
+/* Repairs at once what dead processes left locked. Without this call, the next thread to need such
+ * a lock repairs it. Waits for locks that living processes hold. Needs no memory. Returns how many
+ * locks it repaired, or -1 with errno EINVAL: no heap. What cannot be repaired is a fault: see
+ * dvsm_set_fault_handler(). */
 int dvsm_reap(dvsm_heap *heap);
 
-/* Counts of chunks include their headers. Other processes may work meanwhile: each arena, and each part
- * of the cache, is counted at one instant, not the whole heap. */
+/* Counts of chunks include their headers. Other processes may work meanwhile: each arena and each
+ * part of the cache is counted at one instant, but the whole heap is not. */
 typedef struct dvsm_stats_t {
     size_t reserved_bytes;       /* of address space */
     size_t limit_bytes;          /* that may be committed; SIZE_MAX: all */
     size_t committed_bytes;      /* the footprint: in use, free, retained and metadata */
-    size_t committed_most_bytes; /* the most that was */
+    size_t committed_most_bytes; /* the most ever committed */
     size_t retained_bytes;       /* of committed: free granules kept ready */
     size_t metadata_bytes;       /* of committed: the heap's own tables */
     size_t used_bytes;           /* in blocks that the program holds, large ones among them */
@@ -344,23 +357,23 @@ typedef struct dvsm_stats_t {
     size_t free_chunks;          /* how many */
     size_t arenas;               /* made so far */
     size_t arenas_damaged;       /* of them, set aside after a fault */
-    size_t recoveries;           /* times that what a dead process left was repaired */
+    size_t recoveries;           /* how often something that a dead process left was repaired */
     size_t cached_bytes;  /* in blocks that were freed and are kept ready, each as large as what
-                                    it will be handed out for; a block larger than that by up to an
-                                    eighth counts with the rest of it among used_bytes */
+                                    it will be handed out for; a block may be larger by up to an
+                                    eighth, and that rest counts among used_bytes */
     size_t cached_blocks; /* how many */
 } dvsm_stats_t;
 
-/* Fills in *stats. 0, or -1 with errno EINVAL. Takes some microseconds, however many blocks there are,
- * and up to half a microsecond for each CPU that the machine can have; no lock is held for longer than
- * a microsecond. */
+/* Fills in *stats. Returns 0, or -1 with errno EINVAL. Takes some microseconds, however many blocks
+ * there are, and up to half a microsecond for each CPU that the machine can have; no lock is held
+ * for longer than a microsecond. */
 int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats);
 
 typedef enum dvsm_chunk_state {
     DVSM_CHUNK_FREE,
     DVSM_CHUNK_USED,
     DVSM_CHUNK_LARGE,    /* in use, a run of memory of its own */
-    DVSM_CHUNK_OVERHEAD, /* the allocator's own records: nobody's to free */
+    DVSM_CHUNK_OVERHEAD, /* the allocator's own records: not to be freed */
     DVSM_CHUNK_CACHED    /* freed, and kept ready by the cache */
 } dvsm_chunk_state;
 
@@ -377,14 +390,14 @@ typedef void (*dvsm_visit_fn)(const dvsm_chunk *chunk, void *context);
 
 /* Calls `visit` for every chunk of the heap: arena by arena, in each by segment and address, then
  * the large blocks. The arena is locked meanwhile: `visit` must not call any function of this
- * library on the same heap. A heap that is none: no calls, errno EINVAL.
- *     Takes time in proportion to the number of chunks, some 10 ns each besides `visit` (more where they
- * are not in the processor's caches), and to the blocks in the cache: all its depots are locked while
- * those are listed, which needs memory outside the heap for them, and each arena while its chunks are
- * visited, and for its large blocks the granule map, too. Others go on meanwhile as far as they need
- * none of what is locked: allocating goes to another arena, freeing to the cache; who needs the arena
- * waits until it was walked. Records of the allocator (DVSM_CHUNK_OVERHEAD) are no blocks: to hand one
- * over is a fault. */
+ * library on the same heap. If `heap` is not a heap: no calls, errno EINVAL.
+ *     Takes time in proportion to the number of chunks, some 10 ns each besides `visit` (more where
+ * they are not in the processor's caches), and to the blocks in the cache. All depots are locked
+ * while the cached blocks are listed, which needs memory outside the heap; each arena is locked
+ * while its chunks are visited, and the granule map, too, for its large blocks. Others go on as
+ * long as they need nothing that is locked: they allocate from another arena, and free to the
+ * cache. A thread that needs the locked arena waits until it was walked. The allocator's records
+ * (DVSM_CHUNK_OVERHEAD) are not blocks: passing one to a function is a fault. */
 void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context);
 
 /* ---- Faults ------------------------------------------------------------------------------ */
@@ -399,18 +412,18 @@ typedef struct dvsm_fault {
 
 typedef void (*dvsm_fault_handler)(const dvsm_fault *fault);
 
-/* Sets what this process (and those it forks later) does about a fault; NULL: the default, which is
- * one line on stderr and abort(). Returns the former handler, NULL for the default.
+/* Sets what this process (and those it forks later) does about a fault. NULL sets the default: one
+ * line on stderr and abort(). Returns the former handler, NULL for the default.
  *
- * The handler runs in the thread that called, with no lock held: it may call any function of this
- * library. If it returns, the call fails with EINVAL (dvsm_free() just returns); if it was metadata
- * that is damaged, that arena is set aside: nothing more is allocated from it, what is freed into
- * it stays, and the rest of the heap works on.
+ * The handler runs in the thread that made the call, with no lock held, so it may call any function
+ * of this library. If it returns, the call fails with EINVAL (dvsm_free() just returns). If
+ * metadata is damaged, that arena is set aside: nothing more is allocated from it, what is freed
+ * into it stays, and the rest of the heap works on.
  *
- * "damaged journal ..." and "damaged table of arenas" mean that a process died and what it left cannot
- * be its own. It was not believed: that arena is set aside, or that size class, which the arenas serve
- * from now on, or the granule map, without which the heap cannot grow. If the handler returns, the call
- * goes on with the rest. */
+ * "damaged journal ..." and "damaged table of arenas" mean that a process died and that what it
+ * left cannot be its own work. The library does not trust it and sets aside that arena; or that
+ * size class, which the arenas serve from then on; or the granule map, without which the heap
+ * cannot grow. If the handler returns, the call goes on with the rest. */
 dvsm_fault_handler dvsm_set_fault_handler(dvsm_fault_handler handler);
 
 #ifdef __cplusplus

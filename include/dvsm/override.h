@@ -6,16 +6,17 @@
  *     list_destroy(list, free);      list_destroy(list, dvsm_free)
  *
  * It may come before or after the standard headers. Every use of one of the names changes, also as
- * the name of a member or variable: consistently so in what this file declares; what a header that
- * came earlier declares under such a name no longer matches, and the compiler says so.
+ * the name of a member or variable. What your file declares changes consistently. What an earlier
+ * header declared under such a name no longer matches, and the compiler reports that.
  *
  * NB: memory that libc itself allocates (getline, asprintf, realpath, open_memstream, ...) is still
- * libc's. It goes back by dvsm_libc_free(), not by what free() now means.
+ * libc's. Free it by dvsm_libc_free(), not by what free() now means.
  */
 #ifndef DVSM_OVERRIDE_H
 #define DVSM_OVERRIDE_H
 
-/* All headers that declare one of the names: read now, they are not read after the defines. */
+/* All headers that declare one of the names. They are read now, so that they are not read after the
+ * defines. */
 #ifdef __cplusplus
 #include <cstdlib>
 #include <cstring>
@@ -36,7 +37,7 @@ static inline void dvsm_libc_free(void *block)
     free(block);
 }
 
-/* As a standard header might define them as macros. */
+/* A standard header may have defined them as macros. */
 #undef malloc
 #undef calloc
 #undef realloc

@@ -51,7 +51,7 @@ bool arena_finish(struct arena_call *call)
     if (call->fault.kind == FAULT_DAMAGE)
         call->arena->damaged = 1;
     if (call->arena->pending.bytes != 0 &&
-        call->source != NULL) /* what was to become the arena's */
+        call->source != NULL) /* the run that was to become the arena's */
         call->source->give(call->source, call->arena, (struct run){0});
     return false;
 }

@@ -12,20 +12,21 @@ enum { UNEVEN_LEAST = 64 << 10, LOOK_AFTER_USES = 64 };
 /* How large the arenas are, on average, when a CPU that has none of its own gets one. */
 enum { OWN_FROM = 64 << 10 };
 
-/* For how many uses a thread stays with the arena that it got because its CPU's was taken. */
+/* For how many uses a thread stays with the arena that it got when its CPU's arena was taken. */
 enum { DETOUR_USES = 1024 };
 
-/* How long a lock is waited for before something else is done, and how often where nothing else can be. */
+/* How long a thread waits for a lock before it tries something else, and how often it waits if
+ * there is nothing else to try. */
 enum { WAIT_MS = 4, WAITS_MOST = 250 };
 
 enum patience {
     NO_WAIT,
-    A_MOMENT,    /* but none for a lock that another waited for in vain */
-    IN_ANY_CASE, /* a moment for that, too */
+    A_MOMENT,    /* but no wait for a stuck lock */
+    IN_ANY_CASE, /* a moment even for a stuck lock */
     AS_LONG_AS_NEEDED
 };
 
-/* How much of what others freed is worked off in one hold. */
+/* How many remotely freed blocks are worked off each time an arena is entered or left. */
 enum { REMOTE_MOST = 64 };
 
 int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most)
@@ -51,7 +52,7 @@ void arenas_open(struct arenas *arenas, struct arena_table *table, struct segmen
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-/* An arena made later behaves as the first was told to. */
+/* A new arena takes over the parameters that the user set in the first one. */
 static void copy_parameters(struct arena *arena, const struct arena *first)
 {
     arena->trim_threshold = first->trim_threshold;
@@ -60,7 +61,8 @@ static void copy_parameters(struct arena *arena, const struct arena *first)
     arena->large_threshold = first->large_threshold;
 }
 
-/* The slot is nobody's until the count says so: whoever dies here leaves nothing to repair. */
+/* The slot is not in use until `count` includes it, so a thread that dies here leaves nothing to
+ * repair. */
 static bool make_slot(struct arenas *arenas, size_t index)
 {
     struct arena_table *table = arenas->table;
@@ -81,7 +83,8 @@ static bool make_slot(struct arenas *arenas, size_t index)
     return true;
 }
 
-/* Whether the table says what it can say; `committed` and what lies behind it may be more than `count`. */
+/* Whether the table's fields are plausible. `committed`, and the memory that it stands for, may be
+ * more than `count`. */
 static bool is_whole(const struct arenas *arenas)
 {
     const struct arena_table *table = arenas->table;
@@ -91,8 +94,9 @@ static bool is_whole(const struct arenas *arenas)
            arenas_count(table) <= table->committed;
 }
 
-/* Where the dead left a table that cannot be theirs, no arena is made any more, and no more are used than
- * there can be. False: whether they did cannot be known now, since `committed` may be being stored. */
+/* Repairs the table after its lock's holder died. If what the holder left cannot be right, no more
+ * arenas are made, and no more are used than there can be. False: whether it is right cannot be
+ * known now, because a store to `committed` may be under way. */
 static bool recover_table(struct arenas *arenas)
 {
     struct arena_table *table = arenas->table;
@@ -140,7 +144,8 @@ static bool enter_table(struct arenas *arenas, enum patience patience)
     return false;
 }
 
-/* Who finds the table taken does not wait, as there are other arenas; but for the first one. */
+/* A thread that finds the table taken does not wait, because there are other arenas; it does wait
+ * for the first one. */
 bool arenas_make(struct arenas *arenas, size_t index)
 {
     struct arena_table *table = arenas->table;
@@ -158,7 +163,7 @@ bool arenas_make(struct arenas *arenas, size_t index)
 
 /* ---- locking --------------------------------------------------------------------------------- */
 
-/* Each step may be interrupted, and is then done again by the next survivor. NB: the map first: its
+/* If any step is interrupted, the next survivor does it again. NB: settle the map first: its
  * journal may hold words of this arena. */
 static bool recover(struct arenas *arenas, struct arena_slot *slot)
 {
@@ -175,8 +180,8 @@ static bool recover(struct arenas *arenas, struct arena_slot *slot)
     return true;
 }
 
-/* Whether the arena, just locked, can be used: nothing of the dead is left in it, nor a run of granules
- * that it could not give back. */
+/* Repairs the arena, just locked, as far as needed. True: it can be used; no half-done change of a
+ * dead holder is left in it, nor a run of granules that it could not give back. */
 static NOINLINE bool make_usable(struct arenas *arenas, struct arena_slot *slot,
                                  enum lock_state state)
 {
@@ -311,9 +316,10 @@ static void prefer(size_t *preferred, size_t index)
     __atomic_store_n(preferred, index + 1, __ATOMIC_RELAXED);
 }
 
-/* A thread that found its CPU's arena taken stays with the one that it got instead for a while. Where many more
- * processes than CPUs are at work, holders are interrupted while they hold. Then each process has an arena which
- * few others use, and whose pages it has mapped already. */
+/* A thread that found its CPU's arena taken stays for a while with the arena that it got instead.
+ * If many more processes than CPUs are at work, holders are interrupted while they hold the lock.
+ * With a detour, each process then has an arena which few others use, and whose pages it has mapped
+ * already. */
 static __thread struct {
     const struct arena_table *table;
     size_t index, left;
@@ -351,7 +357,7 @@ static size_t smallest(const struct arena_table *table)
     return least;
 }
 
-/* One of the first `count`, from `first` on. */
+/* Locks one of the first `count` arenas, tried from `first` on, without waiting. */
 static bool enter_any(struct arenas *arenas, struct arena_hold *hold, size_t first, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -360,7 +366,7 @@ static bool enter_any(struct arenas *arenas, struct arena_hold *hold, size_t fir
     return false;
 }
 
-/* Whether there is none to wait for. */
+/* Whether there is no arena to wait for. */
 static bool all_damaged(const struct arena_table *table)
 {
     for (size_t i = 0; i < arenas_count(table); i++)
@@ -379,7 +385,7 @@ static bool enter_new(struct arenas *arenas, struct arena_hold *hold, size_t *pr
     return enter_sound(arenas, hold, count, A_MOMENT);
 }
 
-/* The first to be tried by a CPU that has no preference yet. */
+/* The arena that a CPU without a preference tries first. */
 static size_t choose_first(struct arena_table *table, size_t *preferred, size_t count)
 {
     if (count < table->wanted)
@@ -389,7 +395,8 @@ static size_t choose_first(struct arena_table *table, size_t *preferred, size_t 
     return index;
 }
 
-/* The arena to be waited for, from `first` on: one for which nobody has waited in vain, if there is one. */
+/* The arena to wait for: from `first` on, the first one for which nobody has waited in vain, if
+ * any. */
 static size_t choose_to_wait_for(const struct arena_table *table, size_t first, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -401,9 +408,9 @@ static size_t choose_to_wait_for(const struct arena_table *table, size_t first, 
     return first % count;
 }
 
-/* None is to be had at once: a moment's patience with up to three, then another one is made. Where that
- * cannot be, for want of memory or since there are as many as there can be, they are waited for longer:
- * being held is no lack of memory. A handler that interrupted a holder never waits. */
+/* No arena can be locked at once. Waits a moment for up to three of them, then makes another one.
+ * If none can be made, because memory is short or there are as many as there can be, waits longer:
+ * a held arena is no lack of memory. A handler that interrupted a holder never waits. */
 static NOINLINE bool enter_held(struct arenas *arenas, struct arena_hold *hold, size_t *preferred,
                                 size_t first)
 {
@@ -427,7 +434,7 @@ static NOINLINE bool enter_held(struct arenas *arenas, struct arena_hold *hold, 
     return false;
 }
 
-/* The preferred arena (index `first`, if it exists) cannot be had. */
+/* The preferred arena (index `first`, if it exists) cannot be locked: locks another one. */
 static NOINLINE bool enter_other(struct arenas *arenas, struct arena_hold *hold, size_t *preferred,
                                  size_t first)
 {
@@ -482,7 +489,7 @@ static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
     if (likely(first < count) && likely(enter_sound(arenas, hold, first, NO_WAIT)))
         return true;
 
-    bool in_handler = !lock_may_wait(LOCK_ARENA); /* perhaps of the call that has it */
+    bool in_handler = !lock_may_wait(LOCK_ARENA); /* perhaps it interrupted the arena's holder */
     if (!enter_other(arenas, hold, preferred, first))
         return false;
     if (first < count && !in_handler &&
@@ -501,7 +508,7 @@ bool arenas_enter(struct arenas *arenas, struct arena_hold *hold)
     return true;
 }
 
-/* Whether it may be worth while to lock that arena for so many bytes, as it looks from here. */
+/* Whether it may be worth while to lock that arena for `bytes`, judged without its lock. */
 static bool is_promising(const struct arenas *arenas, size_t index, size_t bytes)
 {
     const struct arena_slot *slot = arenas_slot(arenas->table, index);
@@ -524,7 +531,7 @@ bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold, size_t bytes
     return false;
 }
 
-/* Where an arena has more than its share, this CPU goes on with the smallest. */
+/* If this CPU's arena has more than its share, the CPU prefers the smallest arena from now on. */
 static NOINLINE void even_out(struct arena_table *table, const struct arena_slot *slot)
 {
     size_t mean = arenas_footprint(table) / arenas_count(table);

@@ -5,14 +5,14 @@
 
 enum { ELEMENT_CACHED_MOST = 1 << 10 };
 
-/* The elements of one call: all of one size, or each of its own. */
+/* The elements of one call: all of one size, or each with its own size. */
 struct batch {
     size_t count;
     const size_t *sizes;
     size_t step; /* 1: sizes[i]; 0: all sizes[0] */
 };
 
-/* The chunk size of an element; 0 where it is refused. */
+/* The chunk size of an element; 0: refused. */
 static size_t element_size(const struct batch *b, size_t i)
 {
     size_t bytes = b->sizes[i * b->step];
@@ -20,14 +20,14 @@ static size_t element_size(const struct batch *b, size_t i)
     return bytes >= REQUEST_LIMIT ? 0 : chunk_size_for(bytes);
 }
 
-/* What stands in an element's head besides its flags in use: smaller ones may be cached, for there they do
- * not take much. */
+/* The flags in an element's head besides those that say it is in use. Only small elements may be
+ * cached: they take little memory there. */
 static size_t element_head(size_t size)
 {
     return size > ELEMENT_CACHED_MOST ? size | CHUNK_UNCACHED : size;
 }
 
-/* The sum of all elements' chunks; false where it overflows. */
+/* The sum of all elements' chunk sizes; false if it overflows. */
 static bool contents_size(const struct batch *b, size_t *sum)
 {
     if (b->step == 0) {
@@ -43,8 +43,9 @@ static bool contents_size(const struct batch *b, size_t *sum)
     return true;
 }
 
-/* Writes the head of a chunk in use inside c, a chunk just cut. Only what lies in the first words of what
- * was a free chunk would be read after a roll back, and needs the journal. */
+/* Writes the head of a chunk in use inside c, which was just cut. After a roll back only the first
+ * words of the former free chunk are read again, so only a head in those words needs the
+ * journal. */
 void arena_write_inner_head(struct arena_call *call, const struct chunk *c, struct chunk *inside,
                             size_t size)
 {
@@ -54,8 +55,8 @@ void arena_write_inner_head(struct arena_call *call, const struct chunk *c, stru
         *(volatile size_t *)&inside->head = size | PINUSE | CINUSE;
 }
 
-/* Splits c in the elements' order; the last takes the slack. The first head is written last: until
- * then c is one chunk. */
+/* Splits c in the elements' order; the last element takes the slack. The first head is written
+ * last, so c is one chunk until then. */
 static void split(struct arena_call *call, const struct batch *b, struct chunk *c, size_t size)
 {
     size_t first_size = b->count == 1 ? size : element_size(b, 0);
@@ -144,8 +145,8 @@ static bool is_mine(const struct arena_call *call, const void *block)
     return arena_segment_of(call->arena, c) != NULL;
 }
 
-/* Frees one entry, or joins it with the next, which then stands for both. What is wrong with the
- * next is found in its own turn. */
+/* Frees one entry, or joins it with the next one, which then stands for both. A fault in the next
+ * entry is found when its turn comes. */
 static void free_entry(struct arena_call *call, void **entry, const void *const *end)
 {
     struct chunk *c = arena_block_chunk(call, *entry);
@@ -162,7 +163,7 @@ static void free_entry(struct arena_call *call, void **entry, const void *const 
     if ((const void *const *)follower < end && *follower == chunk_payload(next) &&
         arena_header_is_sound(call, next)) {
         journal_store(arena_journal(call), &c->head, c->head + chunk_size(next));
-        journal_store(arena_journal(call), &next->head, 0); /* a second free of it will be seen */
+        journal_store(arena_journal(call), &next->head, 0); /* so that a second free is noticed */
         arena_count_used(call, -(size_t)1);
         *follower = *entry;
     } else if (arena_dispose(call, c, chunk_size(c)) == FREED_FAULT) {
@@ -183,7 +184,7 @@ size_t arena_bulk_free(struct arena_call *call, void **blocks, size_t count)
             continue;
         free_entry(call, &blocks[i], end);
         if (!arena_finish(call) || call->arena->pending.bytes != 0)
-            break; /* a fault, or a large block that the source could not take back just now */
+            break; /* a fault, or the source could not take back a large block just now */
     }
     if (!arena_faulted(call) && call->arena->pending.bytes == 0)
         arena_trim_if_due(call);

@@ -5,12 +5,12 @@ struct walk {
     const struct arena *arena;
     const struct arena_segment *last; /* in which a free chunk was looked for; may be NULL */
     struct check *check;
-    size_t used;               /* chunks in use met in segments, records among them */
-    struct bins_totals binned; /* free chunks met in segments, dv and top not among them */
+    size_t used;               /* chunks in use met in segments, records included */
+    struct bins_totals binned; /* free chunks met in segments, without dv and top */
     bool dv_seen, top_seen;
 };
 
-/* `told`: whether the flag after it says that c is in use. */
+/* `told`: whether the flag in the next chunk must say that c is in use. */
 static void check_next_agrees(struct walk *w, const struct chunk *c, const struct chunk *next,
                               bool told)
 {
@@ -27,8 +27,8 @@ static bool is_record(const struct arena_segment *s, const struct chunk *c)
     return chunk_payload(c) == (const void *)s;
 }
 
-/* One chunk, top apart. `before_free`: the chunk before it is free. False: its size leads
- * nowhere. */
+/* Checks one chunk other than top. `before_free`: the chunk before it is free. False: its size
+ * leads nowhere. */
 static bool check_chunk(struct walk *w, const struct arena_segment *s, const struct chunk *c,
                         bool before_free)
 {
@@ -88,7 +88,8 @@ static void check_segment(struct walk *w, const struct arena_segment *s)
     check_that(w->check, s != &w->arena->segment, "arena: the newest segment ends without top");
 }
 
-/* The list of segments, each record in its own segment's foot. Returns the sum of sizes. */
+/* Checks the list of segments, and that each record is in its own segment's foot. Returns the sum
+ * of sizes. */
 static size_t check_segments(struct walk *w)
 {
     const struct arena *a = w->arena;
@@ -118,8 +119,8 @@ static bool has_room(const struct arena_segment *s, const struct chunk *c)
            (uintptr_t)s->base + s->size - (uintptr_t)c >= sizeof *c;
 }
 
-/* As bins_check() asks. The range reaches over all segments; what lies between them is not the
- * arena's and may not even be memory. */
+/* Answers bins_check(). The range of the bins spans all segments; addresses between segments are
+ * not the arena's and may not even be memory. */
 static bool holds(void *context, const struct chunk *c)
 {
     struct walk *w = context;

@@ -1,7 +1,7 @@
 /* diagnose.c - what is wrong with a pointer that was handed to free or realloc.
  *
- * Slow and exact: the segment is walked from its start, so that a chunk's true borders are known,
- * and a wrong pointer (the caller's fault, the heap is sound) is told from a damaged header.
+ * Slow and exact: the segment is walked from its start, so that each chunk's true borders are
+ * known. That tells a wrong pointer (the caller's fault; the heap is sound) from a damaged header.
  */
 #include "arena/arena_internal.h"
 
@@ -29,8 +29,8 @@ static const struct chunk *chunk_around(const struct arena *a, const struct aren
     return at;
 }
 
-/* What is wrong with an address in no segment. A large block's header stands alone: nothing but the
- * block itself is lost with it. */
+/* What is wrong with an address outside all segments. No chunk lies next to a large block, so
+ * damage to its header loses only the block itself. */
 static void diagnose_outside(struct arena_call *call, const struct chunk *c)
 {
     bool large = call->source != NULL && call->source->owns(call->source, call->arena, c);
@@ -52,7 +52,7 @@ void arena_diagnose(struct arena_call *call, const struct chunk *c)
         return;
     }
     const struct chunk *at = chunk_around(a, s, c);
-    bool leads_on = arena_leads_on(s, at); /* else what follows may not even be memory */
+    bool leads_on = arena_leads_on(s, at); /* if not, the next chunk may not even be memory */
     if (at != a->top && (const void *)s == chunk_payload(at))
         fault_raise(&call->fault, FAULT_ARGUMENT, "one of the allocator's own records", block);
     else if (at == a->top || arena_is_fence(s, at))

@@ -1,7 +1,8 @@
-/* fill.c - blocks by the magazine: many at once for the cache, and back one by one.
+/* fill.c - blocks for the cache: allocated many at once, a magazine's worth, and taken back one by
+ * one.
  *
- * A block leaves or enters the arena in the same change that counts it in the caller's word, so
- * that whoever dies leaves each block in just one place.
+ * A block leaves or enters the arena in the same change that counts it in the caller's word. So a
+ * thread that dies leaves each block in exactly one place.
  */
 #include "arena/arena_internal.h"
 
@@ -13,7 +14,7 @@ static void count_blocks(struct arena_call *call, word *count, size_t blocks)
         journal_store(arena_journal(call), count, *count + blocks * WORD);
 }
 
-/* Splits c into `n` chunks of `size`, the last of which takes the slack. */
+/* Splits c into `n` chunks of `size`; the last one takes the slack. */
 static void split_evenly(struct arena_call *call, struct chunk *c, size_t size, size_t n,
                          void **blocks)
 {
@@ -33,8 +34,8 @@ static void split_evenly(struct arena_call *call, struct chunk *c, size_t size, 
     }
 }
 
-/* A chunk in use whose payload is aligned, without growing. What lies before it in the free chunk that
- * it is cut from stays free. */
+/* Cuts a chunk whose payload is aligned from a free chunk, without growing. The part of the free
+ * chunk before it stays free. */
 static struct chunk *cut_aligned(struct arena_call *call, size_t need, size_t alignment)
 {
     struct journal *j = arena_journal(call);
@@ -56,7 +57,7 @@ static struct chunk *cut_aligned(struct arena_call *call, size_t need, size_t al
     return arena_bin(call, c, lead) ? place : NULL;
 }
 
-/* A change of its own: what the arena grew by is free. */
+/* Grows the arena, in a change of its own that leaves the new memory free. */
 static bool grow(struct arena_call *call, size_t need)
 {
     struct chunk *c = arena_grow(call, need);
@@ -75,7 +76,7 @@ static struct chunk *find_run(struct arena_call *call, size_t need, size_t align
     return cut_aligned(call, need, alignment);
 }
 
-/* One run for `n` blocks or, where there is none without growing, for fewer. */
+/* Cuts one run for `n` blocks, or for fewer if no run for `n` can be had. */
 static size_t fill_from_run(struct arena_call *call, size_t size, size_t alignment, size_t n,
                             void **blocks, word *count)
 {

@@ -1,7 +1,7 @@
 /* free.c - giving a chunk back: checks, merging with its neighbours, bins. */
 #include "arena/arena_internal.h"
 
-/* Without a source all of the range is one segment. */
+/* Without a source the whole range is one segment. */
 static bool in_segment(const struct arena_call *call, const struct chunk *c)
 {
     if (call->source != NULL)
@@ -9,8 +9,9 @@ static bool in_segment(const struct arena_call *call, const struct chunk *c)
     return bins_in_range(&call->arena->bins, c);
 }
 
-/* Whether `next`, in the range, is in a segment, as c is. Between two segments of the range there
- * may be large blocks, memory of other arenas, or none: looked up in another unit only. */
+/* Whether `next`, which is in the range, is in a segment, as c is. Between two segments of the
+ * range there may be large blocks, memory of other arenas, or no memory. A `next` in the same unit
+ * as c is in c's segment and needs no look-up. */
 static bool in_segment_too(const struct arena_call *call, const struct chunk *c,
                            const struct chunk *next)
 {
@@ -49,8 +50,8 @@ struct chunk *arena_block_chunk(struct arena_call *call, const void *block)
     return NULL;
 }
 
-/* Where the chunk before c is free, joins it: returns where the joint chunk begins, NULL after a
- * fault. */
+/* Joins c with the chunk before it, which is free. Returns the start of the joint chunk; NULL after
+ * a fault. */
 static struct chunk *merge_backward(struct arena_call *call, struct chunk *c, size_t *size)
 {
     struct arena *a = call->arena;
@@ -65,7 +66,7 @@ static struct chunk *merge_backward(struct arena_call *call, struct chunk *c, si
         !bins_remove(&a->bins, arena_journal(call), before, c->prev_foot, &call->fault))
         return NULL;
     *size += c->prev_foot;
-    /* So that a second free of the same block is seen for as long as nobody overwrites this. */
+    /* A second free of the same block is noticed for as long as nobody overwrites this. */
     journal_store(arena_journal(call), &c->head, 0);
     return before;
 }
@@ -128,7 +129,8 @@ enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t 
     return size < BINS_LARGE_FROM ? FREED_TO_SMALL_BIN : FREED_TO_TREE;
 }
 
-/* What a free may bring about besides: trimming, and now and then a look for unused segments. */
+/* The further work that a free may cause: trimming, and every so often a look for unused
+ * segments. */
 void arena_after_free(struct arena_call *call, enum arena_freed where)
 {
     struct arena *a = call->arena;

@@ -1,5 +1,5 @@
-/* grow.c - more memory: appended to top's segment, prepended to another, or a segment of its
- * own. */
+/* grow.c - more memory from the source: it is appended to top's segment, prepended to another
+ * segment, or becomes a new segment. */
 #include "arena/arena_internal.h"
 
 void arena_set_top(struct arena_call *call, struct chunk *c, size_t size)
@@ -23,8 +23,8 @@ void arena_count_footprint(struct arena_call *call, size_t bytes)
         journal_store(arena_journal(call), &a->footprint_most, a->footprint);
 }
 
-/* Fences in every word that can be a head, from the end of a record's chunk to the end of its
- * segment. */
+/* Writes a fence to every word that can be a head, from the end of a record's chunk to the end of
+ * its segment. */
 static void set_fences(struct journal *j, struct chunk *c, const char *end)
 {
     journal_store(j, &c->head, CHUNK_FIRST_FENCE);
@@ -32,9 +32,9 @@ static void set_fences(struct journal *j, struct chunk *c, const char *end)
         journal_store(j, &c->head, CHUNK_FENCE);
 }
 
-/* The end of the segment that holds top: the record of the segments so far, in a chunk in use, then
- * fences. What is left of top before it goes to a bin. Where top is smaller than a chunk the record
- * lies on top itself. */
+/* Writes the end of the segment that holds top: the segment's record, in a chunk in use, then
+ * fences. The part of top before the record goes to a bin. If top is smaller than a chunk, the
+ * record lies on top itself. */
 static bool close_segment(struct arena_call *call)
 {
     struct arena *a = call->arena;
@@ -87,8 +87,8 @@ static void append(struct arena_call *call, struct run fresh)
     arena_set_top(call, a->top, a->top_size + fresh.bytes);
 }
 
-/* Puts the fresh memory before a segment: `need` bytes are cut from its low end, the rest joins
- * what follows. */
+/* Puts the fresh memory before a segment. `need` bytes are cut from its low end; the rest joins the
+ * chunk that follows. */
 static struct chunk *prepend(struct arena_call *call, struct arena_segment *segment,
                              struct run fresh, size_t need)
 {
@@ -129,8 +129,9 @@ static struct chunk *prepend(struct arena_call *call, struct arena_segment *segm
     return arena_bin(call, rest, rest_size) ? c : NULL;
 }
 
-/* The segment that begins where the fresh memory ends, if it may be joined. The source is asked first: most often
- * there is none, and reading the records touches pages all over the arena. */
+/* The segment that begins where the fresh memory ends, if it may be joined. The source is asked
+ * first: most often there is no such segment, and reading the records touches pages all over the
+ * arena. */
 static struct arena_segment *segment_after(struct arena_call *call, struct run fresh)
 {
     struct arena *a = call->arena;
@@ -152,13 +153,14 @@ static bool borders_on_top(const struct arena *a, struct run fresh)
            a->segment.base + a->segment.size == fresh.start;
 }
 
-/* Makes fresh memory part of the arena; a chunk of `need` bytes from it. */
+/* Makes fresh memory part of the arena, and cuts a chunk of `need` bytes. */
 static struct chunk *absorb(struct arena_call *call, struct run fresh, size_t need)
 {
     struct arena *a = call->arena;
     bool borders = borders_on_top(a, fresh);
 
-    /* Of a top that was too small the chunk will take all; nothing is stored so far. */
+    /* The new chunk will take all of a top that was too small, so all of top's holes are filled
+     * first, before any store. */
     if (borders && !arena_fill_holes(call, a->top, a->top_size, a->top_size)) {
         call->source->give(call->source, a, (struct run){0});
         return NULL;
@@ -193,8 +195,8 @@ static bool take(struct arena_call *call, size_t bytes)
     return false;
 }
 
-/* A growing arena will grow again: in larger steps it borders on itself more often, and the pages
- * come in fewer calls. A 64th of the footprint is what that may cost. */
+/* A growing arena will grow again. In larger steps, fresh memory borders on the arena's own more
+ * often, and the pages come in fewer calls. That may cost up to a 64th of the footprint. */
 static size_t step_ahead(const struct arena *a, size_t unit)
 {
     size_t ahead = a->footprint / 64;

@@ -1,17 +1,18 @@
-/* holes.c - memory of free chunks that goes back to the system a page at a time, and comes again.
+/* holes.c - giving the pages inside free chunks back to the system, and filling them again.
  *
  *     free chunk   | fields .. | hole | hole | ... | hole |  ..  | next: foot, head
  *                  ^ page      ^ page                     ^ page
  *
- * What the engine keeps of a free chunk, its fields and its foot, lies outside the holes; so only who
- * cuts from the chunk must know of them.
+ * A free chunk's fields and foot, which the engine needs, lie outside the holes. So only code that
+ * cuts from the chunk must know of holes.
  */
 #include "arena/arena_internal.h"
 
-/* In this tree and those above it are chunks of 4 KiB and more, the smallest pages there are. */
+/* This tree and those above it hold chunks of 4 KiB and more; no page is smaller than 4 KiB. */
 enum { TREE_OF_PAGES = 2 * (12 - BINS_TREE_SHIFT) };
 
-/* A hole filled costs a call into the system: those of the next chunks come with it. */
+/* Filling a hole costs a call into the system, so the holes of the next chunks are filled with
+ * it. */
 #define FILL_AHEAD ((size_t)64 << 10)
 
 static bool fill(struct arena_call *call, const char *start, size_t bytes)
@@ -32,7 +33,7 @@ NOINLINE bool arena_fill_slowly(struct arena_call *call, const void *c, size_t s
     return fill(call, c, ahead) || fill(call, c, least);
 }
 
-/* Whether `need` bytes can be cut from its low end as it is. */
+/* Whether `need` bytes can be cut from c's low end without filling a hole. */
 static bool is_filled(const struct arena_call *call, const struct chunk *c, size_t need)
 {
     size_t size = chunk_size(c), least = need + sizeof *c;
@@ -41,7 +42,8 @@ static bool is_filled(const struct arena_call *call, const struct chunk *c, size
                                     (const char *)c + (least < size ? least : size));
 }
 
-/* One of the chunks of the node's size; `left`: how many may still be met. */
+/* Looks for a filled chunk among those of the node's size. `left`: how many chunks may still be
+ * met. */
 static struct chunk *find_filled_in_ring(struct arena_call *call, struct chunk *node, size_t need,
                                          size_t *left)
 {
@@ -79,14 +81,14 @@ struct chunk *arena_find_filled(struct arena_call *call, size_t need)
 
 /* ---- giving back ----------------------------------------------------------------------------- */
 
-/* Of what was looked at so far. */
+/* The state of one arena_punch(). */
 struct punching {
     struct arena_call *call;
-    size_t left; /* chunks that can still be met: ends a walk in a damaged tree */
+    size_t left; /* chunks that may still be met, so that a walk in a damaged tree ends */
     size_t bytes;
 };
 
-/* All but the first `keep` bytes and the fields. */
+/* Gives back the pages of c, except those with its first `keep` bytes and its fields. */
 static void punch(struct punching *p, struct chunk *c, size_t size, size_t keep)
 {
     const struct arena_source *source = p->call->source;
@@ -108,7 +110,7 @@ static bool punch_binned(struct punching *p, struct chunk *c)
     return true;
 }
 
-/* A node and the chunks of its size. */
+/* Punches the chunks of a node's size. */
 static bool punch_ring(struct punching *p, struct chunk *node)
 {
     struct chunk *c = node;
@@ -121,7 +123,7 @@ static bool punch_ring(struct punching *p, struct chunk *node)
     return true;
 }
 
-/* From the node to the children, in a stack that has room for the path of a sound tree. */
+/* Punches a whole tree. The stack has room for the path of a sound tree. */
 static bool punch_tree(struct punching *p, struct chunk *root)
 {
     struct chunk *waiting[SIZE_BITS + 1];

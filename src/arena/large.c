@@ -1,16 +1,18 @@
-/* large.c - large blocks: a run of units of their own, outside all segments and bins.
+/* large.c - large blocks: each has a run of units of its own, outside all segments and bins.
  *
  *     run  | (alignment) | header | payload ................................ |
  *                        chunk    size reaches to the run's end; flags clear
  *
- * The header always lies in the run's first unit. Its prev_foot says how far from the run's start (so
- * does the run's first word, most often the same) and, above those bits, how often the block has grown.
- * One that grew twice moves, when it must, to where room for as much again stays free behind it: a buffer that
- * grows piece by piece is copied when its size has doubled, not at each piece.
+ * The header always lies in the run's first unit. The low bits of its prev_foot say how far it is
+ * from the run's start; the bits above say how often the block has grown. The run's first word,
+ * most often the same word, says the former too. If a block that grew twice must move, it moves to
+ * a place with as much room again free behind it. So a buffer that grows piece by piece is copied
+ * when its size has doubled, not at each piece.
  */
 #include "arena/arena_internal.h"
 
-/* What a block for a chunk of `need` bytes takes: no next chunk lends it its first word. */
+/* Bytes of a large block that stands for a chunk of `need` bytes: no next chunk lends it its first
+ * word. */
 static size_t large_size(size_t need)
 {
     return need + CHUNK_HEADER - CHUNK_OVERHEAD;
@@ -30,8 +32,8 @@ static size_t growths_of(const struct chunk *c)
     return growths < GROWTHS_MOST ? growths : GROWTHS_MOST;
 }
 
-/* A run whose second unit, where the payload begins, is so aligned; with room behind it for a block that has
- * grown so often. */
+/* Takes a run whose second unit, where the payload begins, is aligned to `alignment`. If the block
+ * has grown often enough, prefers a run with room behind it. */
 static bool take(struct arena_call *call, size_t bytes, size_t alignment)
 {
     struct arena *a = call->arena;
@@ -57,8 +59,8 @@ static void count_large(struct arena_call *call, size_t bytes, size_t blocks)
     arena_count_footprint(call, bytes);
 }
 
-/* How far from its run's start a block's header lies: so that the payload is aligned, and the header in the
- * first unit. */
+/* How far a block's header lies from its run's start. The payload is then aligned, and the header
+ * in the first unit. */
 static size_t lead_for(size_t alignment, size_t unit)
 {
     return (alignment < unit ? alignment : unit) - CHUNK_HEADER;
@@ -84,8 +86,8 @@ NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need
         source->give(source, a, (struct run){0});
         return NULL;
     }
-    /* Where the header is, at the run's start too, for whoever walks the map; most often one
-     * word. */
+    /* The run's first word also says where the header is, for code that walks the map. Most often
+     * it is the same word as prev_foot. */
     journal_store(arena_journal(call), (size_t *)(void *)run.start, lead);
     journal_store(arena_journal(call), &c->prev_foot, lead | call->growths << GROWTHS_SHIFT);
     journal_store(arena_journal(call), &c->head, (size_t)(end - (char *)c));
@@ -141,7 +143,7 @@ struct chunk *arena_large_resize(struct arena_call *call, struct chunk *c, size_
 {
     size_t size = chunk_size(c), least = large_size(need);
 
-    /* As in the reference, what has become small moves, if it can: it would waste most of a
+    /* As in the reference, a block that has become small moves if it can: it would waste most of a
      * unit. */
     if (call->may_move && need < call->source->unit / 2)
         return NULL;

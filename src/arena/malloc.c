@@ -3,7 +3,7 @@
 
 #include "arena/arena_internal.h"
 
-enum { ROOMY_MOST = 4 }; /* how many times as much room as is needed is looked for, at most */
+enum { ROOMY_MOST = 4 }; /* the search is for at most so many times the needed room */
 
 bool arena_bin(struct arena_call *call, struct chunk *c, size_t size)
 {
@@ -23,7 +23,7 @@ static bool unbin(struct arena_call *call, struct chunk *c, size_t size)
     return bins_remove(&call->arena->bins, arena_journal(call), c, size, &call->fault);
 }
 
-/* The newest chunk of a small bin that is not empty, still in it. */
+/* The newest chunk of a small bin that is not empty. It stays in the bin. */
 static struct chunk *small_first(struct arena_call *call, unsigned index)
 {
     struct chunk *c = bins_small_first(&call->arena->bins, index);
@@ -34,7 +34,7 @@ static struct chunk *small_first(struct arena_call *call, unsigned index)
     return NULL;
 }
 
-/* The whole of a chunk that was just taken out of its bin. */
+/* Makes the whole of a chunk, just taken out of its bin, a chunk in use. */
 static struct chunk *use_whole(struct arena_call *call, struct chunk *c, size_t size)
 {
     chunk_set_cut(arena_journal(call), c, size);
@@ -42,8 +42,8 @@ static struct chunk *use_whole(struct arena_call *call, struct chunk *c, size_t 
     return c;
 }
 
-/* Cuts `need` bytes from the low end of c. The rest, where it can be a chunk, is *rest, of
- * *rest_size bytes. */
+/* Cuts `need` bytes from the low end of c. If the rest can be a chunk, it is *rest, of *rest_size
+ * bytes; else c keeps it, and *rest_size is 0. */
 static struct chunk *split(struct arena_call *call, struct chunk *c, size_t size, size_t need,
                            struct chunk **rest, size_t *rest_size)
 {
@@ -76,8 +76,8 @@ static struct chunk *split_to_victim(struct arena_call *call, struct chunk *c, s
     return c;
 }
 
-/* From the exact small bin or the next one up, whole; else, where the victim is too small, from the
- * nearest larger small bin or the smallest chunk of all trees, split. */
+/* Takes a whole chunk from the exact small bin or the next one up. Failing that, if the victim is
+ * too small, splits a chunk of the nearest larger small bin or the smallest chunk of all trees. */
 static struct chunk *from_bins_small(struct arena_call *call, size_t need)
 {
     struct arena *a = call->arena;
@@ -101,7 +101,7 @@ static struct chunk *from_bins_small(struct arena_call *call, size_t need)
     return c == NULL ? NULL : split_to_victim(call, c, need);
 }
 
-/* Best fit from the trees, where it fits better than the victim. */
+/* The best fit from the trees, if it fits better than the victim. */
 static struct chunk *best_fit(struct arena_call *call, size_t need)
 {
     struct arena *a = call->arena;
@@ -110,11 +110,12 @@ static struct chunk *best_fit(struct arena_call *call, size_t need)
         return NULL;
 
     struct chunk *c = bins_best_fit(&a->bins, need, &call->fault);
-    /* A victim that is too small wraps to a huge surplus, and never wins. */
+    /* The surplus of a victim that is too small wraps to a huge number, so such a victim never
+     * wins. */
     return c != NULL && chunk_size(c) - need < a->dv_size - need ? c : NULL;
 }
 
-/* From a chunk in a tree; the rest goes to a bin. */
+/* Cuts `need` bytes from a chunk in a bin; the rest goes to a bin. */
 static struct chunk *cut_binned(struct arena_call *call, struct chunk *c, size_t need)
 {
     size_t size = chunk_size(c), rest_size;
@@ -133,7 +134,7 @@ static struct chunk *from_bins_large(struct arena_call *call, size_t need)
     return c == NULL ? NULL : cut_binned(call, c, need);
 }
 
-/* The best fit, or the victim, has holes that cannot be filled. A small chunk has none. */
+/* For when the best fit, or the victim, has holes that cannot be filled. A small chunk has none. */
 static struct chunk *from_filled(struct arena_call *call, size_t need)
 {
     const struct arena *a = call->arena;
@@ -249,7 +250,8 @@ struct chunk *arena_exact(struct arena_call *call, size_t size, size_t alignment
     return use_whole(call, c, size);
 }
 
-/* For what has grown and will grow again: where it can do so where it is, if there is such a place. */
+/* For a block that has grown and will grow again: looks for a place where it can grow without
+ * moving. */
 static struct chunk *allocate_roomy(struct arena_call *call, size_t need)
 {
     struct chunk *c = NULL;

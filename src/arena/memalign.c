@@ -1,7 +1,8 @@
-/* memalign.c - blocks at multiples of more than 16: more is allocated, lead and rest are freed.
+/* memalign.c - blocks at multiples of more than 16: more is allocated than needed, then lead and
+ * rest are freed.
  *
- * The block is marked CHUNK_UNCACHED: when it is freed, lead and block are to be one free chunk again. A
- * large one needs no such mark.
+ * The block is marked CHUNK_UNCACHED, so that when it is freed, lead and block become one free
+ * chunk again. A large block needs no such mark.
  */
 #include "arena/arena_internal.h"
 
@@ -15,7 +16,7 @@ struct chunk *arena_aligned_place(struct chunk *c, size_t alignment)
     return place;
 }
 
-/* Frees what lies before `place`; place becomes a chunk in use. */
+/* Frees the part of c before `place`, and makes `place` a chunk in use. */
 static void free_lead(struct arena_call *call, struct chunk *c, struct chunk *place)
 {
     struct journal *j = arena_journal(call);
@@ -37,8 +38,8 @@ static void free_rest(struct arena_call *call, struct chunk *c, size_t need)
     arena_dispose(call, rest, rest_size);
 }
 
-/* Changes of their own, so that none needs more than the journal holds: until the last one the
- * block is merely larger than it will be. */
+/* Freeing lead and rest are changes of their own, so that none needs more than the journal holds.
+ * Until the last one the block is merely larger than it will be. */
 static void *align(struct arena_call *call, struct chunk *c, size_t alignment, size_t need)
 {
     struct chunk *place = arena_aligned_place(c, alignment);

@@ -1,11 +1,14 @@
-/* peek.c - what a look at an arena's words tells without its lock: for who is short of memory, and would
- * come in vain. A word may be another a moment later, as it may be before a lock is got.
+/* peek.c - what an arena's words tell without its lock. This saves a caller that is short of memory
+ * from locking an arena in vain. A word may change a moment later, just as it may before a lock is
+ * got.
  */
 #include "arena/arena_internal.h"
 #include "bins/bins_internal.h"
 
-/* Less could not make another arena grow. Pages of small chunks are left alone: they would be wanted again
- * at once, and each time cost calls into the system. An unused segment's chunk is smaller by its foot. */
+/* Giving back less would not let another arena grow. Pages of small chunks are left alone: they
+ * would be wanted again at once, and each time cost calls into the system. The free chunk of an
+ * unused segment is smaller than the segment by the foot, so LEAST_UNUSED is less than
+ * WORTH_WHILE. */
 enum { WORTH_WHILE = ARENA_GRANULARITY, LEAST_UNUSED = WORTH_WHILE * 3 / 4 };
 
 static bool has_binned(const struct bins *b, size_t need)
@@ -32,8 +35,8 @@ size_t arena_free_memory(const struct arena *a, size_t page)
            word_peek(&a->holes) * page;
 }
 
-/* What has become less since the last punch counts, too: what was freed elsewhere meanwhile may be whole
- * pages. */
+/* If free memory has shrunk since the last punch, `unpunched` goes down with it: memory freed
+ * elsewhere meanwhile may be whole pages. */
 bool arena_may_give(struct arena *a, size_t page)
 {
     size_t now = arena_free_memory(a, page), then = word_peek(&a->unpunched);

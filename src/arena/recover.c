@@ -1,4 +1,5 @@
-/* recover.c - what the dead left of a change, believed only as far as it can be theirs. */
+/* recover.c - undoes the change that a dead holder left half done, after checking that the journal
+ * is plausible. */
 #include "arena/arena_internal.h"
 
 struct arena_guard {
@@ -12,7 +13,8 @@ static bool is_within(const void *address, const void *start, size_t bytes)
     return (uintptr_t)address - (uintptr_t)start < bytes;
 }
 
-/* The arena's own words but for the journal itself and what is set once, and what its source says. */
+/* A change may store to the arena's own words, except the journal itself and the words that are set
+ * once, and to the words that its source allows. */
 static bool guards(const struct journal_guard *guard, const word *address)
 {
     const struct arena_guard *g = (const struct arena_guard *)guard;
@@ -48,7 +50,8 @@ static bool give_back_pending(struct arena *a, const struct arena_source *source
            source->recover(source, a);
 }
 
-/* Even where nothing seems pending: the source may have a change of the dead to undo. */
+/* Asks the source even if nothing seems pending: it may have a change of the dead holder to
+ * undo. */
 bool arena_recover(struct arena *a, const struct arena_source *source)
 {
     struct arena_guard guard = {{guards, NULL, 0}, a, source};

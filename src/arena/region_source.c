@@ -13,7 +13,8 @@ static segment_owner_id owner_of(const struct arena *arena)
     return (segment_owner_id)arena->id;
 }
 
-/* What is still on its way, since the map's lock could not be had to give it back, goes first. */
+/* Gives back a run that is still pending because the map's lock could not be had earlier. True:
+ * nothing is pending any more. */
 static bool none_pending(const struct arena_source *source, struct arena *arena)
 {
     if (unlikely(arena->pending.bytes != 0))
@@ -92,7 +93,7 @@ static bool has_holes(const struct arena_source *source, const char *start, cons
     return segment_has_holes(segments_of(source)->map, start, end);
 }
 
-/* Where the slot of that arena names what a remote list has left (remote.h). */
+/* The word `reaping` of the arena's slot (remote.h). */
 static const word *reaping_of(const struct arena *arena)
 {
     const char *slot = (const char *)arena - offsetof(struct arena_slot, arena);
@@ -114,9 +115,9 @@ static bool may_store(const struct arena_source *source, const struct arena *are
     return segment_has_memory_of(s->segments->map, owner_of(arena), address);
 }
 
-/* ---- recovery: whether what the arena's own words lead to is memory of its segments ------------- */
+/* ---- recovery: whether the arena's own words lead to memory of its segments ------------------ */
 
-/* Whether a chunk of that size may be at that place; size 0: there is none. */
+/* Whether a chunk of that size may be at that place; size 0 means no chunk, which is fine. */
 static bool may_be_chunk(const struct arena_source *s, const struct arena *a, const void *c,
                          size_t size)
 {
@@ -126,7 +127,7 @@ static bool may_be_chunk(const struct arena_source *s, const struct arena *a, co
            in_segment(s, a, c) && in_segment(s, a, (const char *)c + size - 1);
 }
 
-/* NULL, or a chunk or record. */
+/* Whether `place` may be a link: NULL, or the place of a chunk or record. */
 static bool may_be_link(const struct arena_source *s, const struct arena *a, const void *place)
 {
     return place == NULL || (chunk_is_aligned(place) && in_segment(s, a, place));
@@ -143,7 +144,7 @@ static bool may_be_segment(const struct arena_source *s, const struct arena *a)
            in_segment(s, a, newest->base + newest->size - 1) && may_be_link(s, a, newest->next);
 }
 
-/* An empty list leads to its own head, which lies among the bins. */
+/* A list's end leads to the list's own head, which lies among the bins. */
 static bool may_be_listed(const struct arena_source *s, const struct arena *a, const void *place)
 {
     const char *bins = (const char *)&a->bins;

@@ -1,7 +1,7 @@
 /* region_source.h - an arena's memory from the granule map of a region: segment.h as a struct
  * arena_source.
  *
- * One for each process and region; an arena is known to the map by its `id`.
+ * There is one for each process and region. The map knows an arena by its `id`.
  */
 #ifndef DVSM_ARENA_REGION_SOURCE_H
 #define DVSM_ARENA_REGION_SOURCE_H
@@ -12,7 +12,8 @@
 struct region_source {
     struct arena_source source; /* what the engine sees */
     struct segments *segments;
-    /* The words that arena_fill() and arena_take_back() may count in: so many, so far apart. */
+    /* The words that arena_fill() and arena_take_back() may count in: `count` words, `stride`
+     * apart. */
     struct {
         const char *first;
         size_t stride, count;

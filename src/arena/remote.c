@@ -1,10 +1,12 @@
-/* remote.c - blocks freed by who could not have their arena's lock: the list, and working it off. */
+/* remote.c - blocks freed by threads that could not get the arena's lock: the list, and working it
+ * off. */
 #include "arena/remote.h"
 
 #include "arena/arena_internal.h"
 #include "base/tsan.h"
 
-/* No magazine's word: those are 1 more than a multiple of 8 (cache/magazine.h). */
+/* No magazine's word looks like this mark: those are 1 more than a multiple of 8
+ * (cache/magazine.h). */
 enum { MARK_LOW = 4, MARK_BYTES = 8 };
 
 typedef uint32_t MAY_ALIAS half;
@@ -49,7 +51,7 @@ void remote_push(struct arena_slot *slot, void *block)
 
 /* ---- looking through a list ------------------------------------------------------------------ */
 
-/* Whether the address can be a block of the arena's, so that it can be read. */
+/* Whether the address can be a block of the arena, and so can be read. */
 static bool is_readable(const struct arena_slot *slot, const struct segment_map *map, word block)
 {
     const struct chunk *c = chunk_of_payload((const void *)block);
@@ -59,8 +61,8 @@ static bool is_readable(const struct arena_slot *slot, const struct segment_map 
            segment_owner(map, (const void *)block, NULL) == (segment_owner_id)slot->arena.id;
 }
 
-/* Links lie where users could overwrite them, and others may change the list: a walk that meets more
- * blocks than the arena can have gives up. */
+/* Users could overwrite the links, and other threads may change the list. So a walk gives up when
+ * it meets more blocks than the arena can have. */
 static bool is_in_list(const struct arena_slot *slot, const struct segment_map *map, word list,
                        word block)
 {
@@ -89,7 +91,7 @@ void remote_recover(struct arena_slot *slot, const struct segment_map *map)
 
 /* ---- working it off -------------------------------------------------------------------------- */
 
-/* Makes the list the holder's; false: there is none. */
+/* Moves the whole list to `reaping`; false: there is none. */
 static bool take_list(struct arena_slot *slot)
 {
     word head = __atomic_load_n(&slot->remote, __ATOMIC_RELAXED);
@@ -111,8 +113,8 @@ static bool take_list(struct arena_slot *slot)
     return false;
 }
 
-/* The first block of those taken off, with its mark, which would only make others look twice. After a
- * fault the block is passed over. */
+/* Frees the first block in `reaping`. Its mark is cleared, because a left-over mark makes others
+ * look twice. After a fault the block is passed over. */
 static void free_first(struct arena_call *call, struct arena_slot *slot)
 {
     void *block = (void *)slot->reaping;
@@ -133,7 +135,7 @@ static void free_first(struct arena_call *call, struct arena_slot *slot)
     }
 }
 
-/* Whether the block is one that can be read, and was not written to since it was pushed. */
+/* Whether the block can be read, and its mark was not overwritten since it was pushed. */
 static bool can_be_freed(const struct arena_source *source, const struct arena *a,
                          const void *block)
 {
@@ -141,7 +143,8 @@ static bool can_be_freed(const struct arena_source *source, const struct arena *
            remote_is_marked(block);
 }
 
-/* What is taken off cannot be believed any more: its blocks stay in use for good. */
+/* The links of the blocks in `reaping` cannot be trusted any more. The blocks stay in use for
+ * good. */
 static void give_up(struct arena_call *call, struct arena_slot *slot)
 {
     fault_raise(&call->fault, FAULT_ARGUMENT, "written to after it was freed",

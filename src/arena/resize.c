@@ -1,9 +1,9 @@
-/* resize.c - realloc: in place where the neighbours allow it, else elsewhere. */
+/* resize.c - realloc: in place if the neighbours allow it, else by a copy. */
 #include <string.h>
 
 #include "arena/arena_internal.h"
 
-/* Gives c the size `need`; what it has beyond that is freed, if it can be a chunk. */
+/* Gives c the size `need`. The rest of c is freed if it can be a chunk. */
 static struct chunk *cut_surplus(struct arena_call *call, struct chunk *c, size_t size, size_t need)
 {
     struct journal *j = arena_journal(call);
@@ -140,6 +140,6 @@ void *arena_realloc(struct arena_call *call, void *block, size_t bytes)
     if (result == NULL && !arena_faulted(call))
         result = move(call, block, bytes);
     if (result == NULL && !arena_faulted(call))
-        result = arena_resize_in_place(call, block, bytes); /* it need not have moved */
+        result = arena_resize_in_place(call, block, bytes); /* no copy: it may stay after all */
     return result;
 }

@@ -14,9 +14,9 @@ static void give_back(struct arena_call *call, struct run run)
     call->source->give(call->source, a, (struct run){0});
 }
 
-/* Whether the segment is one chunk, free, up to its foot (or to its record and fences). Where top was too
- * small for a chunk when the segment was closed, its record begins that much before the foot: the
- * reference never gives such a segment back, an arena that grows ahead has its own way. */
+/* Whether the segment is one free chunk up to its foot (or to its record and fences). If top was
+ * too small for a chunk when the segment was closed, the record begins before the foot by the size
+ * of top. The reference never gives such a segment back; an arena that grows ahead does. */
 static bool is_unused(const struct arena_call *call, const struct arena_segment *s)
 {
     const struct chunk *c = arena_first_chunk(s);
@@ -65,7 +65,7 @@ bool arena_release_unused(struct arena_call *call)
             released = true;
         }
         if (unlikely(arena_faulted(call) || a->pending.bytes != 0))
-            break; /* the source could not take it back just now: one at a time is on its way */
+            break; /* the source could not take it back just now, and only one run can be pending */
     }
     journal_store(j, &a->release_countdown,
                   count > ARENA_RELEASE_INTERVAL ? count : ARENA_RELEASE_INTERVAL);
@@ -73,7 +73,7 @@ bool arena_release_unused(struct arena_call *call)
     return released;
 }
 
-/* Whether an older segment's record lies in the newest one: then it cannot shrink. */
+/* Whether an older segment's record lies in the newest segment, which then cannot shrink. */
 static bool holds_record(struct arena_call *call)
 {
     const struct arena *a = call->arena;
@@ -99,7 +99,7 @@ static bool shrink_top(struct arena_call *call, size_t pad)
     size_t bytes = ((a->top_size - pad + unit - 1) / unit - 1) * unit;
     if (bytes == 0 || a->segment.size < bytes || holds_record(call))
         return false;
-    /* Where the foot goes there may be no memory now. */
+    /* The foot's new place may be a hole. */
     if (!arena_fill_holes(call, (char *)a->top + a->top_size - bytes, ARENA_FOOT, ARENA_FOOT))
         return false;
 

@@ -1,8 +1,8 @@
-/* walk.c - every chunk of every segment, and what they add up to, as counted meanwhile. */
+/* walk.c - visits every chunk of every segment, and reads the totals from counters. */
 #include "arena/arena_internal.h"
 
-/* Where in its segment a record lies: at the end, less the foot, or one step before that on a top
- * too small for a chunk. */
+/* Whether a record lies where it can in its segment: at the foot; or, if it lies on a top that was
+ * too small for a chunk, one step before that. */
 static bool is_record_place(const struct arena_segment *s, const void *record)
 {
     size_t from_end = (size_t)((uintptr_t)s->base + s->size - (uintptr_t)record);
@@ -45,7 +45,7 @@ static void walk_segment(const struct arena *a, const struct arena_segment *s, a
 {
     const struct chunk *c = arena_first_chunk(s);
 
-    /* Damaged chunks end it, as fences do: arena_check tells which. */
+    /* A damaged chunk ends the walk, as a fence does; arena_check() tells them apart. */
     for (; c != a->top && arena_leads_on(s, c); c = chunk_next(c))
         visit(context, c, chunk_size(c), state_of(a, s, c));
     if (c == a->top)

@@ -9,7 +9,7 @@
 __thread struct brief_self brief_self;
 intptr_t brief_distance;
 
-/* Asked once: a sandbox that does not tell will not the next time. */
+/* Asks the kernel only once: a sandbox that refuses will refuse the next time, too. */
 void brief_start(void)
 {
     static bool asked;

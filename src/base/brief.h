@@ -1,18 +1,19 @@
-/* brief.h - a lock for a few instructions, that outlives its holder and that nobody waits for.
+/* brief.h - a lock for a few instructions. It outlives its holder, and nobody waits for it.
  *
- * One word: 0, or the thread id of its holder; the kernel puts BRIEF_OWNER_DIED there when the holder
- * dies. It is taken by one atomic operation and released by a plain store, half the cost of a robust
- * mutex, since there are no waiters to wake: who finds it taken does something else.
+ * One word: 0, or the thread id of its holder; the kernel puts BRIEF_OWNER_DIED there when the
+ * holder dies. It is taken by one atomic operation and released by a plain store, since there are
+ * no waiters to wake: half the cost of a robust mutex. A thread that finds the lock taken does
+ * something else.
  *
- * The kernel learns of it through `list_op_pending` of the thread's robust list (set_robust_list(2),
- * Documentation/locking/robust-futex-ABI), which names a lock that is being taken or released: for so
- * few instructions it need not enter the list itself. The list's head is the C library's. A signal
- * handler that comes in between puts back what it found there: here, and in lock.c, whose operations
- * use the same field.
+ * The kernel learns of the lock through `list_op_pending` of the thread's robust list
+ * (set_robust_list(2), Documentation/locking/robust-futex-ABI). That field names a lock that is
+ * being taken or released; a lock held for so few instructions need not enter the list itself. The
+ * list's head is the C library's. A signal handler that comes in between puts back what it found in
+ * the field: here, and in lock.c, whose operations use the same field.
  *
- * Where a thread's list is, is the same distance from its thread-local memory in all threads: the kernel
- * is asked once (brief_start()). The thread's id is looked up at its first use in each process
- * (process.h), without a system call.
+ * A thread's list lies at the same distance from its thread-local memory in all threads, so the
+ * kernel is asked only once (brief_start()). The thread's id is looked up at its first use in each
+ * process (process.h), without a system call.
  */
 #ifndef DVSM_BASE_BRIEF_H
 #define DVSM_BASE_BRIEF_H
@@ -44,7 +45,7 @@ extern __thread struct brief_self brief_self
 /* From brief_self to the thread's list; 0: not known, and no brief lock is ever taken. */
 extern intptr_t brief_distance __attribute__((visibility("hidden")));
 
-/* Finds that out, once; what it needs is there before a heap is. */
+/* Finds brief_distance, once; may be called before there is a heap. */
 void brief_start(void);
 
 /* The calling thread's list; NULL: not known. */
@@ -55,7 +56,7 @@ static inline struct brief_list_head *brief_head(void)
                : NULL;
 }
 
-/* False: not to be had here. */
+/* Fills in brief_self. False: brief locks cannot be taken here. */
 bool brief_look_up(void);
 
 static inline bool brief_is_known(void)
@@ -65,7 +66,8 @@ static inline bool brief_is_known(void)
             brief_look_up());
 }
 
-/* False: somebody has it. `former` is for brief_release(). */
+/* False: another holder has the lock, or brief locks cannot be taken here. `former` is for
+ * brief_release(). */
 static inline bool brief_acquire(uint32_t *lock, void **former)
 {
     uint32_t expected = 0;

@@ -1,9 +1,10 @@
-/* cancel.h - nothing that the library does is ended by pthread_cancel().
+/* cancel.h - pthread_cancel() ends no call into the library.
  *
- * Many calls into the system are cancellation points: open, close, read, fallocate, printing. malloc
- * and free are none, and a thread that ended in one of the library's would leave a claimed slot, a
- * descriptor, a message that nobody sees. So whatever makes such calls first puts cancellation off;
- * a request that comes meanwhile is acted on at the program's next cancellation point.
+ * Many calls into the system are cancellation points: open, close, read, fallocate, printing.
+ * malloc and free are not. A thread that ended inside one of the library's functions would leave a
+ * claimed slot, an open descriptor or an unprinted message. So code that makes such calls first
+ * puts cancellation off; a request that comes meanwhile is acted on at the program's next
+ * cancellation point.
  *
  *     int former = cancel_put_off();
  *     ...

@@ -4,11 +4,11 @@
  * line for each on `report` where one is given. It changes nothing and trusts nothing: a damaged
  * structure gives violations, never a crash or an endless loop.
  *
- * NB: with one limit, for memory has gaps where nothing may be committed. Chunks, sizes and links
- * are looked at only inside a segment. But where an older segment is, only its record says, and
- * where that record is, only the one of the next newer segment: an overwritten record may lead the
- * check anywhere between the arena's lowest and highest segment. What then happens in a gap,
- * dvsm/backend.h says.
+ * NB: there is one limit, because memory has gaps where nothing may be committed. Chunks, sizes and
+ * links are looked at only inside a segment. But only a segment's record says where the segment is,
+ * and only the record of the next newer segment says where that record is. So an overwritten record
+ * may lead the check anywhere between the arena's lowest and highest segment. dvsm/backend.h says
+ * what happens in a gap.
  */
 #ifndef DVSM_BASE_CHECK_H
 #define DVSM_BASE_CHECK_H

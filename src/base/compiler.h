@@ -11,22 +11,23 @@
 #define likely(condition) __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 #define NOINLINE __attribute__((noinline))
-/* A function of at most 512 bytes: it lies in as few cache lines as it can and in one page. Both showed: a
- * page's border within the path of a call cost that 8 %. */
+/* A function of at most 512 bytes: the alignment puts it into as few cache lines as possible and
+ * into one page. Both effects were measured: a page border within the path of a call cost 8 %
+ * of that call. */
 #define HOT __attribute__((aligned(512)))
 #define PRINTF_LIKE(text, first) __attribute__((format(printf, text, first)))
 
 /* Memory that the program also sees as objects of its own types: no aliasing rule holds for it. */
 #define MAY_ALIAS __attribute__((may_alias))
 
-/* What one store of the machine writes whole: the unit of everything that processes share. */
+/* The machine stores a word whole, by one store: the unit of everything that processes share. */
 typedef uintptr_t MAY_ALIAS word;
 
 #define WORD sizeof(word)
 
-/* A word that others may be storing: they store it whole, after what it speaks of. On x86 the
- * processor's plain load is right, and may be part of another instruction; others, and
- * ThreadSanitizer, want to be told. */
+/* Reads a word that others may be storing. They store it whole, and after the data that it refers
+ * to. On x86 a plain load is enough, and may be part of another instruction; other processors, and
+ * ThreadSanitizer, need an atomic load. */
 static inline word word_peek(const void *address)
 {
 #if (defined __x86_64__ || defined __i386__) && !defined __SANITIZE_THREAD__
@@ -36,21 +37,21 @@ static inline word word_peek(const void *address)
 #endif
 }
 
-/* And stored so, after what was stored before it. */
+/* Stores a word for word_peek(), after all earlier stores. */
 static inline void word_show(void *address, word w)
 {
     __atomic_store_n((word *)address, w, __ATOMIC_RELEASE);
 }
 
-/* Keeps the compiler from moving a store to shared memory across this line. The processor needs
- * nothing: a killed thread has executed all stores before some instruction and none after it. */
+/* Keeps the compiler from moving a store to shared memory across this line. The processor needs no
+ * barrier: a killed thread has executed all stores before some instruction and none after it. */
 static inline void compiler_barrier(void)
 {
     __asm__ volatile("" ::: "memory");
 }
 
-/* Faults for the crash harness to find (tests/crash/plants.c says which is which): one of them at a
- * time, in a build of the harness's own; elsewhere the constant 0. */
+/* Planted faults for the crash harness to find; tests/crash/plants.c lists them. A build of the
+ * harness's own enables one at a time; in every other build PLANTED() is the constant 0. */
 #ifdef DVSM_PLANT
 extern int dvsm_planted;
 #define PLANTED(fault) (dvsm_planted == (fault))

@@ -41,7 +41,7 @@ fault_handler fault_set_handler(fault_handler handler)
     return atomic_exchange(&current_handler, handler);
 }
 
-/* As much of the text as there is room for. */
+/* Appends as much of the text as there is room for; returns the new end. */
 static size_t add(char *line, size_t at, const char *text)
 {
     while (*text != '\0' && at < LINE - 1)
@@ -63,9 +63,9 @@ static size_t add_address(char *line, size_t at, const void *address)
     return add(line, add(line, at, "0x"), digits + first);
 }
 
-/* One write and no stdio, which needs a stack of its own: the heap may be the very thing that is broken. By
- * syscall(), since write() is a cancellation point: a thread that is to end would end there, and the fault
- * be forgotten. A line that is cut ends as one, too. */
+/* Makes one write and uses no stdio, which needs a stack of its own: the heap may be the very thing
+ * that is broken. Calls syscall(), since write() is a cancellation point: a thread to be cancelled
+ * would end there, and the fault would be lost. A line that is cut also ends with a newline. */
 static _Noreturn void print_and_abort(const struct fault_report *report)
 {
     char line[LINE];

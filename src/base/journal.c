@@ -14,13 +14,14 @@ static bool may_store(const struct journal_guard *guard, const word *address)
            (guard == NULL || guard->guards(guard, address));
 }
 
-/* Read once: what was looked at is what is used, even if somebody still writes here. */
+/* Reads the address once, so that the address checked is the address used, even if somebody still
+ * writes here. */
 static word *address_of(const struct journal_entry *entry)
 {
     return __atomic_load_n(&entry->address, __ATOMIC_RELAXED);
 }
 
-/* False: an entry changed since it was looked at. The count stays. */
+/* False: an entry changed since it was checked. The count stays. */
 static bool put_back(struct journal *j, size_t count, const struct journal_guard *guard)
 {
     for (size_t n = count; n > 0; n--) {

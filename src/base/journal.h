@@ -1,21 +1,22 @@
 /* journal.h - an undo log that makes a change to shared metadata atomic against SIGKILL.
  *
- * Whoever changes what processes share holds a lock and writes every word through the journal that
- * stands beside that lock: first the pair (address, old value), then the count, then the word
- * itself. Killed at any instruction, the process leaves a journal from which the next holder of the
- * lock restores the state before the change, knowing nothing of what was being done:
+ * A thread that changes what processes share holds a lock and writes every word through the journal
+ * beside that lock: first the pair (address, old value), then the count, then the word itself. If
+ * the process is killed, at any instruction, the next holder of the lock restores the state before
+ * the change from the journal. It need not know what was being done:
  *
  *     journal_store(j, &c->head, size);     any number of these, up to JOURNAL_CAPACITY,
  *     journal_commit(j);                    and the change stands; or
  *     journal_roll_back(j);                 and it never was
  *
- * The order of the three stores is all that matters, and only the compiler could break it. Killed
- * between count and store, the roll back writes a value that is there already. Rolling back can be
- * interrupted and repeated. NB: what nothing reads after a roll back (bytes inside a free chunk, or
- * inside one just cut) need not be journaled; everything else must be.
+ * Only the order of the three stores matters, and only the compiler could break it. If the process
+ * is killed between count and store, the roll back writes a value that is there already. Rolling
+ * back can be interrupted and repeated. NB: what nothing reads after a roll back (bytes inside a
+ * free chunk, or inside one just cut) need not be journaled; everything else must be.
  *
- * A journal that somebody else left may have been overwritten, by accident or not. journal_recover()
- * stores nothing unless each word that it names is one that the lock's holder could have changed.
+ * A journal that a dead process left may have been overwritten, by accident or not.
+ * journal_recover() stores nothing unless each word that the journal names is one that the lock's
+ * holder could have changed.
  */
 #ifndef DVSM_BASE_JOURNAL_H
 #define DVSM_BASE_JOURNAL_H
@@ -26,11 +27,12 @@
 
 #include "base/compiler.h"
 
-/* The change that needs most: an arena takes a new segment, the old top goes to a tree, and the new
- * chunk is cut in two (tests/unit/test_arena_growth.c makes it). */
+/* The change that needs the most entries: an arena takes a new segment, the old top goes to a tree,
+ * and the new chunk is cut in two (tests/unit/test_arena_growth.c makes it). */
 enum { JOURNAL_CAPACITY = 64, JOURNAL_MOST_SEEN = 43 };
 
-/* A lock of which there are many has a shorter one, and changes that fit: see struct short_journal. */
+/* A lock of which there are many has a shorter journal, and only changes that fit into it: see
+ * struct short_journal. */
 enum { JOURNAL_SHORT_CAPACITY = 20, JOURNAL_SHORT_MOST_SEEN = 16 };
 _Static_assert(JOURNAL_MOST_SEEN <= JOURNAL_CAPACITY, "every change fits into the journal");
 
@@ -96,22 +98,24 @@ static inline bool journal_is_empty(const struct journal *j)
     return j->count == 0;
 }
 
-/* Puts every logged word back, the last one first: of a change that the caller made itself. */
+/* Undoes a change that the caller itself made: puts every logged word back, the last one first. */
 void journal_roll_back(struct journal *j);
 
-/* What a lock guards, asked by whoever believes nothing of the dead. */
+/* What a lock guards: journal_recover() asks this instead of trusting a dead process. */
 struct journal_guard {
-    /* Whether a change may store to that word: it is one of those that the lock guards, and in memory
-     * that is there. The answer is the same before, during and after the roll back. */
+    /* Whether a change may store to that word: the lock guards the word, and the word lies in
+     * memory that is there. The answer is the same before, during and after the roll back. */
     bool (*guards)(const struct journal_guard *guard, const word *address);
-    /* Whether that word, after the roll back, has a value that it can have; NULL: nobody can tell. */
+    /* Whether that word, after the roll back, has a value that it may have; NULL: nobody can
+     * tell. */
     bool (*is_sound)(const struct journal_guard *guard, const word *address);
     size_t capacity; /* of its journal, in entries; 0: JOURNAL_CAPACITY */
 };
 
-/* The same for a change that the dead left. False: the journal is damaged. If it counts more than it can
- * hold or names what the lock does not guard, nothing was stored; else what the lock guards has values
- * that it cannot have, and must not be used. The journal is as it was. `guard` NULL: all is believed. */
+/* Undoes a change that a dead process left. False: the journal is damaged, and is left as it was.
+ * If it counts more entries than it can hold, or names a word that the lock does not guard, nothing
+ * was stored. Otherwise what the lock guards has values that it cannot have, and must not be used.
+ * `guard` NULL: everything in the journal is trusted. */
 bool journal_recover(struct journal *j, const struct journal_guard *guard);
 
 #endif

@@ -15,8 +15,8 @@
 
 enum { SLICE_MS = 5, NS_A_MS = 1000000, NS_A_SECOND = 1000000000, BITS_A_RANK = 16 };
 
-/* With glibc 2.30 and later a wait does not depend on the time of day. A program's ThreadSanitizer may not know
- * that function, and take the lock for one that nobody has. */
+/* With glibc 2.30 and later a wait does not depend on the time of day. A program's ThreadSanitizer
+ * may not know that function, and would then take the lock to be free. */
 #if defined __GLIBC__ && __GLIBC_PREREQ(2, 30)
 static clockid_t wait_clock(void)
 {
@@ -40,8 +40,9 @@ static int wait_until(pthread_mutex_t *mutex, const struct timespec *until)
 }
 #endif
 
-/* A copy of one that was made elsewhere: ThreadSanitizer would take making it in place for a race with
- * whoever locks it first, since it does not see how they learn of it. */
+/* Makes the lock elsewhere and copies it into place. ThreadSanitizer would report initialising it
+ * in place as a race with the first thread that locks it, since it does not see how that thread
+ * learns of the lock. */
 int lock_init(struct lock *lock, enum lock_rank rank)
 {
     pthread_mutexattr_t attributes;
@@ -65,8 +66,8 @@ int lock_init(struct lock *lock, enum lock_rank rank)
 
 /* ---- what the thread holds ------------------------------------------------------------------- */
 
-/* How many locks of each rank, the lowest rank in the lowest bits. Changed by handlers, too, but each
- * leaves it as it found it. */
+/* How many locks of each rank, the lowest rank in the lowest bits. Signal handlers change it, too,
+ * but each leaves it as it found it. */
 static __thread uint64_t held __attribute__((tls_model("initial-exec")));
 _Static_assert(LOCK_RANKS *BITS_A_RANK <= 64, "each rank has its count");
 
@@ -104,7 +105,8 @@ void lock_forget(void)
 
 /* ---- the mutex ------------------------------------------------------------------------------- */
 
-/* Anything but the answers of a sound mutex means that it was overwritten: it is not to be had then. */
+/* An error that a sound mutex never gives means that the mutex was overwritten. Such a lock counts
+ * as taken. */
 static NOINLINE enum lock_state report_damage(const struct lock *lock)
 {
     fault_report(&(struct fault){FAULT_DAMAGE, "damaged lock", lock}, "locks",
@@ -129,14 +131,15 @@ static enum lock_state state_of(const struct lock *lock, int error)
     }
 }
 
-/* The holder's id is the C library's: it is looked at where that may not know this thread. */
+/* The C library writes its own id of the thread into the mutex: check the id where the C library
+ * may not know this thread. */
 static void greet(void)
 {
     if (process_is_in_doubt())
         process_greet();
 }
 
-/* What the interrupted call named for the kernel, where this is a signal handler. */
+/* What an interrupted call named for the kernel, if this is a signal handler. */
 static void *named(void)
 {
     struct brief_list_head *head = brief_head();
@@ -144,7 +147,7 @@ static void *named(void)
     return likely(head != NULL) ? head->list_op_pending : NULL;
 }
 
-/* NB: without a handler, too: after a wait in vain glibc leaves the mutex named. */
+/* NB: needed outside a handler, too: after a wait that timed out, glibc leaves the mutex named. */
 static void name_again(void *former)
 {
     struct brief_list_head *head = brief_head();
@@ -176,8 +179,9 @@ static struct timespec in_a_slice(int milliseconds)
     return until;
 }
 
-/* Waits in slices. NB: a wake-up can be lost with a waiter that is killed, or stopped, just when it was
- * woken: those who still wait would sleep beside a free lock until somebody else has to wait for it. */
+/* Waits in slices. NB: a wake-up can be lost with a waiter that is killed, or stopped, just when it
+ * was woken. Without slices the other waiters would sleep beside a free lock until another thread
+ * has to wait for it. */
 static NOINLINE int wait_for(struct lock *lock, int milliseconds)
 {
     int error = ETIMEDOUT;

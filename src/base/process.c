@@ -46,7 +46,7 @@ static uint32_t id_of_kernel(void)
     return id > 0 ? (uint32_t)id : 0;
 }
 
-/* What the C library writes into a mutex tells; no system call is made. */
+/* Reads the id that the C library writes into a mutex; makes no system call. */
 static uint32_t id_of_libc(void)
 {
 #ifdef __GLIBC__
@@ -61,10 +61,11 @@ static uint32_t id_of_libc(void)
 #endif
 }
 
-/* Whether it is the thread's: fork() gave the thread that it copied another one than it had; a new
- * thread, whose own variables are all zero, has it from the C library. Anything else is for the kernel to
- * say: also whether a thread that never came by before was copied or is new, if it is its process's first,
- * and whether a child has by chance its parent's id, in another PID namespace. */
+/* Whether `id` is the thread's. It is right if it differs from the id before the fork: fork() gives
+ * the copied thread a new one. It is right in a new thread, whose own variables are all zero: the C
+ * library set it. In all other cases the kernel is asked. One is the first thread of a process to
+ * come here that never came by before: it may be new or a copy. Another is a child that by chance
+ * has its parent's id, in another PID namespace. */
 static bool is_right(uint32_t id)
 {
     uint32_t process = process_number != NULL ? *process_number : 0;
@@ -75,7 +76,7 @@ static bool is_right(uint32_t id)
     if (former != 0 && former != id && process_self.number != process)
         return true;
 
-    uint32_t told = id_of_kernel(); /* 0: a sandbox does not let it */
+    uint32_t told = id_of_kernel(); /* 0: a sandbox refuses */
     return told == 0 || id == told;
 }
 

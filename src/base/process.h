@@ -1,20 +1,22 @@
-/* process.h - noticing that this is a new process, without a handler of fork, and that it is one which
- * the C library knows.
+/* process.h - noticing, without a fork handler, that this is a new process, and whether the C
+ * library knows it.
  *
- * Robust locks hold the thread's id as the C library knows it. A child made by a raw clone() behind its
- * back has its parent's id there, so that its death would free nothing. Such a child is stopped, with a
- * message, where it first comes to a lock:
+ * Robust locks hold the thread's id as the C library knows it. In a child made by a raw clone(),
+ * the C library still has the parent's id, so the child's death would free no lock. Such a child is
+ * stopped, with a message, where it first comes to a lock:
  *
  *   - A copy of the process: a page that the kernel wipes in every process made by copying
- *     (MADV_WIPEONFORK) holds the process's number; 0 means that nobody has looked yet. The thread that was
- *     copied still has the number of an ancestor. fork() gave it a new id, a raw clone() left the old one.
- *   - One that shares the memory (CLONE_VM without CLONE_THREAD) shares that page, too, and even the
- *     thread's own variables; but it must run on another stack. So a thread that comes from elsewhere
- *     than before is asked for its id. The fast path, which has no lock, only sees a stack that lies below
- *     every stack seen of the thread so far, which is where mmap puts a newer one.
+ *     (MADV_WIPEONFORK) holds the process's number; 0 means that nobody has looked yet. The copied
+ *     thread still has an ancestor's number. fork() gave it a new id; a raw clone() left the old
+ *     one.
+ *   - One that shares the memory (CLONE_VM without CLONE_THREAD) shares that page, too, and even
+ *     the thread's own variables; but it must run on another stack. So the id is checked when a
+ *     thread comes from a stack address far from the one before. The fast path, which takes no
+ *     lock, only notices a stack below every stack seen of the thread so far: mmap puts a newer
+ *     stack there.
  *
- * The kernel is asked only in doubt: neither a child of fork nor a new thread needs a system call here,
- * but where the thread that forked had not come by before.
+ * The kernel is asked only in doubt. Neither a child of fork nor a new thread needs a system call
+ * here, unless the thread that forked had not come by before.
  */
 #ifndef DVSM_BASE_PROCESS_H
 #define DVSM_BASE_PROCESS_H
@@ -43,9 +45,9 @@ enum { PROCESS_STACK_NEAR = 256 << 10 };
 /* Makes the page, unless it is there. */
 void process_start(void);
 
-/* In doubt: makes sure that the thread is what the C library takes it for, or stops the process. A new
- * process gets a number that none of its ancestors had: the thread that was copied still has one of
- * theirs, and must not be taken for known because another thread came first. Leaves errno alone. */
+/* Called in doubt: checks that the thread has the id that the C library believes, or stops the
+ * process. A new process gets a number that none of its ancestors had: a fresh number keeps the
+ * forked thread's cached one from matching. Leaves errno alone. */
 void process_greet(void);
 
 static inline uintptr_t process_stack(void)
@@ -53,7 +55,7 @@ static inline uintptr_t process_stack(void)
     return (uintptr_t)__builtin_frame_address(0);
 }
 
-/* NB: asking for a frame's address would make a frame. */
+/* NB: asking for the frame's address would make the compiler set up a frame. */
 static inline __attribute__((always_inline)) bool process_is_below(void)
 {
 #if defined __x86_64__ && defined __LP64__

@@ -16,10 +16,11 @@ enum run_kind {
     RUN_LARGE_TAIL /* more of the large block that ends where this run begins */
 };
 
-/* Where a run is to lie, if not just at the lowest place. Multiples of the unit; 0: does not matter. */
+/* Where a run must lie, if not just at the lowest place. Both are multiples of the unit; 0: does
+ * not matter. */
 struct run_place {
     size_t alignment; /* a power of two: one unit behind the run's start is a multiple of it */
-    size_t room;      /* so much behind the run stays free, as far as nobody takes it */
+    size_t room;      /* bytes behind the run that stay free, unless somebody takes them */
 };
 
 #endif

@@ -1,8 +1,9 @@
-/* tsan.h - a program's ThreadSanitizer, where it is in the program and not in this library.
+/* tsan.h - ThreadSanitizer in a program, when this library was built without it.
  *
- * It sees the locks, since it is what calls to the C library go to, but no atomic access of ours. So it reports a
- * race where one thread gets a block that another freed, unless both had the same lock or it is told. NB: never
- * tell it of the address of a lock: when the lock is released, what was noted there is forgotten.
+ * It sees the locks, since it intercepts calls to the C library, but it sees no atomic access of
+ * ours. So it reports a race where one thread gets a block that another freed, unless both took the
+ * same lock or the functions below tell it of the order. NB: never give them the address of a lock:
+ * ThreadSanitizer forgets what was noted there when the lock is released.
  */
 #ifndef DVSM_BASE_TSAN_H
 #define DVSM_BASE_TSAN_H
@@ -30,8 +31,8 @@ static inline bool tsan_watches(void)
     return !BUILT_WITH_TSAN && __tsan_init != NULL;
 }
 
-/* What the thread did until tsan_release() comes before what another does after tsan_acquire() of the same
- * address. */
+/* Tells that what this thread did until tsan_release() comes before what another thread does after
+ * tsan_acquire() of the same address. */
 static inline void tsan_release(void *address)
 {
     if (tsan_watches() && __tsan_release != NULL)

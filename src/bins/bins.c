@@ -1,4 +1,4 @@
-/* bins.c - the small bins, and the door to the trees. */
+/* bins.c - the small bins, and the functions that choose between them and the trees. */
 #include "bins/bins_internal.h"
 
 void bins_init(struct bins *b)

@@ -11,16 +11,17 @@
  *                node    node   respect to its subtrees; only the node in the tree has a parent,
  *                               the others of its ring have NULL
  *
- * A chunk in a bin is free, its neighbours are not. The arena's lock is held by the caller; every
- * store goes through the journal. Every link read from a chunk is checked before it is followed: a
- * wrong one raises FAULT_DAMAGE and the function returns false or NULL, with its stores so far to
- * be rolled back by the caller.
+ * A chunk in a bin is free, its neighbours are not. The caller holds the arena's lock; every store
+ * goes through the journal. Every link read from a chunk is checked before it is followed. A wrong
+ * link raises FAULT_DAMAGE, and the function returns false or NULL; the caller must then roll back
+ * the function's stores so far.
  *
  *     bins_insert         put a free chunk where its size belongs
  *     bins_remove         take a given chunk out, wherever it is
  *     bins_best_fit       the smallest chunk in the trees of at least n bytes, not removed
  *     bins_smallest       the smallest chunk in the trees, not removed
- *     bins_count, bins_bytes   how many chunks wait, and how large they are together: kept, not counted
+ *     bins_count, bins_bytes   how many chunks wait, and how large they are together; both are kept
+ *                              up to date, so nothing is counted
  *     bins_check          every invariant above
  */
 #ifndef DVSM_BINS_BINS_H
@@ -44,17 +45,18 @@ struct MAY_ALIAS bins_links {
     struct chunk *bk;
 };
 
-/* In one word, so that one store counts a chunk: the sum of their sizes, in units of CHUNK_ALIGN, which no
- * address space brings to overflow; above it as many bits of their number as there are left. */
+/* Both totals are in one word, so that one store counts a chunk. The low bits hold the sum of the
+ * sizes, in units of CHUNK_ALIGN, which no address space is large enough to overflow. The bits
+ * above hold the number of chunks, or its low bits. */
 enum { BINS_BYTES_BITS = SIZE_BITS == 64 ? 40 : 29, BINS_COUNT_BITS = SIZE_BITS - BINS_BYTES_BITS };
 
 struct bins {
     size_t small_map;
     size_t tree_map;
     size_t content;       /* of all bins, as above */
-    size_t content_wraps; /* the bits of their number that `content` has no room for */
-    char *low;            /* all chunks begin from here ... */
-    size_t span; /* ... to this many bytes further; each with all its fields in the memory */
+    size_t content_wraps; /* the high bits of the number, for which `content` has no room */
+    char *low;            /* all chunks begin here or higher ... */
+    size_t span;          /* ... by less than this: so all fields of each lie in the memory */
     struct bins_links small[BINS_SMALL];
     struct chunk *tree[BINS_TREE];
 };
@@ -63,18 +65,18 @@ struct bins {
 void bins_init(struct bins *b);
 
 /* Makes [start, start + bytes), which is more than a chunk's fields, part of the range in which
- * chunks may lie. A chunk in its last bytes would have links outside: none is believed there. Nor
- * does the arena have any: see its foot. */
+ * chunks may lie. A chunk in its last bytes would have links outside the memory, so an address
+ * there is never accepted. The arena has no chunk there: see its foot. */
 void bins_extend_range(struct bins *b, struct journal *j, char *start, size_t bytes);
 
-/* Whether a chunk may lie there: the check on every address that was read from memory the user can
- * reach. */
+/* Whether a chunk may lie at `c`. Every address read from memory that the user can reach is checked
+ * so. */
 static inline bool bins_in_range(const struct bins *b, const void *c)
 {
     return (uintptr_t)c - (uintptr_t)b->low < b->span && chunk_is_aligned(c);
 }
 
-/* Whether a chunk said to be free is one, and its boundary tags agree. */
+/* Whether a supposedly free chunk is free, and its boundary tags agree. */
 static inline bool bins_is_sound(const struct bins *b, const struct chunk *c)
 {
     const struct chunk *next = chunk_next(c);
@@ -93,7 +95,7 @@ static inline size_t bins_bytes(const struct bins *b)
     return (word_peek(&b->content) & (((size_t)1 << BINS_BYTES_BITS) - 1)) * CHUNK_ALIGN;
 }
 
-/* Puts a free chunk of `size` bytes where it belongs; head and foot are the caller's to write. */
+/* Puts a free chunk of `size` bytes where it belongs; the caller writes head and foot. */
 bool bins_insert(struct bins *b, struct journal *j, struct chunk *c, size_t size,
                  struct fault *fault);
 
@@ -121,8 +123,8 @@ static inline struct chunk *bins_small_first(const struct bins *b, unsigned inde
 struct chunk *bins_best_fit(const struct bins *b, size_t need, struct fault *fault);
 struct chunk *bins_smallest(const struct bins *b, struct fault *fault);
 
-/* What the bins hold. Two sets of chunks with equal totals are, but for a chance of 2^-64, the same
- * set. */
+/* What the bins hold. Two sets of chunks with equal totals are the same set, except with a chance
+ * of 2^-64. */
 struct bins_totals {
     size_t count;
     size_t bytes;
@@ -141,11 +143,12 @@ static inline void bins_totals_add(struct bins_totals *t, const struct chunk *c,
     t->fingerprint += x * x + x;
 }
 
-/* Whether all fields of a chunk at that address, in the range, are in memory where chunks lie. */
+/* Whether all fields of a chunk at `c`, which is in the range, lie in memory that holds chunks. */
 typedef bool (*bins_holds)(void *context, const struct chunk *c);
 
-/* Every invariant above, and that just as much was found as is counted; adds up what was found. Where the range has gaps `holds` says so of each
- * place before it is looked at; NULL: it has none. */
+/* Checks every invariant above, and that what is found agrees with bins_count() and bins_bytes();
+ * adds what was found to `totals`. If the range has gaps, `holds` is asked before each chunk is
+ * looked at; NULL: no gaps. */
 void bins_check(const struct bins *b, bins_holds holds, void *context, struct check *check,
                 struct bins_totals *totals);
 

@@ -10,7 +10,7 @@ static inline struct chunk *bins_head(const struct bins *b, unsigned index)
     return (struct chunk *)((uintptr_t)&b->small[index] - offsetof(struct chunk, fd));
 }
 
-/* Which tree: two for each power of two, told apart by the bit after the highest. */
+/* Which tree: two for each power of two, told apart by the bit below the size's highest. */
 static inline unsigned bins_tree_index(size_t size)
 {
     size_t x = size >> BINS_TREE_SHIFT;
@@ -23,8 +23,8 @@ static inline unsigned bins_tree_index(size_t size)
     return 2 * k + (unsigned)((size >> (k + BINS_TREE_SHIFT - 1)) & 1);
 }
 
-/* How far left a size must be shifted for the first bit that its tree decides on to be the top
- * one. */
+/* How far left a size must be shifted so that the first bit that its tree decides on is the top
+ * bit. */
 static inline unsigned bins_tree_shift(unsigned index)
 {
     if (index == BINS_TREE - 1)
@@ -38,7 +38,7 @@ static inline unsigned bins_branch(size_t bits)
     return (unsigned)(bits >> (SIZE_BITS - 1));
 }
 
-/* A root's parent, so that every node in a tree has one: the bin's own slot. */
+/* A root's parent is the bin's own slot, so that every node in a tree has a parent. */
 static inline struct chunk *bins_root_mark(const struct bins *b, unsigned index)
 {
     return (struct chunk *)(uintptr_t)&b->tree[index];

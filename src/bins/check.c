@@ -44,7 +44,7 @@ static void check_small(struct walk *w, unsigned index)
             return;
         if (!check_that(w->check, c->bk == before, "bins: chunk %p: bk is %p, not %p",
                         (const void *)c, (const void *)c->bk, (const void *)before))
-            return; /* nor would a circle that leaves out the head end */
+            return; /* a circle that leaves out the head would not end */
         check_that(w->check, chunk_size(c) == bins_small_size(index),
                    "bins: chunk %p of %zu bytes in small bin %u", (const void *)c, chunk_size(c),
                    index);
@@ -63,7 +63,7 @@ static void check_ring(struct walk *w, const struct chunk *node)
             return;
         if (!check_that(w->check, c->bk == before, "bins: chunk %p: bk is %p, not %p",
                         (const void *)c, (const void *)c->bk, (const void *)before))
-            return; /* nor would a circle that leaves out the head end */
+            return; /* a circle that leaves out the head would not end */
         check_that(w->check, chunk_size(c) == chunk_size(node),
                    "bins: chunk %p of %zu bytes in a ring of %zu", (const void *)c, chunk_size(c),
                    chunk_size(node));

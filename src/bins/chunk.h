@@ -14,15 +14,15 @@
  *                 +--------------------------------+  <- the next chunk, whose prev_foot is this
  *                                                        one's last word
  *
- * A free chunk has P set (two free neighbours are always merged), its size again in the next
- * chunk's prev_foot, and P clear in the next chunk. Both flags clear: a large block, alone in its
- * run of granules. A fence, W | 3, stands for the end of a segment; the first of them, behind the
- * segment's record, has P clear: so the record, which nobody may free, looks like no block in use, on
- * the shortest path, too. Overhead of a chunk in use: W.
- * A chunk with U set is never cached: its free goes straight to the arena, where it joins what is free
- * around it. It was aligned by request, and has a free lead, or was cut side by side with others: once in
- * the cache, it would keep such requests from finding room there again.
- * Addresses and sizes are multiples of CHUNK_ALIGN.
+ * A free chunk has P set (two free neighbours are always merged). Its size stands again in the next
+ * chunk's prev_foot, and P is clear in the next chunk. P and C both clear: a large block, alone in
+ * its run of granules. A fence, W | 3, marks the end of a segment. The first fence, behind the
+ * segment's record, has P clear: so the record, which nobody may free, never looks like a block in
+ * use, even on the shortest path. Overhead of a chunk in use: W. A chunk with U set is never
+ * cached: it is freed straight to the arena, where it joins what is free around it. Such a chunk
+ * was aligned by request and has a free lead, or was cut side by side with others. In the cache, it
+ * would keep such requests from finding room there again. Addresses and sizes are multiples of
+ * CHUNK_ALIGN.
  */
 #ifndef DVSM_BINS_CHUNK_H
 #define DVSM_BINS_CHUNK_H
@@ -54,13 +54,13 @@ struct MAY_ALIAS chunk {
 #define CHUNK_FENCE (WORD | PINUSE | CINUSE)
 #define CHUNK_FIRST_FENCE (WORD | CINUSE)
 
-/* In the second half of a block's first eight bytes while it is freed, and not its arena's yet; the first
- * half says where it is (cache/magazine.h, arena/remote.h). The upper half of no address and of no usual
- * number. */
+/* Stands in the second half of a block's first eight bytes while the block is freed but not yet its
+ * arena's. The first half says where the block is (cache/magazine.h, arena/remote.h). The mark is
+ * the upper half of no address and of no usual number. */
 #define CHUNK_FREED_MARK 0xd5a7c3e9
 
-/* Requests of this size and more are refused: the difference of two pointers into a block fits into a
- * ptrdiff_t. */
+/* Requests of this size and more are refused, so that the difference of two pointers into a block
+ * fits into a ptrdiff_t. */
 #define REQUEST_LIMIT ((size_t)PTRDIFF_MAX + 1)
 
 static inline size_t chunk_size(const struct chunk *c)

@@ -11,7 +11,7 @@ static void become_node(struct journal *j, struct chunk *c, struct chunk *parent
     journal_store(j, &c->child[1], NULL);
 }
 
-/* Makes c the member that follows `node` in its ring; it has no place in the tree of its own. */
+/* Makes c the member that follows `node` in its ring; c has no place of its own in the tree. */
 static bool join_ring(const struct bins *b, struct journal *j, struct chunk *node, struct chunk *c,
                       struct fault *fault)
 {
@@ -57,7 +57,7 @@ bool bins_tree_insert(struct bins *b, struct journal *j, struct chunk *c, size_t
     return join_ring(b, j, node, c, fault);
 }
 
-/* Takes c out of its ring; *heir is the member that will stand in its place, if it has one. */
+/* Takes c out of its ring; *heir is the member that takes c's place in the tree, if c has one. */
 static bool leave_ring(const struct bins *b, struct journal *j, struct chunk *c,
                        struct chunk **heir, struct fault *fault)
 {
@@ -73,7 +73,7 @@ static bool leave_ring(const struct bins *b, struct journal *j, struct chunk *c,
     return true;
 }
 
-/* Cuts off the leaf that is reached from c by preferring the right child; NULL where c is a
+/* Cuts off the leaf that is reached from c by preferring the right child: *heir; NULL where c is a
  * leaf. */
 static bool cut_leaf(const struct bins *b, struct journal *j, struct chunk *c, struct chunk **heir,
                      struct fault *fault)
@@ -97,7 +97,8 @@ static bool cut_leaf(const struct bins *b, struct journal *j, struct chunk *c, s
     return true;
 }
 
-/* The slot that leads to c: in the bin, or in its parent. NULL and a fault where there is none. */
+/* The slot that points to c: the bin's, or one of its parent's. NULL and a fault where there is
+ * none. */
 static struct chunk **slot_of(struct bins *b, struct chunk *c, unsigned index, struct fault *fault)
 {
     struct chunk *parent = c->parent;
@@ -166,7 +167,7 @@ struct search {
     size_t need;
     struct chunk *best;
     size_t surplus; /* of the best */
-    unsigned met;   /* nodes: ends a search in a damaged tree that runs in a circle */
+    unsigned met;   /* nodes so far: ends a search in a damaged tree that has a circle */
     struct fault *fault;
 };
 
@@ -186,17 +187,17 @@ static bool consider(struct search *s, struct chunk *node)
     return s->surplus != 0;
 }
 
-/* Down the left side of a tree, where the smallest sizes are; the right child where there is no
- * left. */
+/* Goes down the left side of a tree, where the smallest sizes are, or right where there is no left
+ * child. */
 static void search_leftmost(struct search *s, struct chunk *node)
 {
     while (node != NULL && consider(s, node))
         node = node->child[0] != NULL ? node->child[0] : node->child[1];
 }
 
-/* Down the path of the needed size's own bits. Returns the deepest subtree to the right of the
- * path: the smallest of what is larger than the path's end; NULL where there is none or the search
- * is over. */
+/* Goes down the path of the needed size's own bits. Returns the deepest subtree to the right of the
+ * path, which holds the smallest sizes larger than the path's end; NULL if there is none or the
+ * search is over. */
 static struct chunk *search_path(struct search *s, unsigned index)
 {
     struct chunk *right = NULL, *node = s->bins->tree[index];
@@ -240,7 +241,7 @@ struct chunk *bins_best_fit(const struct bins *b, size_t need, struct fault *fau
 
 struct chunk *bins_smallest(const struct bins *b, struct fault *fault)
 {
-    /* What is smaller than any tree chunk is damaged. */
+    /* A chunk below this size does not belong in a tree: it is damaged. */
     struct search s = {.bins = b, .need = BINS_LARGE_FROM, .surplus = SIZE_MAX, .fault = fault};
 
     if (b->tree_map == 0)

@@ -1,18 +1,19 @@
-/* cache.c - making and opening the cache, its doors for what is not fast. */
+/* cache.c - making and opening the cache, and the entrances to its slow paths. */
 #include "base/process.h"
 #include "cache/depot.h"
 
 enum {
-    BYTES_A_CPU = 32 << 20, /* what a CPU may have cached, if nobody says how much */
-    LIMIT_PART = 8,         /* all CPUs together: at most this part of the heap's limit */
-    LIMIT_SMALL = 32 << 20, /* below this limit no lane is out of another CPU's reach */
+    BYTES_A_CPU = 32 << 20, /* what a CPU may have cached, if the program does not say */
+    LIMIT_PART = 8,         /* all CPUs together may have at most this part of the heap's limit */
+    LIMIT_SMALL = 32 << 20, /* below this limit every lane can be emptied from every CPU */
     BOUND_SMALL = 16 << 20, /* from this bound of the depots on ... */
-    LOOK_AT_BOUND = 16      /* a look at all depots each time that one got so many magazines more */
+    LOOK_AT_BOUND = 16      /* ... look at all depots whenever one got so many magazines more */
 };
 
 /* ---- making and opening ---------------------------------------------------------------------- */
 
-/* What a lane can hold of all classes up to that one must be within the bound. */
+/* How many classes lanes may use, counted from the smallest: as many as keep what one lane can hold
+ * within `bytes`. 0: the cache is not used. */
 static size_t classes_within(size_t bytes)
 {
     unsigned class = 2;
@@ -25,8 +26,9 @@ static size_t classes_within(size_t bytes)
     return class > 2 ? class : 0;
 }
 
-/* In a small heap blocks in a lane that only its own CPU can empty could be the ones that are wanted:
- * its lanes are locked or, where the mode was chosen before it had a limit, not used. */
+/* In a small heap, the blocks in a lane that only its own CPU can empty could be the ones that are
+ * wanted. So the lanes of a small heap are locked or, if the mode was chosen before the heap had a
+ * limit, not used. */
 static void apply_limit(struct cache_table *table, size_t limit)
 {
     size_t in_all = limit == SIZE_MAX ? SIZE_MAX : limit / LIMIT_PART;
@@ -59,7 +61,7 @@ void cache_set_limit(struct cache *cache, size_t limit, struct fault *fault)
     struct cache_table *table = cache->table;
     size_t classes = table->classes;
 
-    cache_note_freed(cache); /* what could not be had may be had now */
+    cache_note_freed(cache); /* requests that were refused may be served now */
     if (table->classes_most == 0)
         return;
     apply_limit(table, limit);
@@ -126,7 +128,7 @@ void cache_extend_view(struct cache *cache)
 
 /* ---- slow paths ------------------------------------------------------------------------------ */
 
-/* Whether requests and blocks of the class are the cache's just now. */
+/* Whether the cache serves the class just now. */
 static bool is_served(const struct cache *cache, unsigned class)
 {
     return class < cache->table->classes && word_peek(&cache->table->tight) == 0;
@@ -153,7 +155,7 @@ bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *
 
 /* ---- whether a block is here ----------------------------------------------------------------- */
 
-/* Whether the slot is none that the word counts. */
+/* Whether the word does not count the slot. */
 static bool counts_not(void *slot, unsigned class, word w)
 {
     word wanted = *(const word *)slot;
@@ -166,7 +168,7 @@ static bool is_counted(const struct cache *cache, unsigned class, word slot)
     return !depot_walk(cache, class, counts_not, &slot);
 }
 
-/* The word by which the block was pushed, if its mark is one; 0: none that can be. */
+/* The word by which the block was pushed, if its mark can be right; 0: it cannot. */
 static word marked_word(const struct cache *cache, const void *block)
 {
     return place_of_mark(cache, *magazine_mark(block));
@@ -177,6 +179,8 @@ static bool is_in_slot(const void *block, word slot)
     return word_peek(magazine_next(slot)) == (word)block;
 }
 
+/* NB: the slot is checked again after the walk: the lane may have changed meanwhile. It is checked
+ * before the walk, too: most false marks end there, without a walk. */
 bool cache_has(const struct cache *cache, unsigned class, const void *block)
 {
     word mark = marked_word(cache, block);
@@ -185,10 +189,9 @@ bool cache_has(const struct cache *cache, unsigned class, const void *block)
            is_counted(cache, class, mark) && is_in_slot(block, mark);
 }
 
-/* The mark is read again under the lock: a split may just have moved the block. NB: that the slot has the
- * block is seen after that it is counted: lanes change meanwhile, and what a slot had may be old. Before,
- * too: most false marks end there, without a walk. A depot that is not to be had (its holder is stopped, or
- * was interrupted by this call) is looked at as it is: what is in transit then is not found. */
+/* The mark is read again under the lock: a split may just have moved the block. If the depot is not
+ * to be had (its holder is stopped, or was interrupted by this call), the walk goes without the
+ * lock; then it does not find blocks that are in transit. */
 bool cache_holds(struct cache *cache, const void *block)
 {
     word mark = magazine_is_marked(block) ? marked_word(cache, block) : 0;

@@ -95,7 +95,7 @@ static bool add_block(void *context, void *block, unsigned class)
     return true;
 }
 
-/* For at least so many blocks; false: no memory. */
+/* Makes room for at least so many blocks; false: no memory. */
 static bool make_slots(struct census *census, size_t blocks)
 {
     size_t slots = bits_power_of_two_above(2 * blocks + 2);
@@ -107,7 +107,7 @@ static bool make_slots(struct census *census, size_t blocks)
     return place != MAP_FAILED;
 }
 
-/* Others may free meanwhile: then once more, with more room. */
+/* Others may free blocks meanwhile: then the walk is repeated, with more room. */
 void census_take(struct census *census, struct cache *cache)
 {
     size_t blocks = 0;
@@ -150,7 +150,7 @@ struct depot_check {
     size_t magazines; /* met so far */
 };
 
-/* Whether the word can be one of this class. */
+/* Whether the word can be that of a magazine of this class. */
 static bool check_word(struct depot_check *walk, word w)
 {
     size_t bytes = magazine_bytes(walk->class), made = depot_of(walk->cache, walk->class)->made;
@@ -182,7 +182,7 @@ static struct list_length check_list(struct depot_check *walk, word list, bool e
     return length;
 }
 
-/* The class's units, all of whose magazines were made. Returns how many. */
+/* Checks the class's units, all of whose magazines were made. Returns how many there are. */
 static size_t check_units(struct cache *cache, unsigned class, struct check *check)
 {
     const struct depot *d = depot_of(cache, class);

@@ -1,11 +1,12 @@
 /* classes.h - size classes of the cache, by chunk size.
  *
- *     up to 1 KiB          one class each 16 bytes; its number is size / 16
+ *     up to 1 KiB          a class every 16 bytes; its number is size / 16
  *     up to 32 KiB         eight to each doubling (1152, 1280, ... 2048, 2304, ...)
  *
  * A request is served by the smallest class that has room for it, and gets a chunk of the class's
- * size; a freed chunk goes to the largest class that it has room for. Chunks between two classes
- * (what is left over where a rest would be too small for a chunk) are at home in the lower one.
+ * size. A freed chunk goes to the largest class that it has room for. A chunk may be larger than
+ * its class, where the rest would have been too small for a chunk of its own; such a chunk belongs
+ * to the lower of the two classes that it lies between.
  */
 #ifndef DVSM_CACHE_CLASSES_H
 #define DVSM_CACHE_CLASSES_H
@@ -24,7 +25,7 @@ enum {
     CLASS_NONE = CACHE_CLASSES
 };
 
-/* The class of the second kind at or above `size`, which is more than 1 KiB and at most 32. */
+/* The smallest class of the second kind that holds `size` (more than 1 KiB, at most 32 KiB). */
 static inline unsigned class_coarse_above(size_t size)
 {
     unsigned shift = bits_highest(size - 1) - 3;
@@ -32,7 +33,8 @@ static inline unsigned class_coarse_above(size_t size)
     return (unsigned)((size - 1) >> shift) + (shift - 7) * 8 + CLASS_EXACT_LAST - 7;
 }
 
-/* The one at or below `size`, which is at least the smallest of them and at most 32 KiB. */
+/* The largest class of the second kind that `size` has room for; `size` is at least the smallest
+ * such class and at most 32 KiB. */
 static inline unsigned class_coarse_below(size_t size)
 {
     unsigned shift = bits_highest(size) - 3;
@@ -40,7 +42,7 @@ static inline unsigned class_coarse_below(size_t size)
     return (unsigned)(size >> shift) + (shift - 7) * 8 + CLASS_EXACT_LAST - 8;
 }
 
-/* The same from a table, by size / 128; 0 for the sizes below the smallest. */
+/* class_coarse_below() as a table, by size / 128; 0 for the sizes below the smallest class. */
 enum { CLASS_TABLE = CLASS_MOST / 128 + 1 };
 
 static inline void class_fill_table(unsigned char table[CLASS_TABLE])
@@ -57,7 +59,7 @@ static inline unsigned class_above(size_t size)
     return size <= CLASS_MOST ? class_coarse_above(size) : CLASS_NONE;
 }
 
-/* The class in which a freed chunk of `size` bytes is at home; CLASS_NONE: too large. */
+/* The class that a freed chunk of `size` bytes belongs to; CLASS_NONE: too large. */
 static inline unsigned class_below(size_t size)
 {
     if (size <= CLASS_EXACT_MOST)
@@ -67,7 +69,7 @@ static inline unsigned class_below(size_t size)
     return size <= CLASS_MOST + CLASS_STEP ? class_coarse_below(size) : CLASS_NONE;
 }
 
-/* Bytes of its chunks. */
+/* Bytes of the class's chunks. */
 static inline size_t class_size(unsigned class)
 {
     if (class <= CLASS_EXACT_LAST)

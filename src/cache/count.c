@@ -7,7 +7,8 @@ static void add(struct cache_count *count, unsigned class, size_t blocks)
     count->bytes += blocks * class_size(class);
 }
 
-/* Each depot for itself: nobody waits for long, and what the dead left half done is put right. */
+/* Enters each depot by itself, so that nobody waits for long. Entering repairs what the dead left
+ * half done. */
 static void add_stock(struct cache *cache, struct cache_count *count)
 {
     for (unsigned class = 0; class < CACHE_CLASSES; class ++) {

@@ -3,7 +3,7 @@
 
 #include "base/fault.h"
 
-/* How long a depot is waited for before the arenas are asked. */
+/* How long a thread waits for a depot before it asks the arenas. */
 enum { WAIT_MS = 2 };
 
 /* ---- lists ----------------------------------------------------------------------------------- */
@@ -88,7 +88,7 @@ bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, vo
 
 /* ---- magazines ------------------------------------------------------------------------------- */
 
-/* Their links are written before anybody can see them. */
+/* The magazines' links are written before anybody can see the magazines. */
 void depot_make_magazines(struct depot *d, unsigned class)
 {
     size_t count = place_magazines(class);
@@ -132,7 +132,8 @@ bool depot_is_loaded(const struct cache *cache, unsigned class, word w)
     return false;
 }
 
-/* In an order that may be interrupted and repeated. Its units, and what was on its way, are lost. */
+/* The stores are in an order that may be interrupted and repeated. The class's units, and what was
+ * on its way, are lost. */
 static void set_aside(struct depot *d)
 {
     if (!d->damaged)
@@ -145,7 +146,7 @@ static void set_aside(struct depot *d)
     journal_commit(depot_journal(d));
 }
 
-/* Whether the depot, just locked, can be used; else it is left. */
+/* Whether the depot, just locked, can be used; if not, it is unlocked. */
 static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_state state)
 {
     struct depot *d = depot_of(cache, class);
@@ -222,7 +223,7 @@ void depot_leave(struct depot *d)
     lock_release(&d->lock);
 }
 
-/* ---- using magazines -------------------------------------------------------------------------- */
+/* ---- using magazines ------------------------------------------------------------------------- */
 
 bool depot_provide_empty(struct cache *cache, unsigned class)
 {

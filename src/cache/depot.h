@@ -15,15 +15,18 @@ static inline size_t depot_bytes(const struct depot *d, unsigned class)
     return word_peek(&d->stock_blocks) * class_size(class);
 }
 
-/* Locks and, if the holder died, recovers. False: it is held for longer than a moment, or by the calling
- * thread, interrupted by a signal; it cannot be repaired just now; or the class was set aside. */
+/* Locks the depot and, if its holder died, repairs it. False: the lock is held for longer than a
+ * moment, or by the calling thread, interrupted by a signal; or the depot cannot be repaired just
+ * now; or the class was set aside. */
 bool depot_enter(struct cache *cache, unsigned class);
 
-/* The same for who only takes stock away: all others make known that the depots may have some. */
+/* The same for a caller that only takes stock away. Every other caller makes known that the depots
+ * may have some stock. */
 bool depot_enter_to_drain(struct cache *cache, unsigned class);
 
-/* The same for who looks at a class that may have been set aside. The second one waits as long as it takes,
- * also where the thread holds depots that it got by it, of lower classes. */
+/* The same for a caller that looks at a class even if it was set aside. The second one waits as
+ * long as it takes. The thread may then hold depots of lower classes that it got by the same
+ * function. */
 bool depot_enter_any(struct cache *cache, unsigned class);
 bool depot_enter_patiently(struct cache *cache, unsigned class);
 void depot_leave(struct depot *d);
@@ -32,42 +35,46 @@ void depot_leave(struct depot *d);
 void depot_list(struct depot *d, unsigned class, word *list, word w);
 word depot_unlist(struct depot *d, unsigned class, word *list);
 
-/* Whether the word is that of a magazine that was made. A walk along a list asks before each step, and
- * takes no more steps than there are magazines: links lie among what users could overwrite. */
+/* Whether the word is that of a magazine that was made. A walk along a list asks before each step,
+ * and takes no more steps than there are magazines, because the links lie where users could
+ * overwrite them. */
 static inline bool depot_has(const struct cache *cache, unsigned class, word w)
 {
     return place_is_magazine(cache, class, w);
 }
 
-/* recover.c: undoes what the dead left; may be interrupted and repeated. DEPOT_NOT_NOW: a lock that it
- * needs is not to be had; DEPOT_DAMAGED: what is there cannot be theirs. */
+/* recover.c: undoes what the dead left; may be interrupted and repeated. DEPOT_NOT_NOW: a lock that
+ * it needs is not to be had; DEPOT_DAMAGED: what the depot holds cannot be theirs. */
 enum depot_recovery { DEPOT_RECOVERED, DEPOT_NOT_NOW, DEPOT_DAMAGED };
 enum depot_recovery depot_recover(struct cache *cache, unsigned class);
 
-/* Lists the magazines of the unit that came last; a transaction of its own. */
+/* Puts the magazines of the unit that came last into the list of empty ones; a transaction of its
+ * own. */
 void depot_make_magazines(struct depot *d, unsigned class);
 
 /* Gives back the units of a class that has no magazines. */
 void depot_give_units(struct cache *cache, unsigned class);
 
-/* Each magazine of the class that holds blocks, in lanes and in stock, by its word; until the visitor
- * says false. Whether it never did. Of
- * a class that was set aside, those in lanes. */
+/* Visits each magazine of the class that holds blocks, in lanes and in stock, by its word, until
+ * the visitor returns false. True if it never did. If the class was set aside, visits only those in
+ * lanes. */
 typedef bool (*depot_visit)(void *context, unsigned class, word w);
 bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, void *context);
 
-/* A CPU's shelf; the first one from there on that has stock, or DEPOT_SHELVES. */
+/* A CPU's shelf. depot_find_stock: the first shelf from `shelf` on that has stock, or
+ * DEPOT_SHELVES. */
 static inline size_t shelf_of(size_t cpu)
 {
     return cpu % DEPOT_SHELVES;
 }
 size_t depot_find_stock(const struct depot *d, size_t shelf);
 
-/* Puts a magazine that is in no place to the stock or to the empty ones; 0: nothing. */
+/* Puts a magazine that is nowhere else into the stock or among the empty ones; w = 0: does
+ * nothing. */
 void depot_put_away(struct depot *d, unsigned class, size_t shelf, word w);
 word depot_take_stock(struct depot *d, unsigned class, size_t shelf);
 
-/* Ends what transit named: `outside` is put away, all of it committed. */
+/* Clears transit: puts `outside` away and commits, all in one transaction. */
 void depot_end_transit(struct depot *d, unsigned class, size_t shelf, word outside);
 
 static inline void depot_set_transit(struct depot *d, word new, word old)
@@ -76,10 +83,11 @@ static inline void depot_set_transit(struct depot *d, word new, word old)
     journal_store(depot_journal(d), &d->transit_old, old);
 }
 
-/* Sees to it that there is an empty magazine in the list; a transaction of its own. */
+/* Makes magazines if the depot has no empty one; a transaction of its own. Whether it has one
+ * now. */
 bool depot_provide_empty(struct cache *cache, unsigned class);
 
-/* Gives up all magazines and their memory, if none is used. */
+/* Gives up all magazines of the class and their memory, if none is used. */
 void depot_shrink(struct cache *cache, unsigned class);
 
 /* Whether the word's magazine is in a lane. */
@@ -100,8 +108,8 @@ static inline bool cache_has_lanes(const struct cache *cache, unsigned class)
 /* trade.c: the CPU whose lane the thread uses. */
 size_t cache_cpu(const struct cache *cache);
 
-/* trade.c: replaces a lane's word `old` on this CPU by `w`, which is not in a list; both are named in
- * transit meanwhile. Commits what the caller changed so far. Whether it took place. */
+/* trade.c: replaces this CPU's lane word `old` by `w`, which is in no list; both are named in
+ * transit meanwhile. Commits what the caller changed so far. Whether the exchange took place. */
 bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word w);
 
 /* The slow paths proper, for a class that is cached. */
@@ -112,27 +120,28 @@ bool cache_spill(struct cache *cache, unsigned class, void *block);
 bool cache_has(const struct cache *cache, unsigned class, const void *block);
 
 /* stock.c: a magazine with as many blocks as the demand asks for, named in transit_new and so
- * committed; 0 or an empty one where no arena has any. */
+ * committed. 0 or an empty magazine if no arena has any blocks. */
 enum fill_from {
     FILL_FROM_OWN, /* the CPU's arena, as it is */
-    FILL_FROM_ANY, /* any, as it is */
+    FILL_FROM_ANY, /* any arena, as it is */
     FILL_GROWING   /* the CPU's arena, which may grow */
 };
 word stock_fill(struct cache *cache, unsigned class, enum fill_from from, bool *short_of_memory,
                 struct fault *fault);
 
-/* Returns up to `magazines` of a class's stock to the arenas; how many. */
+/* Returns up to `magazines` magazines of a class's stock to the arenas. Returns how many. */
 size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct fault *fault);
 
-/* Returns at least `bytes` of the largest stocks, as far as there are any; how many. */
+/* Returns at least `bytes` of the largest stocks to the arenas, as far as there are any. Returns
+ * how many. */
 size_t stock_reduce(struct cache *cache, size_t bytes, struct fault *fault);
 
-/* Bytes in all depots, each at its own instant, and how many there may be: what the CPUs in use and the
- * heap's limit allow. */
+/* stock_bytes: bytes in all depots, each counted at its own instant. stock_bound: how many there
+ * may be, by the number of CPUs in use and the heap's limit. */
 size_t stock_bytes(const struct cache *cache);
 size_t stock_bound(const struct cache *cache);
 
-/* Where they have more, returns some. */
+/* If the depots have more than the bound, returns some to the arenas. */
 void stock_keep_bound(struct cache *cache, struct fault *fault);
 
 #endif

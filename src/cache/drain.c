@@ -1,8 +1,8 @@
 /* drain.c - emptying the cache: depots, and the lanes that can be reached.
  *
- * A lane that is behind a lock can be emptied by anybody, one with sequences only from its own CPU. The
- * thread that calls stays where it is, with the affinity that the program gave it: where all lanes are
- * to be emptied a thread of the library's own goes to the other CPUs, and ends.
+ * Any thread can empty a lane that is behind a lock. A lane with sequences can be emptied only from
+ * its own CPU. The calling thread stays where it is, with the affinity that the program gave it. To
+ * empty all lanes, a thread of the library's own goes to the other CPUs, and ends.
  */
 #define _GNU_SOURCE
 #include "cache/depot.h"
@@ -14,14 +14,16 @@
 
 enum { VISITOR_STACK = 128 << 10, MASK_BYTES = (1 << 16) / CHAR_BIT };
 
-/* Takes what is loaded on that CPU, on which the thread is unless lanes are locked, to the depots. */
+/* Takes what is loaded on that CPU to the depots. Unless lanes are locked, the thread is on that
+ * CPU. */
 static void unload(struct cache *cache, size_t cpu)
 {
     struct lane *lane = &cache->table->lanes[cpu];
 
     if (__atomic_load_n(&lane->filled, __ATOMIC_ACQUIRE) == 0)
         return;
-    __atomic_store_n(&lane->filled, 0, __ATOMIC_RELEASE); /* who loads another says so before */
+    __atomic_store_n(&lane->filled, 0,
+                     __ATOMIC_RELEASE); /* set again before a magazine is loaded */
     for (unsigned class = 0; class < cache->table->classes_most; class ++) {
         struct depot *d = depot_of(cache, class);
         word w = lane_word(cache, cpu, class);
@@ -41,7 +43,7 @@ static void unload(struct cache *cache, size_t cpu)
     }
 }
 
-/* Goes to each CPU that the thread may run on, in a thread that nothing else is done in. */
+/* Goes to each CPU that the thread may run on. The thread was made for this alone. */
 static void *visit_cpus(void *context)
 {
     struct cache *cache = context;
@@ -61,7 +63,7 @@ static void *visit_cpus(void *context)
     return NULL;
 }
 
-/* All signals but those that an instruction itself brings, which nobody can keep for later. */
+/* All signals but those that an instruction itself raises: these cannot be kept for later. */
 static void fill_with_signals(sigset_t *set)
 {
     static const int synchronous[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
@@ -71,7 +73,7 @@ static void fill_with_signals(sigset_t *set)
         sigdelset(set, synchronous[i]);
 }
 
-/* The thread takes no signals: they are the program's. */
+/* The visitor takes no signals: they are the program's. */
 static void send_visitor(struct cache *cache)
 {
     pthread_attr_t attributes;
@@ -127,7 +129,7 @@ bool cache_drain(struct cache *cache, enum drain drain, struct fault *fault)
     unload_lanes(cache, drain);
     if (word_peek(&cache->table->drained) != 0)
         return false;
-    word_show(&cache->table->drained, 1); /* who puts something into a depot takes that back */
+    word_show(&cache->table->drained, 1); /* a thread that puts something into a depot clears it */
     for (unsigned class = 0; class < CACHE_CLASSES; class ++) {
         drained += stock_drain(cache, class, SIZE_MAX, fault);
         depot_shrink(cache, class);

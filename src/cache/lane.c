@@ -4,8 +4,9 @@
 
 #include <sched.h>
 
-/* glibc 2.35 and later; 0 and absent elsewhere. The area is larger than its first version in later
- * kernels; the fields that count are in all of them. */
+/* glibc 2.35 and later has both symbols; elsewhere they are absent. Size 0: no area is registered.
+ * Later kernels have a larger area than the first version; the fields used here are in all of
+ * them. */
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
 extern const unsigned int __rseq_size __attribute__((weak));
 

@@ -2,23 +2,23 @@
  *
  * A lane has one word for each class: the magazine that is loaded and how many blocks are in it
  * (magazine.h). Every change is one store of that word. Where the system has restartable sequences
- * (rseq, Linux 4.18, registered by glibc 2.35 and later) the store ends a sequence that the kernel
- * aborts when the thread is preempted, moved to another CPU or interrupted by a signal in it: so on
- * one CPU it is atomic against all threads of all processes, without a lock. Death in it leaves the
- * word as it was. The sequences are in lane_x86_64.h; technique: Linux rseq(2), by Mathieu Desnoyers
- * and Paul Turner, as tcmalloc's per-CPU mode uses it.
+ * (rseq, Linux 4.18, registered by glibc 2.35 and later) the store is the end of a sequence. If the
+ * thread is preempted, moved to another CPU or interrupted by a signal inside the sequence, the
+ * kernel aborts the sequence. So on one CPU the store is atomic against all threads of all
+ * processes, without a lock. A thread that dies in the sequence leaves the word as it was. The
+ * sequences are in lane_x86_64.h; technique: Linux rseq(2), by Mathieu Desnoyers and Paul Turner,
+ * as tcmalloc's per-CPU mode uses it.
  *
- * Elsewhere a lane is locked: the same words, the same single store, each lane behind a brief
- * lock (brief.h): who finds it taken goes to the depot.
- * A heap is of one mode for good. In a heap of the first kind a process without rseq leaves the lanes
- * alone.
+ * Elsewhere lanes are locked: the same words and the same single store, each lane behind a brief
+ * lock (brief.h). A thread that finds the lock taken goes to the depot. A heap keeps its mode for
+ * good. In a heap with sequences, a process without rseq leaves the lanes alone.
  *
  *     lane_pop        a block of that class, or NULL: the lane has none (or was never used)
  *     lane_push       false: the lane is full (or was never used)
- *     lane_exchange   another magazine for the one of this CPU; false: the word is no longer `old`, or
- *                     this is no longer that CPU
+ *     lane_exchange   replaces this CPU's magazine by another; false: the word is no longer `old`,
+ *                     or the thread is no longer on that CPU
  *
- * Each fails, too, where its sequence was aborted or, in locked mode, its lane found taken.
+ * Each of them fails, too, if its sequence was aborted or, in locked mode, the lock is taken.
  */
 #ifndef DVSM_CACHE_LANE_H
 #define DVSM_CACHE_LANE_H
@@ -34,27 +34,28 @@ enum { LANE_SHIFT = 10, LANE_BYTES = 1 << LANE_SHIFT };
 
 struct lane {
     word loaded[CACHE_CLASSES]; /* by class; 0 where the cache is not to be used */
-    word noted;                 /* what the words were when memory was short (pressure.c) */
-    uint32_t lock;              /* locked mode: a brief one */
-    uint32_t used;              /* 1: a magazine was loaded here some time */
-    uint32_t filled;            /* 0: none is loaded, all words are 0 */
+    word noted;                 /* a sum of the words when memory was short (pressure.c) */
+    uint32_t lock;              /* locked mode: a brief lock */
+    uint32_t used;              /* 1: a magazine was once loaded here */
+    uint32_t filled;            /* 0: no magazine is loaded, all words are 0 */
     char unused[LANE_BYTES - (CACHE_CLASSES + 1) * WORD - 3 * sizeof(uint32_t)];
 };
 _Static_assert(sizeof(struct lane) == LANE_BYTES,
                "a lane's address is a shift of the CPU's number");
 
-/* What the fast path needs of a heap; private to the process. Zero limits and
- * span keep it from doing anything: a heap not made yet, locked mode, no rseq, no cache. */
+/* What the fast path needs to know of a heap; private to the process. With zero limits and a zero
+ * span the fast path does nothing: no heap was made yet, the mode is locked, there is no rseq or no
+ * cache. */
 struct lane_view {
-    size_t exact_limit;  /* requests below are served from a class of the first kind */
-    size_t coarse_limit; /* requests below, of the second kind */
-    size_t span;         /* blocks lie less than so many times 16 bytes beyond base */
-    struct lane *lanes;  /* of CPU 0; from here on nothing changes once a limit or span is there */
-    intptr_t rseq;       /* of the thread's rseq area, from the thread pointer */
-    uintptr_t base; /* the first block that could be: a header beyond the first granule's start */
-    const word *words;                 /* the granule map's: one for each granule up to there */
-    size_t cpus;                       /* how many lanes; for locked mode */
-    unsigned char coarse[CLASS_TABLE]; /* class_fill_table(): here its place is known already */
+    size_t exact_limit;  /* requests below this size are served from a class of the first kind */
+    size_t coarse_limit; /* requests below this size, from a class of the second kind */
+    size_t span;         /* blocks lie less than this many times 16 bytes beyond base */
+    struct lane *lanes;  /* CPU 0's; from here on nothing changes once a limit or span is set */
+    intptr_t rseq;       /* distance of the thread's rseq area from the thread pointer */
+    uintptr_t base;      /* the lowest possible block: a header beyond the first granule's start */
+    const word *words;   /* the granule map's words, one for each granule within the span */
+    size_t cpus;         /* how many lanes; used in locked mode */
+    unsigned char coarse[CLASS_TABLE]; /* class_fill_table(); here its address is at hand */
 };
 
 #if defined __x86_64__ && defined __LP64__ && !defined __SANITIZE_THREAD__
@@ -80,13 +81,14 @@ static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, siz
 }
 #endif
 
-/* What tells an empty and a full magazine of either kind: see magazine_is_empty(), _full(). */
+/* The bits that tell an empty and a full magazine of either kind: see magazine_is_empty(),
+ * magazine_is_full(). */
 #define LANE_MASK(bytes) ((bytes)-2 * WORD)
 
-/* Where this thread's rseq area is; false: none is registered. */
+/* Where this thread's rseq area is, from the thread pointer; false: none is registered. */
 bool lane_find_rseq(intptr_t *offset);
 
-/* The CPU that the thread is on, as it is known to its lane. */
+/* The CPU that the thread is on. */
 unsigned lane_cpu(const struct lane_view *view);
 
 #endif

@@ -1,7 +1,7 @@
-/* lane_locked.h - the same three on a lane behind its brief lock; any lane will do.
+/* lane_locked.h - pop, push and exchange on a lane behind its brief lock; any lane will do.
  *
- * Which CPU a thread is on costs a call where there is no rseq area to read it from: it is asked now
- * and then, and when the lane was found taken.
+ * Without an rseq area to read it from, the thread's CPU costs a call. So it is asked only now and
+ * then, and when the lane's lock was found taken.
  */
 #ifndef DVSM_CACHE_LANE_LOCKED_H
 #define DVSM_CACHE_LANE_LOCKED_H
@@ -27,7 +27,7 @@ static inline size_t lane_chosen(void)
     return lane_choice.cpu;
 }
 
-/* The commit is one store: what a dead holder leaves needs no repair. */
+/* The commit is one store, so what a dead holder leaves needs no repair. */
 static inline void lane_store(struct lane *lane, size_t class, word w)
 {
     compiler_barrier();
@@ -45,7 +45,7 @@ static inline void *lane_locked_pop(struct lane *lane, size_t class)
     word w = lane->loaded[class];
     if (!magazine_is_empty((unsigned)class, w)) {
         block = (void *)*magazine_last(w);
-        __builtin_prefetch((const void *)magazine_last(w)[-1], 1); /* what comes next */
+        __builtin_prefetch((const void *)magazine_last(w)[-1], 1); /* the block that comes next */
         lane_store(lane, class, w - WORD);
     }
     brief_release(&lane->lock, former);

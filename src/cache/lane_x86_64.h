@@ -1,28 +1,29 @@
 /* lane_x86_64.h - the restartable sequences, instruction by instruction.
  *
- * Each begins by naming its descriptor to the kernel. Whenever the thread does not run through labels 1
- * to 2 undisturbed, the kernel sends it to label 4, and nothing has happened. The last instruction
- * before 2 is the commit: nothing shared is changed earlier that anybody reads before it.
+ * Each sequence begins by naming its descriptor to the kernel. Whenever the thread does not run
+ * from label 1 to label 2 undisturbed, the kernel sends it to label 4, and nothing has happened.
+ * The last instruction before 2 is the commit. Before it, a sequence changes nothing shared that
+ * anybody reads before the commit.
  *
- * An aborted sequence is not begun again: it has no block, is full or has lost, and the slow path goes
- * on. A thread that is single-stepped never runs through one, and would try for ever. The slow paths
- * try once or twice more, and then do without the lane (trade.c).
+ * An aborted sequence is not begun again: it has no block, is full or has lost, and the slow path
+ * goes on. A thread that is single-stepped is always aborted, and would try for ever. So the slow
+ * paths try once or twice more, and then do without the lane (trade.c).
  *
  *         lea  3b(%rip), %r8       the descriptor's address ...
  *         mov  %r8, %fs:8(rseq)    ... into the thread's rseq area, field rseq_cs
  *     1:  mov  %fs:4(rseq), %r8d   the CPU's number, field cpu_id
  *         shl  $10, %r8            ... as the distance of its lane from that of CPU 0
- *         add  lanes, %r8          ... and its address
+ *         add  lanes, %r8          ... and the lane's address
  *         ...
  *         mov  %r9, (%r8,class,8)     the commit
  *     2:
  *
- * NB: no asm goto with outputs: gcc 12 loses what a jump out of one returns (its bug 113921). So a pop
- * falls through with no block, and the others name their scratch registers.
+ * NB: no asm goto with outputs: gcc 12 loses what a jump out of one returns (its bug 113921). So a
+ * pop that has no block falls through, and the others name their scratch registers.
  *
  * The descriptor: version and flags 0, start, length, where to go on abort. The kernel demands a
- * signature, which glibc registered, in the four bytes before that place: here they are the operand of
- * an undefined instruction (ud1), so that nobody can run into it.
+ * signature, which glibc registered, in the four bytes before that place. Here the signature is the
+ * operand of an undefined instruction (ud1), so that no thread can run into it.
  */
 #ifndef DVSM_CACHE_LANE_X86_64_H
 #define DVSM_CACHE_LANE_X86_64_H
@@ -50,13 +51,13 @@
     "jmp " elsewhere "\n\t"                                                                        \
     ".popsection\n\t"
 
-/* What each is given. */
+/* The inputs of each sequence. */
 #define LANE_INPUTS [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [class] "r"(class)
 
-/* The block below is what this lane hands out next of the class: its line is asked for, to be written,
- * once the commit is done (before it, batches took a tenth longer on Zen 4). NB: its address is read
- * inside the sequence: outside, the magazine may be another's, or gone. Processors that do not know
- * prefetchw do nothing there. */
+/* The block below is the next one of the class that this lane hands out. Its cache line is
+ * prefetched for writing once the commit is done (done before the commit, batches took a tenth
+ * longer on Zen 4). NB: the block's address is read inside the sequence: outside, the magazine may
+ * be another's, or gone. On processors that do not know prefetchw it does nothing. */
 static inline __attribute__((always_inline)) void *lane_pop(const struct lane_view *view,
                                                             size_t class, size_t mask)
 {
@@ -82,7 +83,7 @@ static inline __attribute__((always_inline)) void *lane_pop(const struct lane_vi
     return block;
 }
 
-/* The mark is stored first: it may be there in a block that is not in the cache. */
+/* The mark is stored before the commit: a block that is not in the cache may have a mark. */
 static inline __attribute__((always_inline)) bool lane_push(const struct lane_view *view,
                                                             size_t class, size_t mask, void *block)
 {

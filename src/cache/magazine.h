@@ -1,14 +1,15 @@
 /* magazine.h - a page of pointers to free blocks of one class.
  *
  *     magazine ->  +------+--------+--------+-----+---------+
- *                  | link | slot 1 | slot 2 | ... | slot n  |     512 bytes aligned to 512: 62 slots
+ *                  | link | slot 1 | slot 2 | ... | slot n  |     512 bytes, so aligned: 62 slots
  *                  +------+--------+--------+-----+---------+     (above 1 KiB a block 128 and 14)
  *                                    ^
  *     word  ->  ---------------------+ + 1    the next slot to fill: here it holds one block
  *
- * A magazine and how many blocks are in it are one word, so that both change by one store: the
- * address of the next slot to fill, + 1, which makes 0, a lane that was never used, look empty and
- * full at once. A magazine in a depot's list has the next one's word in its link.
+ * One word names a magazine and how many blocks are in it, so that both change by one store. The
+ * word is the address of the next slot to fill, + 1. In this form the word 0, that of a lane that
+ * was never used, looks empty and full at once. The link of a magazine in a depot's list holds the
+ * next magazine's word.
  */
 #ifndef DVSM_CACHE_MAGAZINE_H
 #define DVSM_CACHE_MAGAZINE_H
@@ -28,7 +29,7 @@ static inline size_t magazine_bytes(unsigned class)
     return class <= CLASS_EXACT_LAST ? MAGAZINE_BYTES : MAGAZINE_COARSE_BYTES;
 }
 
-/* How many blocks it can hold; the last word is never used. */
+/* How many blocks a magazine of the class can hold; its last word is never used for a block. */
 static inline size_t magazine_capacity(unsigned class)
 {
     return magazine_bytes(class) / WORD - 2;
@@ -59,8 +60,8 @@ static inline bool magazine_is_full(unsigned class, word w)
     return ((w + WORD) & (magazine_bytes(class) - 2 * WORD)) == 0;
 }
 
-/* Brings all of it near: for one that is going to be loaded, and was used long ago.
- * NB: always inlined: a function that only prefetches has no effect that gcc knows of, and goes. */
+/* Prefetches all of a magazine that is going to be loaded, and was used long ago.
+ * NB: always inlined: gcc removes calls of a function that only prefetches, as without effect. */
 static inline __attribute__((always_inline)) void magazine_expect(unsigned class, word w)
 {
     const char *m = (const char *)magazine_of(class, w);
@@ -69,16 +70,17 @@ static inline __attribute__((always_inline)) void magazine_expect(unsigned class
         __builtin_prefetch(m + i);
 }
 
-/* A freed block's mark: in its first four bytes the lower half of the word it was pushed by, in the next
- * four MAGAZINE_MARK, the upper half of no address and of no usual number. That is stored last, tells
- * alone, and is all that is cleared.
- *  - Not in the first four bytes: a program that has just written a byte or an int there would make the
- *    processor wait for that store.
- *  - Not beyond the first eight: malloc clears it at an address that is known late, and such a store can
- *    hold up the program's own loads from places with the same lowest twelve bits (seen on Zen 4). The
- *    program itself writes to the first eight bytes soon; a second place cost rings of blocks a tenth.
- * What a program still writes to a block that it has freed may destroy the mark: the second free of such
- * a block is not seen. */
+/* A cached block's mark: its first four bytes hold the lower half of the word that the block was
+ * pushed by, its next four MAGAZINE_MARK, which is the upper half of no address and of no usual
+ * number. This second half is written last; it alone decides, and only it is cleared.
+ *  - The deciding half is not in the first four bytes: a program that has just written a byte or an
+ *    int there would make the processor wait for that store.
+ *  - It is not beyond the first eight: malloc clears it at an address that is known late, and such
+ *    a store can hold up the program's own loads from places with the same lowest twelve bits (seen
+ *    on Zen 4). The program itself soon writes to the first eight bytes; a mark at a second place
+ *    cost rings of blocks a tenth.
+ * A program that still writes to a block that it has freed may destroy the mark: then a second free
+ * of the block is not seen. */
 typedef uint32_t MAY_ALIAS mark_half;
 
 #define MAGAZINE_MARK CHUNK_FREED_MARK
@@ -105,7 +107,7 @@ static inline void magazine_clear_mark(void *block)
     magazine_mark(block)[1] = 0;
 }
 
-/* All its blocks. */
+/* Marks all blocks of the magazine. */
 static inline void magazine_set_marks(unsigned class, word w)
 {
     const struct magazine *m = magazine_of(class, w);
@@ -114,7 +116,8 @@ static inline void magazine_set_marks(unsigned class, word w)
         magazine_set_mark((void *)m->slot[i], magazine_word(m, i));
 }
 
-/* The slot that the next block goes to, and the one that the next comes from. */
+/* magazine_next: the slot that the next block goes to; magazine_last: the one that the next block
+ * comes from. */
 static inline word *magazine_next(word w)
 {
     return (word *)(w - 1);

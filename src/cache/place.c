@@ -38,7 +38,7 @@ bool place_is_magazine(const struct cache *cache, unsigned class, word w)
     return w != 0 && place_class(cache, w) == class;
 }
 
-/* Addresses of one lower half lie 4 GiB apart. */
+/* Addresses with the same lower half lie 4 GiB apart. */
 word place_of_mark(const struct cache *cache, mark_half half)
 {
     const struct segment_map *map = cache->segments->map;
@@ -57,7 +57,7 @@ word place_of_mark(const struct cache *cache, mark_half half)
     return 0;
 }
 
-/* ---- the list of granules that have room ------------------------------------------------------ */
+/* ---- the list of granules that have room ----------------------------------------------------- */
 
 static bool has_room(const struct magazine_granule *g)
 {
@@ -81,7 +81,7 @@ static void unlist_room(struct cache_table *table, struct journal *j,
         journal_store(j, link, g->next);
 }
 
-/* ---- changes under the map's lock ------------------------------------------------------------- */
+/* ---- changes under the map's lock ------------------------------------------------------------ */
 
 struct exchange_of_unit {
     struct cache *cache;
@@ -98,7 +98,8 @@ static void set_class(struct journal *j, struct magazine_granule *g, size_t numb
     journal_store(j, w, changed);
 }
 
-/* A unit that came back or, where the list of these is not to be believed or empty, one never used. */
+/* Takes a unit that came back or, if the list of these is empty or not to be believed, one that was
+ * never used. */
 static word unlist_unit(struct journal *j, struct magazine_granule *g)
 {
     word unit = g->given;
@@ -173,7 +174,7 @@ static void give_unit(struct journal *j, void *context)
         list_room(table, j, g);
 }
 
-/* ---- for a depot ------------------------------------------------------------------------------ */
+/* ---- for a depot ----------------------------------------------------------------------------- */
 
 void place_settle(struct cache *cache, struct depot *d)
 {
@@ -181,7 +182,7 @@ void place_settle(struct cache *cache, struct depot *d)
         segment_give(cache->segments, &d->pending, (struct run){0});
 }
 
-/* A granule for the cache. Until it is listed nobody else knows of it. */
+/* Gets a granule for the cache. Nobody else knows of it until it is listed. */
 static bool get_granule(struct exchange_of_unit *x)
 {
     struct segments *s = x->cache->segments;
@@ -208,7 +209,7 @@ bool place_take(struct cache *cache, unsigned class)
 {
     struct exchange_of_unit x = {cache, depot_of(cache, class), class, false};
 
-    place_settle(cache, x.depot); /* what could not be given back when it was to be */
+    place_settle(cache, x.depot); /* gives back what could not be given back before */
     if (x.depot->pending.bytes != 0)
         return false;
     do {
@@ -227,7 +228,7 @@ void place_give(struct cache *cache, unsigned class)
         place_settle(cache, x.depot);
 }
 
-/* ---- checking --------------------------------------------------------------------------------- */
+/* ---- checking -------------------------------------------------------------------------------- */
 
 struct place_check {
     const struct cache *cache;

@@ -4,34 +4,36 @@
  *                 | header | unit 1 | unit 2 | ... | unit 127 |      512 bytes each
  *                 +--------+--------+--------+-----+----------+
  *
- * A unit is one magazine of a class of up to 1 KiB, or four of a larger class. Classes take units one by
- * one, as they need them: so what a CPU has loaded of all its classes is in a few pages and spread over
- * the sets of its cache. (With each class's magazines on pages of their own, all at the same place of
- * them, a ring of a thousand blocks took a third longer.) The header says which class has which unit.
+ * A unit is one magazine of a class of up to 1 KiB, or four of a larger class. Classes take units
+ * one by one, as they need them. So the magazines that a CPU has loaded for all its classes lie in
+ * a few pages and are spread over the sets of its cache. (With each class's magazines on pages of
+ * their own, all at the same place in their pages, a ring of a thousand blocks took a third
+ * longer.) The header says which class has which unit.
  *
- * A class keeps its units in a list, linked by their last words, which no magazine uses, and gives them
- * back when none of its magazines holds a block; a granule whose last unit comes back goes to the map.
+ * A class keeps its units in a list, linked by their last words, which no magazine uses. It gives
+ * its units back when none of its magazines holds a block. A granule whose last unit comes back
+ * goes to the map.
  *
- * The map's lock guards all of it: units change hands within its changes, which store the depot's words,
- * too. The depot's lock is held as well by whoever takes or gives for it.
+ * The map's lock guards all of this: units change hands within the map's changes, which store the
+ * depot's words, too. A thread that takes or gives units for a depot holds the depot's lock, too.
  */
 #ifndef DVSM_CACHE_PLACE_H
 #define DVSM_CACHE_PLACE_H
 
 #include "cache/cache.h"
 
-/* By which the map knows the cache; arenas have lower numbers. */
+/* The owner id by which the map knows the cache; arenas have lower numbers. */
 #define CACHE_OWNER SEGMENT_OWNER_MOST
 
 enum {
     UNIT_BYTES = MAGAZINE_BYTES,
     UNITS = 1 << GRANULE_SHIFT >> 9,
-    UNIT_COARSE = UNIT_BYTES / MAGAZINE_COARSE_BYTES, /* magazines of a larger class in one */
+    UNIT_COARSE = UNIT_BYTES / MAGAZINE_COARSE_BYTES, /* magazines of a larger class in a unit */
 };
 
 struct magazine_granule {
-    word next;                   /* the next granule in the list of those that have room */
-    word used;                   /* units that classes have */
+    word next;                   /* the next granule in the list of granules that have room */
+    word used;                   /* how many units classes have */
     word given;                  /* list of units that came back, linked by their first words */
     word unused;                 /* number of the first unit that was never taken; UNITS: none */
     word class_of[UNITS / WORD]; /* a byte for each unit: its class, 0 for none */
@@ -46,8 +48,8 @@ static inline size_t place_magazines(unsigned class)
     return UNIT_BYTES / magazine_bytes(class);
 }
 
-/* The class that has the unit in which the address lies; 0: the cache has no such unit. Needs no lock: right
- * for a magazine that stays the class's meanwhile. */
+/* The class that has the unit in which the address lies; 0: the cache has no such unit. Needs no
+ * lock: right for a magazine that stays the class's during the call. */
 unsigned place_class(const struct cache *cache, word address);
 
 /* Whether the word can be that of a magazine of the class. */
@@ -56,19 +58,20 @@ bool place_is_magazine(const struct cache *cache, unsigned class, word w);
 /* The address in a magazine of the cache whose lower half is `half`; 0: there is none. */
 word place_of_mark(const struct cache *cache, mark_half half);
 
-/* Gives the class one more unit, first in its list and named as its depot's `incoming`. */
+/* Gives the class one more unit, first in its list and named as its depot's `incoming`. Whether
+ * there was one. */
 bool place_take(struct cache *cache, unsigned class);
 
-/* Takes the first of the class's units away, none of whose magazines is in use. */
+/* Takes away the first of the class's units. None of its magazines may be in use. */
 void place_give(struct cache *cache, unsigned class);
 
 /* For a survivor: gives back a granule that was on its way. */
 void place_settle(struct cache *cache, struct depot *d);
 
-/* Every invariant of the granules; `units` of them are the classes'. */
+/* Checks every invariant of the granules; classes have `units` units. */
 void place_check(struct cache *cache, size_t units, struct check *check);
 
-/* The next unit in a class's list. */
+/* Where a unit holds the next unit in its class's list. */
 static inline word *place_link(word unit)
 {
     return (word *)(unit + UNIT_BYTES) - 1;

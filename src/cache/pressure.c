@@ -1,10 +1,11 @@
 /* pressure.c - what the heap remembers when memory is short.
  *
- * At its limit a program frees and asks by turns. So that neither costs much: what could not be had is
- * remembered until something is freed, and the cache is left out for as long as requests keep being
- * refused: then a freed block joins its neighbours at once, and no request need empty lanes and depots.
- * A block that is pushed onto a lane is freed without anybody being told: so the lanes' words are noted, and
- * looked at again. All of this are hints: a wrong one costs time, or a request one more look.
+ * A program at its limit frees and asks by turns. Two things keep both cheap. The heap remembers
+ * the size that was refused until something is freed. And the cache is not used for as long as
+ * requests keep being refused: then a freed block joins its neighbours at once, and no request need
+ * empty lanes and depots. A push onto a lane frees a block without telling anybody; so the lanes'
+ * words are noted, and looked at again. All of these are hints: a wrong one costs time, or a
+ * request one more look.
  */
 #include "cache/depot.h"
 
@@ -15,7 +16,7 @@ static bool is_filled(const struct cache *cache, size_t cpu)
     return __atomic_load_n(&cache->table->lanes[cpu].filled, __ATOMIC_RELAXED) != 0;
 }
 
-/* Changes with every block that comes to the lane or leaves it. */
+/* The sum changes with every block that comes to the lane or leaves it. */
 static word sum_of_words(const struct cache *cache, size_t cpu)
 {
     word sum = 0;

@@ -1,7 +1,8 @@
-/* recover.c - what the dead left of a change of a depot, believed only as far as it can be theirs.
+/* recover.c - recovers what the dead left of a change of a depot, believed only as far as it can be
+ * theirs.
  *
- * Marks are written into blocks, and what is in stock will be handed out: so every magazine of the class
- * is looked at, and every block in it, before anything is done.
+ * Recovery writes marks into blocks, and blocks in stock will be handed out. So it looks at every
+ * magazine of the class and every block in it before it does anything.
  */
 #include "cache/depot.h"
 
@@ -11,7 +12,8 @@ struct depot_guard {
     unsigned class;
 };
 
-/* The depot's words but for lock and journal, and the class's magazines. */
+/* Journal entries may name the depot's words, except lock and journal, and the class's
+ * magazines. */
 static bool guards(const struct journal_guard *guard, const word *address)
 {
     const struct depot_guard *g = (const struct depot_guard *)guard;
@@ -29,7 +31,7 @@ struct survey {
     const struct cache *cache;
     const struct depot *depot;
     unsigned class;
-    size_t left; /* magazines that may still be met */
+    size_t left; /* how many magazines may still be met */
 };
 
 static bool is_word(const struct survey *s, word w)
@@ -61,7 +63,7 @@ static bool is_in_transit(const struct survey *s, word w)
     return m == magazine_of(s->class, d->transit_new) || m == magazine_of(s->class, d->transit_old);
 }
 
-/* A list of magazines that are in no other place, and what it adds up to. */
+/* Whether the list is of magazines that are in no other place; adds up its magazines and blocks. */
 static bool survey_list(struct survey *s, word list, bool empty, size_t *magazines, size_t *blocks)
 {
     for (word w = list; w != 0; w = magazine_of(s->class, w)->link) {
@@ -79,7 +81,8 @@ static bool survey_transit(const struct survey *s, word w)
     return w == 0 || (is_word(s, w) && has_sound_blocks(s, w));
 }
 
-/* A lane's word is not the depot's; what it counts may have been named by the journal. */
+/* A lane's word is not the depot's, but the slots that it counts may have been named by the
+ * journal. */
 static bool survey_lanes(const struct survey *s)
 {
     for (size_t cpu = 0; cpu < s->cache->table->cpus; cpu++) {
@@ -91,8 +94,8 @@ static bool survey_lanes(const struct survey *s)
     return true;
 }
 
-/* Whether the class has all of the units in its list, and as many magazines as are in them or, while they
- * are being given back, none. A unit that came last has none yet. */
+/* Whether the class has all of the units in its list, and as many magazines as are in them; or
+ * none, while the units are being given back. The incoming unit has none yet. */
 static bool has_sound_units(const struct cache *cache, unsigned class)
 {
     const struct depot *d = depot_of(cache, class);
@@ -124,7 +127,7 @@ static bool is_whole(const struct cache *cache, unsigned class)
 
 /* ---- recovery -------------------------------------------------------------------------------- */
 
-/* Whichever of the two magazines of a trade is in no lane, or the one that was being filled or
+/* Whichever of a trade's two magazines is in no lane, or the one that was being filled or
  * drained. */
 static word outside(const struct cache *cache, const struct depot *d, unsigned class)
 {
@@ -135,8 +138,9 @@ static word outside(const struct cache *cache, const struct depot *d, unsigned c
     return depot_is_loaded(cache, class, old) ? 0 : old;
 }
 
-/* Marks are not journaled: a split that was undone gave the upper half of a magazine, the first in its
- * list again, marks of another; who died while filling one, w, had not set them all. */
+/* Marks are not journaled. Undoing a split leaves the upper half of a magazine, which is the first
+ * in its list again, with the other magazine's marks: write them again. A thread that died
+ * while filling w had not set all of w's marks. */
 static void remark(const struct depot *d, unsigned class, word w)
 {
     for (size_t shelf = 0; shelf < DEPOT_SHELVES; shelf++)
@@ -145,7 +149,7 @@ static void remark(const struct depot *d, unsigned class, word w)
 }
 
 /* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
- * arena before transit is looked at: their journals may hold words of this depot. */
+ * arena are settled before a look at transit: their journals may hold words of this depot. */
 enum depot_recovery depot_recover(struct cache *cache, unsigned class)
 {
     struct depot *d = depot_of(cache, class);

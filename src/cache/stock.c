@@ -1,17 +1,17 @@
-/* stock.c - magazines filled by arenas, and emptied into them. */
+/* stock.c - filling magazines from arenas, and emptying them into arenas. */
 #include "cache/depot.h"
 
 enum {
-    FILL_BYTES_MOST = 32 << 10,  /* at once, beyond the block that is asked for */
-    REDUCE_LEAST = 256 << 10,    /* less in the depots is not worth emptying them for */
-    REDUCE_PART = 32,            /* ... nor less than this part of what the arenas have */
+    FILL_BYTES_MOST = 32 << 10,  /* at once, besides the block that is asked for */
+    REDUCE_LEAST = 256 << 10,    /* with less in the depots emptying them is not worth while */
+    REDUCE_PART = 32,            /* ... nor with less than this part of what the arenas have */
     REDUCE_BYTES_MOST = 4 << 20, /* at once */
-    KEEP_BELOW_PART = 32         /* of the bound, that much below it */
+    KEEP_BELOW_PART = 32         /* depots are reduced to the bound less this part of it */
 };
 
 /* ---- filling --------------------------------------------------------------------------------- */
 
-/* A block at the first miss, four times as many at each further one, up to half a magazine. */
+/* One block at the first miss, four times as many at each further one, up to half a magazine. */
 static size_t blocks_wanted(const struct depot *d, unsigned class)
 {
     size_t half = magazine_capacity(class) / 2, most = FILL_BYTES_MOST / class_size(class) + 1;
@@ -37,7 +37,7 @@ static size_t alignment_of(const struct depot *d)
     return alignment > CHUNK_ALIGN ? alignment : CHUNK_ALIGN;
 }
 
-/* The magazine is empty and in transit. */
+/* Fills a magazine that is empty and in transit. Returns the number of blocks. */
 static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine *m,
                             enum fill_from from, bool *short_of_memory, struct fault *fault)
 {
@@ -86,7 +86,7 @@ word stock_fill(struct cache *cache, unsigned class, enum fill_from from, bool *
 
 /* ---- draining -------------------------------------------------------------------------------- */
 
-/* Locks the block's arena, unless it is the one that is locked already. */
+/* Locks the block's arena, unless that is the one locked already. */
 static bool enter_arena_of(struct cache *cache, struct depot *d, struct arena_hold *hold,
                            const void *block)
 {
@@ -103,9 +103,9 @@ static bool enter_arena_of(struct cache *cache, struct depot *d, struct arena_ho
     return arenas_enter_index(cache->arenas, hold, id - 1);
 }
 
-/* Empties the magazine in transit. A block that its arena does not take (its header was overwritten,
- * or the arena is damaged) is dropped: nobody will get it again. False: an arena is not to be had, and the
- * rest is still in the magazine. */
+/* Empties the magazine in transit. A block that its arena does not take (its header was
+ * overwritten, or the arena is damaged) is dropped: nobody will get it again. False: an arena is
+ * not to be had, and the other blocks are still in the magazine. */
 static bool empty_transit(struct cache *cache, unsigned class, struct fault *fault)
 {
     struct depot *d = depot_of(cache, class);
@@ -116,7 +116,7 @@ static bool empty_transit(struct cache *cache, unsigned class, struct fault *fau
         void *block = (void *)*magazine_last(d->transit_new);
 
         if (!enter_arena_of(cache, d, &hold, block))
-            break; /* somebody holds that arena for long, or this is a signal handler in its holder */
+            break; /* the arena is held for long, or this is a signal handler in its holder */
         if (arena_take_back(&hold.call, block, &d->transit_new))
             continue;
         if (hold.call.fault.kind != FAULT_NONE) {
@@ -133,7 +133,8 @@ static bool empty_transit(struct cache *cache, unsigned class, struct fault *fau
     return magazine_is_empty(class, d->transit_new);
 }
 
-/* Whether the depot has no stock, as it is; nor may have some once it is repaired. */
+/* Whether the depot has no stock now, and will have none once it is repaired. A look without the
+ * lock. */
 static bool seems_bare(const struct depot *d)
 {
     return (word_peek(&d->stock_magazines) | word_peek(&d->transit_new) |
@@ -207,7 +208,8 @@ size_t stock_reduce(struct cache *cache, size_t bytes, struct fault *fault)
     return done;
 }
 
-/* To a little below the bound, so that not every magazine more is a look at all depots. */
+/* Reduces to a little below the bound, so that not every further magazine means a look at all
+ * depots. */
 void stock_keep_bound(struct cache *cache, struct fault *fault)
 {
     size_t bytes = stock_bytes(cache), bound = stock_bound(cache);
@@ -216,7 +218,8 @@ void stock_keep_bound(struct cache *cache, struct fault *fault)
         stock_reduce(cache, bytes - bound + bound / KEEP_BELOW_PART, fault);
 }
 
-/* Twice what growing would bring at least, so that what is cached falls while the arenas grow. */
+/* Returns at least twice what growing would bring, so that what is cached falls while the arenas
+ * grow. */
 bool cache_reduce_before_growth(struct cache *cache, struct fault *fault)
 {
     if (word_peek(&cache->table->drained) != 0)

@@ -1,4 +1,5 @@
-/* trade.c - what a lane could not do: a magazine for an empty one, room for a full one. */
+/* trade.c - what a lane could not do: getting a magazine for an empty lane, making room in a full
+ * one. */
 #include "cache/depot.h"
 #include "cache/lane_locked.h"
 
@@ -11,7 +12,8 @@ size_t cache_cpu(const struct cache *cache)
     return cpu < cache->table->cpus ? cpu : 0;
 }
 
-/* A lane is used from now on: what may be cached goes by how many are. A hint, so no lock is needed. */
+/* Counts the lane as used: the bound on what may be cached goes by how many are. A hint, so no lock
+ * is needed. */
 static void note_used(struct cache_table *table, struct lane *lane)
 {
     if (__atomic_exchange_n(&lane->used, 1, __ATOMIC_RELAXED) == 0)
@@ -42,8 +44,9 @@ bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word
 
 /* ---- malloc ---------------------------------------------------------------------------------- */
 
-/* A magazine that is in no list, or named in transit, goes into this CPU's lane if that has no block,
- * and away otherwise. Its last block has just become the caller's: committed with the first change. */
+/* Loads a magazine that is in no list, or named in transit, into this CPU's lane if the lane has no
+ * block, and else puts it away. The magazine's last block has just become the caller's, which the
+ * first change here commits. */
 static void load(struct cache *cache, unsigned class, word w)
 {
     struct depot *d = depot_of(cache, class);
@@ -59,9 +62,10 @@ static void load(struct cache *cache, unsigned class, word w)
     depot_end_transit(d, class, shelf, done ? old : w);
 }
 
-/* Splits a magazine that is in no list: the upper half moves to an empty one, if there is one, and to
- * the stock. Copied first: until it is listed nobody reads the copy. Returns the lower half's word;
- * committed with the caller's change. NB: called before the caller changes anything. */
+/* Splits a magazine that is in no list: the upper half moves to an empty magazine, and that to the
+ * stock. The blocks are copied first: nobody reads the copy until it is listed. Returns the lower
+ * half's word; committed with the caller's change. NB: called before the caller changes
+ * anything. */
 static word split(struct cache *cache, unsigned class, size_t shelf, word w)
 {
     struct depot *d = depot_of(cache, class);
@@ -80,7 +84,8 @@ static word split(struct cache *cache, unsigned class, size_t shelf, word w)
     return magazine_word(from, lower);
 }
 
-/* A magazine from that shelf, out of its list, with at most so many blocks if there can be one. */
+/* Takes a magazine from that shelf, out of its list, with at most `most` blocks if there can be
+ * one. */
 static word take_stock(struct cache *cache, unsigned class, size_t shelf, size_t most)
 {
     struct depot *d = depot_of(cache, class);
@@ -98,7 +103,7 @@ static word take_any_stock(struct cache *cache, unsigned class, size_t shelf, si
     return shelf < DEPOT_SHELVES ? take_stock(cache, class, shelf, most) : 0;
 }
 
-/* Notes the trade; whether the one before it went the same way. */
+/* Notes the trade. Returns whether the one before it went the same way. */
 static bool is_streaming(struct depot *d, size_t shelf, enum trade trade)
 {
     bool same = d->last_trade[shelf] == trade;
@@ -107,8 +112,8 @@ static bool is_streaming(struct depot *d, size_t shelf, enum trade trade)
     return same;
 }
 
-/* Where others free what this CPU allocates, their stock is where blocks are: then the arena is tried
- * only now and then. */
+/* If other CPUs free what this CPU allocates, the blocks are in their stock: then the arena is
+ * tried only now and then. */
 enum { STOCK_PLENTY = 4, FOREIGN_TURNS = 16 };
 
 static bool is_fed_by_others(struct depot *d)
@@ -121,8 +126,10 @@ static bool is_fed_by_others(struct depot *d)
     return true;
 }
 
-/* A magazine that holds blocks, out of its list or in transit: the CPU's stock, then what its arena has,
- * then another's stock, then what any arena has or, at last, can get. An empty one or 0: none. */
+/* Finds a magazine that holds blocks, out of its list or in transit: looks in the CPU's stock, then
+ * asks its arena, then looks in the other CPUs' stock, then asks any arena, and none of them grows.
+ * With `may_grow` only the CPU's arena is asked, at the end, and may grow. Returns an empty
+ * magazine or 0 if there are no blocks. */
 static word find_blocks(struct cache *cache, unsigned class, size_t shelf, bool may_grow,
                         bool *short_of_memory, struct fault *fault)
 {
@@ -162,7 +169,7 @@ static void *take_block(struct cache *cache, unsigned class, bool may_grow, bool
     return block;
 }
 
-/* Whether the class was hardly used yet: its first blocks are left to the arenas, so that a heap of few
+/* Whether the class was hardly used yet. The arenas serve its first requests, so that a heap of few
  * blocks has no magazines. */
 static bool is_first(struct depot *d)
 {
@@ -172,8 +179,8 @@ static bool is_first(struct depot *d)
     return true;
 }
 
-/* A pop that failed though the lane has blocks was aborted, and comes through most often when it is
- * tried again; never, while the thread is single-stepped. */
+/* A pop that failed though the lane has blocks was aborted. A second try mostly comes through, but
+ * never while the thread is single-stepped. */
 static void *pop_again(const struct cache *cache, unsigned class)
 {
     void *block = NULL;
@@ -213,8 +220,8 @@ void *cache_refill(struct cache *cache, unsigned class, struct fault *fault)
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-/* A magazine that has room, out of its list: one from the shelf, with at most so many blocks, or an
- * empty one. 0: none to be had. */
+/* Takes a magazine that has room, out of its list: one from the shelf, with at most `most` blocks,
+ * or an empty one. 0: there is none. */
 static word take_room(struct cache *cache, unsigned class, size_t shelf, size_t most)
 {
     struct depot *d = depot_of(cache, class);
@@ -234,7 +241,7 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
     struct depot *d = depot_of(cache, class);
 
     if (word_peek(&d->made) == 0 && word_peek(&d->demand) < 2)
-        return false; /* as is_first() says */
+        return false; /* see is_first() */
     if (!depot_enter(cache, class))
         return false;
     if (unlikely(magazine_is_marked(block)) && cache_has(cache, class, block)) {
@@ -249,7 +256,7 @@ bool cache_spill(struct cache *cache, unsigned class, void *block)
     word w = take_room(cache, class, shelf, most);
 
     if (w != 0) {
-        /* Journaled: should a split just made be undone, the slot is one of the upper half's again. */
+        /* Journaled: if a split just made is undone, the slot belongs to the upper half again. */
         journal_store(depot_journal(d), magazine_next(w), (word)block);
         magazine_set_mark(block, w);
         bool done = full && cache_trade(cache, class, cpu, old, w + WORD);

@@ -15,7 +15,7 @@ static void *fail(int error)
 
 /* ---- malloc ---------------------------------------------------------------------------------- */
 
-/* What a lane could not do. */
+/* Serves a request that a lane could not. */
 NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function)
 {
     struct fault fault = {0};
@@ -23,7 +23,7 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
 
     if (heap == NULL)
         return NULL;
-    if (process_is_below()) { /* that alone kept the lane from serving it, perhaps */
+    if (process_is_below()) { /* perhaps only that kept the lane from serving it */
         process_greet();
         block = heap_malloc_fast(&heap->cache.view, size);
         if (block != NULL)
@@ -49,8 +49,8 @@ void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, con
 
 /* ---- the rest of the family ------------------------------------------------------------------ */
 
-/* Zeroed outside the lock: meanwhile others allocate. What a large block has got from the system just now
- * is zero. */
+/* Zeroes the block outside the lock, so that others can allocate meanwhile. Memory that a large
+ * block has just got from the system is zero already. */
 static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char *function)
 {
     const char *fresh = NULL;
@@ -72,9 +72,9 @@ static void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, cons
 
 /* ---- aligned */
 
-/* Alignments up to this one are served from the cache, by the class whose size is the next multiple:
- * arenas then cut that class's blocks at multiples, and in the long run all that is cached is aligned.
- * With larger ones too much of a block would remain unused. */
+/* Alignments up to this one are served from the cache, by the class whose size is the next
+ * multiple. Arenas then cut that class's blocks at multiples of the alignment, so in the long run
+ * all cached blocks are aligned. With larger alignments too much of a block would remain unused. */
 enum { CACHED_ALIGNMENT_MOST = 128 };
 
 static bool is_multiple(const void *block, size_t alignment)
@@ -82,8 +82,8 @@ static bool is_multiple(const void *block, size_t alignment)
     return ((uintptr_t)block & (alignment - 1)) == 0;
 }
 
-/* A block that is not aligned goes back to its arena, not into the lane that it came from: there it
- * would be found again. */
+/* Sends a block that is not aligned back to its arena. In the lane that it came from, it would be
+ * found again. */
 static void send_home(void *block, const char *function)
 {
     struct heap_call call;
@@ -93,7 +93,8 @@ static void send_home(void *block, const char *function)
     heap_leave(&call);
 }
 
-/* A block with a chunk of `bytes`, from the slow path; NULL: none, or none that is aligned. */
+/* An aligned block with a chunk of `bytes`, from the slow path; NULL: none was found. A `block`
+ * that is not NULL came from the lane, and is tried first. */
 static NOINLINE void *refill_aligned(struct dvsm_heap *heap, size_t alignment, size_t bytes,
                                      void *block, const char *function)
 {
@@ -106,7 +107,8 @@ static NOINLINE void *refill_aligned(struct dvsm_heap *heap, size_t alignment, s
     return NULL;
 }
 
-/* What a lane could not do; `block` is what it had, `bytes` the chunk asked of it, or 0. */
+/* Serves what a lane could not. `block` is what the lane had, `bytes` the chunk size asked of it,
+ * or 0. */
 static NOINLINE void *allocate_aligned(struct dvsm_heap *heap, size_t alignment, size_t size,
                                        size_t bytes, void *block, const char *function)
 {
@@ -164,7 +166,7 @@ static inline void *heap_aligned_alloc(struct dvsm_heap *heap, size_t alignment,
     return allocate_multiple(heap, alignment, size, function);
 }
 
-/* Returns the error where the others set errno. `heap` may be NULL: errno says why. */
+/* Returns the error instead of setting errno. `heap` may be NULL: then errno says why. */
 static int heap_posix_memalign(struct dvsm_heap *heap, void **out, size_t alignment, size_t size,
                                int saved, const char *function)
 {

@@ -1,9 +1,9 @@
-/* block.c - what a block's header and mark tell, without a lock.
+/* block.c - what a block's header and mark say, read without a lock.
  *
- * The caller holds the block, so its size does not change; flags of its head and of the next chunk's
- * may, by one store each, when neighbours come and go. All of it may have been overwritten by the
- * user, and the pointer may be any: whatever is not as it should be is left to the block's arena, which
- * says what is wrong.
+ * The caller holds the block, so its size does not change. Flags in its head and in the next
+ * chunk's may change, by one store each, when neighbours come and go. The user may have overwritten
+ * all of it, and the pointer may be anything. If something is not as it should be, the block is
+ * left to its arena, which says what is wrong.
  */
 #include "arena/remote.h"
 #include "heap/heap.h"
@@ -18,7 +18,7 @@ static bool in_segment(const struct dvsm_heap *heap, const void *address)
     return segment_has_chunks(heap->segments.map, address);
 }
 
-/* Whether the block's arena was set aside: the cache is to have none of its blocks. */
+/* Whether the block's arena was set aside; the cache must have none of its blocks. */
 static NOINLINE bool is_set_aside(const struct dvsm_heap *heap, const void *block)
 {
     segment_owner_id owner = segment_owner(heap->segments.map, chunk_of_payload(block), NULL);
@@ -49,8 +49,8 @@ enum block_state heap_look(struct dvsm_heap *heap, const void *block)
     return remote_is_marked(block) ? BLOCK_OTHER : BLOCK_PLAIN;
 }
 
-/* Whether the granules of [c, end) are one large block, as far as c's holder can see: what lies behind it
- * may come and go meanwhile. */
+/* Whether the granules of [c, end) are one large block, as far as c's holder can see: the memory
+ * behind it may come and go meanwhile. */
 static bool is_large_run(const struct segment_map *map, const struct chunk *c, const char *end)
 {
     enum run_kind kind;

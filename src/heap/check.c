@@ -1,16 +1,19 @@
 /* check.c - every invariant of a heap, and that each byte of its region is accounted for.
  *
  *     region     = header, lanes, depots, map, arenas, granules                (region_check)
- *     overhead   = what is committed of all but the granules, by their marks   (segment_check_overhead)
- *     granules   = free, retained, each one arena's, or the cache's            (segment_check, check_owners)
- *     the cache's = units of magazines, each one class's                      (place_check)
- *     an arena's = segments and large blocks, as it says itself                (check_claims)
- *     holes      = inside free chunks and tops, behind their fields; each counted by its arena  (check_holes)
+ *     overhead   = the committed parts outside the granules, by their marks
+ *                (segment_check_overhead)
+ *     granules   = free, retained, each one arena's, or the cache's            (segment_check,
+ *                check_owners)
+ *     the cache's = units of magazines, each unit of one class              (place_check)
+ *     an arena's = segments and large blocks, as the arena itself counts them  (check_claims)
+ *     holes      = inside free chunks and tops, behind their fields; each counted by its arena
+ *                (check_holes)
  *     a segment  = chunks in use, free ones in bins, victim, top, records      (arena_check)
  *     in use     = cached, each in just one magazine, or the program's         (check_cached)
  *
- * On its way is nothing then: what the dead left pending or in transit was put where it belongs when
- * their lock was taken, and what the living work on is behind theirs.
+ * Nothing is on its way then. What a dead holder left pending or in transit was put where it
+ * belongs when its lock was taken, and what a living holder works on is behind that holder's lock.
  */
 #include <errno.h>
 
@@ -18,7 +21,7 @@
 #include "cache/place.h"
 #include "heap/heap.h"
 
-/* What the map says of one owner's granules. */
+/* What the map says about one owner's granules. */
 struct claims {
     segment_owner_id owner;
     size_t segment_bytes, large_bytes, large_count;
@@ -37,7 +40,7 @@ static void add_run(void *context, struct run run, segment_owner_id owner, enum 
     claims->large_count += kind == RUN_LARGE;
 }
 
-/* The arena is locked: none of its granules comes or goes meanwhile. */
+/* The arena is locked, so none of its granules comes or goes meanwhile. */
 static void check_claims(struct dvsm_heap *heap, const struct arena *arena, struct check *check)
 {
     struct claims claims = {.owner = (segment_owner_id)arena->id};
@@ -54,7 +57,7 @@ static void check_claims(struct dvsm_heap *heap, const struct arena *arena, stru
         usage.large_count, usage.large_bytes, claims.large_count, claims.large_bytes);
 }
 
-/* The smallest page there is: looked at once or several times each. */
+/* The smallest page there is. A larger page is looked at several times. */
 #define PAGE_LEAST ((size_t)4096)
 
 /* What is known of the holes while an arena's chunks are walked. */
@@ -63,7 +66,7 @@ struct hole_walk {
     struct check *check;
 };
 
-/* No page that a chunk in use or a free one's fields touch is a hole, nor the next one's head. */
+/* Checks that no hole is under a chunk in use, a free chunk's fields, or the next chunk's head. */
 static void check_memory(void *context, const struct chunk *c, size_t bytes,
                          enum arena_chunk_state state)
 {
@@ -109,7 +112,7 @@ static void find_cached(void *context, const struct chunk *c, size_t bytes,
     cached->found += state == ARENA_CHUNK_USED && census_has(cached->census, chunk_payload(c));
 }
 
-/* Of a damaged arena only that it is damaged. */
+/* Checks an arena; of a damaged one, reports only that it is damaged. */
 static void check_arena(struct dvsm_heap *heap, size_t index, struct cached *cached,
                         struct check *check)
 {
@@ -141,7 +144,8 @@ static void note_highest(void *context, struct run run, segment_owner_id owner, 
         *highest = owner;
 }
 
-/* Every granule is free or some arena's; new arenas may be made during the walk. */
+/* Checks that every granule is free or has an owner that exists. New arenas may be made during the
+ * walk. */
 static void check_owners(struct dvsm_heap *heap, struct check *check)
 {
     segment_owner_id highest = 0;
@@ -152,8 +156,9 @@ static void check_owners(struct dvsm_heap *heap, struct check *check)
                region_arena_count(heap->region));
 }
 
-/* Each cached block is one chunk in use of one arena. The depots are locked; should somebody take a
- * block from a lane meanwhile and free it to its arena, another look will not find it any more. */
+/* Checks that each cached block is one chunk in use of one arena. The depots are locked. If a
+ * thread has meanwhile taken a block from a lane and freed it to its arena, a second census does
+ * not find that block any more. */
 static void check_cached(struct dvsm_heap *heap, const struct cached *cached, struct check *check)
 {
     struct census again;
@@ -177,7 +182,7 @@ static void check_arenas(struct dvsm_heap *heap, struct check *check)
     struct census census = {0};
     size_t damaged = 0;
 
-    if (check->violations == 0) /* by a damaged list it could go anywhere, and for ever */
+    if (check->violations == 0) /* a damaged list could lead anywhere, and for ever */
         census_take(&census, &heap->cache);
     struct cached cached = {.census = &census};
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
@@ -216,7 +221,7 @@ static int check_heap(struct dvsm_heap *heap, FILE *report)
 
     check_region(heap, &check);
     if (check.violations > 0)
-        return check.violations; /* nothing can be found by such a header */
+        return check.violations; /* with such a header nothing can be found */
     if (check_that(&check, cache_lock_all(&heap->cache),
                    "heap: the cache is in use by the caller")) {
         cache_check(&heap->cache, &check);
@@ -229,7 +234,7 @@ static int check_heap(struct dvsm_heap *heap, FILE *report)
     return check.violations;
 }
 
-/* The report is printed while locks are held. */
+/* Cancelling is put off, because the report is printed while locks are held. */
 int dvsm_check(dvsm_heap *heap, FILE *report)
 {
     if (registry_checked(heap) == NULL)

@@ -12,7 +12,7 @@
 #include "heap/heap.h"
 #include "shm/shm.h"
 
-/* Bytes of address space to begin with, whole granules; SIZE_MAX-like wishes stay as large. */
+/* Bytes of address space to try first, rounded up to whole granules; near SIZE_MAX, down. */
 static size_t wanted_bytes(const dvsm_options *options)
 {
     size_t wanted = options->reserve != 0 ? options->reserve : options_default_reserve();
@@ -41,8 +41,8 @@ static int reserve_from(const dvsm_backend *backend, struct dvsm_heap *heap,
     return shm_reserve_fitting(heap->backend, &heap->mapping, least < wanted ? least : wanted);
 }
 
-/* A kernel that has no memory files, or a sandbox that refuses them: where nobody asked for one, memory
- * without a file does as well. */
+/* The kernel has no memory files, or a sandbox refuses them. If the user chose no backend, memory
+ * without a file will do. */
 static bool has_no_memory_files(int error)
 {
     return error == ENOSYS || error == EPERM || error == EACCES;
@@ -127,8 +127,9 @@ static int unmake(struct dvsm_heap *heap)
     return error;
 }
 
-/* Not found any more before it is unmapped; its slot stays taken until it is. What cannot be
- * unmapped lives on; a backend that unmaps and gives an error all the same leaves no heap. */
+/* Nobody finds the heap any more before it is unmapped, and its slot stays taken until it is. A
+ * heap that cannot be unmapped lives on; if a backend unmaps it and still returns an error, no heap
+ * is left. */
 int heap_unmake(struct dvsm_heap *heap)
 {
     int cancel = cancel_put_off(), error = unmake(heap);
@@ -137,7 +138,6 @@ int heap_unmake(struct dvsm_heap *heap)
     return error;
 }
 
-/* An error without a name of its own. */
 static int fail(int error)
 {
     errno = error;
@@ -150,7 +150,8 @@ dvsm_heap *dvsm_heap_create(const dvsm_options *options)
     int error = EINVAL;
 
     if (options_read(options, &complete)) {
-        /* A size that was asked for is given or refused; the default gives way. */
+        /* A reserve that the user asked for is given in full or refused; the default may be
+         * halved. */
         size_t least = complete.reserve != 0 ? complete.reserve : 0;
         struct dvsm_heap *heap = heap_make(&complete, "unnamed", least, &error);
         if (heap != NULL)
@@ -169,7 +170,7 @@ int dvsm_heap_destroy(dvsm_heap *heap)
     int error = heap_unmake(heap);
     if (error != 0)
         return fail(error);
-    pthread_testcancel(); /* put off until nothing is left behind */
+    pthread_testcancel(); /* was put off, so that nothing is left half done */
     return 0;
 }
 

@@ -1,8 +1,8 @@
-/* default.c - the default heap: there before main(), so that every later fork shares it.
+/* default.c - the default heap. It is made before main(), so that every later fork shares it.
  *
- * Made by a constructor, or by the first call if some other constructor allocates earlier. Where
- * that fails each later call tries again. dvsm_init() puts another in its place as long as nothing
- * has been allocated.
+ * A constructor makes it, or the first call does if some other constructor allocates earlier. If
+ * that fails, each later call tries again. dvsm_init() can replace it as long as nothing has been
+ * allocated.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,14 +14,14 @@
 #include "base/cancel.h"
 #include "heap/fast.h"
 
-/* Below this much address space the default is tried on another backend first: better a large
- * anonymous heap than a tiny file (RLIMIT_FSIZE). */
+/* If a backend cannot reserve this much, another backend is tried first: a large anonymous heap is
+ * better than a tiny file (RLIMIT_FSIZE). */
 #define COMFORTABLE ((size_t)256 << 20)
 
 /* What the default heap is made with. Private to the process. */
 struct setup {
     dvsm_options options;
-    bool strict; /* a reserve that dvsm_init() was given: that or nothing */
+    bool strict; /* dvsm_init() was given a reserve: that or nothing */
     char name[HEAP_LABEL];
 };
 
@@ -49,15 +49,16 @@ static void know_environment(void)
         return;
     environment_known = true;
 
-    int cancel = cancel_put_off(); /* it may have something to say */
+    int cancel = cancel_put_off(); /* it may print a message */
     environment_read(&environment);
     cancel_restore(cancel);
     set_up(&setup, &environment.options, false);
     creator = getpid();
 }
 
-/* Where the user chose a backend, it is that or nothing. The environment's reserve gives way as the
- * default does: before main() there is nobody to be told, and the program would have no heap. */
+/* If the user chose a backend, no other is tried. A reserve from the environment may be halved, as
+ * the default may: before main() nobody could be told of a failure, and the program would have no
+ * heap. */
 static struct dvsm_heap *make(const struct setup *s, int *error)
 {
     const dvsm_backend *const backends[] = {&dvsm_backend_memfd, &dvsm_backend_anon};
@@ -76,7 +77,7 @@ static struct dvsm_heap *make(const struct setup *s, int *error)
     return heap;
 }
 
-/* Its limits and its span, which keep calls off, come last. */
+/* Limits and span are written last: as long as they are zero, no call uses the view. */
 static void show_view(struct lane_view *view, const struct lane_view *of_heap)
 {
     memcpy(&view->lanes, &of_heap->lanes, sizeof *view - offsetof(struct lane_view, lanes));
@@ -97,14 +98,14 @@ static void hide(void)
     heap_default_view = heap_default_locked = (struct lane_view){0};
 }
 
-/* Whether show() is done, of a heap with a cache. */
+/* Whether show() has been done for a heap with a cache. */
 static bool is_shown(void)
 {
     return word_peek(&heap_default_view.exact_limit) + word_peek(&heap_default_locked.exact_limit) >
            0;
 }
 
-/* After a change of the heap's own. */
+/* Copies the heap's spans to the views after they changed. */
 static void show_spans(const struct dvsm_heap *heap)
 {
     if (heap != atomic_load_explicit(&heap_the_default, memory_order_acquire) || !is_shown())
@@ -152,7 +153,7 @@ NOINLINE struct dvsm_heap *heap_make_default(void)
     return there;
 }
 
-/* 101 is the first priority that is not the C library's own. */
+/* 101 is the first priority that is not reserved for the C library. */
 __attribute__((constructor(101))) static void make_before_main(void)
 {
     int saved = errno;
@@ -180,7 +181,7 @@ static bool was_used(const struct dvsm_heap *heap)
     return false;
 }
 
-/* Fields that `options` leaves at zero are the environment's; flags are those of both. */
+/* Fields that `options` leaves at zero are taken from the environment; flags of both apply. */
 static void fill_from_environment(dvsm_options *options)
 {
     const dvsm_options *given = &environment.options;
@@ -198,7 +199,8 @@ static void fill_from_environment(dvsm_options *options)
     options->flags |= given->flags;
 }
 
-/* The old heap goes first: there might not be address space for two. One that does not go stays. */
+/* The old heap is destroyed first: there might not be address space for two. If it cannot be
+ * destroyed, it stays. */
 static int replace(const struct setup *wanted)
 {
     hide();

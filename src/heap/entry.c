@@ -1,5 +1,5 @@
-/* entry.c - from a public call into one arena and out again; faults are reported when no lock is held
- * any more. */
+/* entry.c - from a public call into one arena and out again. Faults are reported after the lock is
+ * released. */
 #include <errno.h>
 
 #include "arena/remote.h"
@@ -51,12 +51,13 @@ bool heap_enter_owner(struct heap_call *call, const void *block, const char *fun
     call->may_free = true;
     if (unlikely(arenas_have_remote(&call->hold)) &&
         segment_owner(region->map, block, NULL) == owner && remote_is_marked(block))
-        arenas_work_off(&call->hold); /* it may have been freed already, by way of the list */
+        arenas_work_off(&call->hold); /* the list may say that it was freed already */
     return true;
 }
 
-/* Nothing is stored before the block is known to be one in use, as far as that can be seen. NB: a mark
- * alone does not say that it was freed: somebody may have been killed before he put it on the list. */
+/* Nothing is stored before the block is, by all signs, known to be in use. NB: a mark alone does
+ * not say that the block was freed: a thread may have been killed after it set the mark and before
+ * it put the block on the list. */
 void heap_free_remotely(struct heap_call *call, void *block)
 {
     struct arena_slot *slot = call->busy;
@@ -71,7 +72,7 @@ void heap_free_remotely(struct heap_call *call, void *block)
         remote_push(slot, block);
 }
 
-/* An arena was set aside: what the cache has of it is dropped, and what is freed from now on is looked
+/* An arena was set aside: the cache drops the arena's blocks, and from now on each free is looked
  * at one by one. */
 static NOINLINE void set_aside(struct dvsm_heap *heap)
 {
@@ -89,7 +90,8 @@ static NOINLINE void report(struct dvsm_heap *heap, const struct fault *fault, c
     fault_report(fault, heap != NULL ? heap->label : "no heap", function);
 }
 
-/* The call goes on, or fails for what else it met: with another part of the heap it may have done its work. */
+/* Leaves errno alone: the call may have done its work with another part of the heap, and goes
+ * on. */
 void heap_report_noted(struct dvsm_heap *heap, const char *function)
 {
     struct fault noted;
@@ -123,7 +125,7 @@ bool heap_leave(struct heap_call *call)
         arenas_leave(&call->heap->arenas, &call->hold);
     if (call->may_free)
         cache_note_freed(&call->heap->cache);
-    if (unlikely(call->hold.found.kind != FAULT_NONE)) { /* another's, not this call's failure */
+    if (unlikely(call->hold.found.kind != FAULT_NONE)) { /* others' block, not this call's */
         int saved = errno;
 
         heap_report(call->heap, &call->hold.found, call->function);

@@ -10,7 +10,7 @@
 #include "heap/heap.h"
 #include "shm/shm.h"
 
-/* A decimal number, with K, M, G or T for a power of 1024; nothing else around it. */
+/* Parses a decimal number, with K, M, G or T for a power of 1024, and nothing else around it. */
 static bool parse_bytes(const char *text, size_t *bytes)
 {
     static const char units[] = "KMGT";
@@ -64,7 +64,7 @@ static bool read_arenas(const char *text, struct environment *environment)
     return true;
 }
 
-/* 0 means no cache here, where in the options it means the default. */
+/* Here 0 means no cache; in the options it means the default. */
 static bool read_cache(const char *text, struct environment *environment)
 {
     size_t bytes;
@@ -102,7 +102,8 @@ static const struct variable {
     {"DVSM_LAZY", read_lazy, "0 or 1"},
 };
 
-/* What is set but empty counts as not set. A value that does not parse leaves its field alone. */
+/* A variable that is set but empty counts as not set. A value that does not parse leaves its field
+ * alone. */
 void environment_read(struct environment *environment)
 {
     *environment = (struct environment){0};

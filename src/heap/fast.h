@@ -1,8 +1,8 @@
-/* fast.h - malloc and free as far as a lane serves them: all that most calls execute.
+/* fast.h - the part of malloc and free that a lane serves: all that most calls execute.
  *
- * Each is a few comparisons and one restartable sequence. Whatever does not hold leads to the slow
- * path, which looks again. NB: count the instructions after a change, tests/unit/test_fast_path.c
- * does.
+ * Each is a few comparisons and one restartable sequence. A comparison that fails leads to the slow
+ * path, which looks again. NB: count the instructions after a change, as
+ * tests/unit/test_fast_path.c does.
  */
 #ifndef DVSM_HEAP_FAST_H
 #define DVSM_HEAP_FAST_H
@@ -11,12 +11,12 @@
 #include "heap/heap.h"
 #include "segment/segment.h"
 
-/* The default heap, as the fast path sees it; zero limits and span until it is there. */
+/* The default heap as the fast path sees it; limits and span are zero until the heap exists. */
 extern struct lane_view heap_default_view __attribute__((visibility("hidden")));
-/* The same for locked mode: one of the two is all zeros. */
+/* The same for locked mode. One of the two views is all zeros. */
 extern struct lane_view heap_default_locked __attribute__((visibility("hidden")));
 
-/* A block, or NULL: what is wanted is not in this CPU's lane. */
+/* A block from this CPU's lane; NULL: the lane has none that fits. */
 static inline __attribute__((always_inline)) void *heap_malloc_fast(const struct lane_view *view,
                                                                     size_t size)
 {
@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) void *heap_malloc_fast(const struct
     return block;
 }
 
-/* The same and, where that is not enough, the slow path. */
+/* Tries the fast path, then the slow path. */
 static inline void *heap_malloc_of(struct dvsm_heap *heap, size_t size, const char *function)
 {
     void *block = heap != NULL ? heap_malloc_fast(&heap->cache.view, size) : NULL;
@@ -49,7 +49,7 @@ static inline void *heap_malloc_of(struct dvsm_heap *heap, size_t size, const ch
     return block != NULL ? block : heap_malloc(heap, size, function);
 }
 
-/* x / 16; where x is no multiple of it, more than any limit. */
+/* x / 16; if x is not a multiple of 16, the result is above any limit. */
 static inline size_t heap_rotate(size_t x)
 {
     return x >> 4 | x << (SIZE_BITS - 4);
@@ -65,9 +65,10 @@ static inline bool heap_is_plain(const void *block, size_t head)
            likely((word_peek((const char *)block - WORD - HEAP_FLAGS + head) & PINUSE) != 0);
 }
 
-/* Whether the cache may take the block, and where. Its granule is known to be one of a segment before
- * its header is read, the size to be a class's before its mark and the next chunk's header are. A
- * block with a mark, right or wrong, is for the slow path. */
+/* Whether the cache may take the block, and in which class. The block's granule is known to belong
+ * to a segment before the block's header is read. Its size is known to be a class's before its mark
+ * and the next chunk's header are read. A block with a mark, right or wrong, is for the slow
+ * path. */
 static inline __attribute__((always_inline)) bool
 heap_may_cache(const struct lane_view *view, const void *block, size_t *class, size_t *bytes)
 {
@@ -80,7 +81,7 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
     size_t head = word_peek((const char *)block - WORD) | PINUSE,
            step = heap_rotate(head - HEAP_FLAGS);
 
-    __asm__("" : "+r"(head)); /* not to be subtracted from but in addresses, at no cost */
+    __asm__("" : "+r"(head)); /* keeps the subtractions inside addresses, where they are free */
 
     if (likely(step <= CLASS_EXACT_LAST)) {
         *class = step;
@@ -94,7 +95,7 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
     return heap_is_plain(block, head);
 }
 
-/* Whether this CPU's lane took the block, of which heap_may_cache() said class and bytes. */
+/* Whether this CPU's lane took the block; class and bytes are from heap_may_cache(). */
 static inline __attribute__((always_inline)) bool heap_push(const struct lane_view *view,
                                                             size_t class, size_t bytes, void *block)
 {

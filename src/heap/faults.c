@@ -12,8 +12,8 @@ static void tell_user(const struct fault_report *report)
     atomic_load (&user_handler)(&fault);
 }
 
-/* The user's function is in place before anything could call it, and never taken away while it
- * might be: what decides is the one in src/base. */
+/* The user's function is in place before anything could call it, and is never taken away while it
+ * might be called. The handler in src/base decides whether it is called. */
 dvsm_fault_handler dvsm_set_fault_handler(dvsm_fault_handler handler)
 {
     dvsm_fault_handler former;

@@ -1,11 +1,11 @@
 /* forked.c - a child of a fork() in a signal handler that interrupted a call which holds locks.
  *
- * The child is a copy of the interrupted call, too: going on, it would change what the parent's call is
- * just changing, under locks that are the parent's. So the heaps are made read-only in such a child before
- * fork() returns in it. It may exec or exit. Whatever else it does to a heap, the interrupted call going
- * on among it, ends it with a message before anything is changed.
+ * The child has a copy of the interrupted call, too. If that call went on, it would change what the
+ * parent's call is just changing, under locks that are the parent's. So in such a child the heaps
+ * are made read-only before fork() returns. The child may exec or exit. If it does anything else to
+ * a heap, or the interrupted call goes on, it is ended with a message before anything is changed.
  *
- * NB: by the C library's handlers of fork, which _Fork() does not call.
+ * NB: this works by the C library's fork handlers, which _Fork() does not call.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -17,7 +17,7 @@
 #include "base/brief.h"
 #include "heap/heap.h"
 
-/* Set in such a child: what SIGSEGV did before. */
+/* What SIGSEGV did before; set in such a child. */
 static struct sigaction former;
 
 static void stop(int number, siginfo_t *info, void *context)
@@ -27,7 +27,7 @@ static void stop(int number, siginfo_t *info, void *context)
         "this library; it can exec or exit, but not use a heap\n";
 
     (void)number, (void)context;
-    if (dvsm_heap_of(info->si_addr) == NULL) { /* the program's own: it happens again */
+    if (dvsm_heap_of(info->si_addr) == NULL) { /* the program's own fault: let it happen again */
         sigaction(SIGSEGV, &former, NULL);
         return;
     }
@@ -36,8 +36,8 @@ static void stop(int number, siginfo_t *info, void *context)
     abort();
 }
 
-/* Whether a lock of a heap's is being taken or left, or is one that is held for so short that only this
- * names it (brief.h). */
+/* Whether the robust list names a heap's lock as pending: one that is being taken or left, or a
+ * lock held so briefly that only this entry names it (brief.h). */
 static bool names_a_lock(void)
 {
     const struct brief_list_head *head = brief_head();

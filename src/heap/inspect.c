@@ -1,4 +1,4 @@
-/* inspect.c - every chunk of a heap one by one, and what is counted of them. */
+/* inspect.c - visits every chunk of a heap, and reports the totals. */
 #include <errno.h>
 #include <stdio.h>
 
@@ -46,7 +46,8 @@ static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
     walk->visit(&chunk, walk->context);
 }
 
-/* The header of a large block: the low bits of the word at its run's start say where. NULL: damaged. */
+/* The header of a large block: the low bits of the word at its run's start say where it is. NULL:
+ * damaged. */
 static const struct chunk *large_chunk(struct run run)
 {
     size_t lead = *(const word *)(const void *)run.start & (GRANULE - 1);
@@ -77,7 +78,7 @@ static void visit_large(void *context, struct run run, segment_owner_id owner, e
     walk->visit(&chunk, walk->context);
 }
 
-/* Of the whole heap at one instant, as far as it is quiet. */
+/* A census of the whole cache at one instant, provided that the heap is quiet. */
 static void take_census(struct dvsm_heap *heap, struct census *census)
 {
     census->block = NULL;
@@ -87,7 +88,7 @@ static void take_census(struct dvsm_heap *heap, struct census *census)
     cache_unlock_all(&heap->cache);
 }
 
-/* What a damaged arena says of its chunks is not told. */
+/* Leaves out damaged arenas. */
 static void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context,
                       const char *function)
 {
@@ -118,7 +119,7 @@ struct inspection {
     void *context;
 };
 
-/* What the allocator itself uses of a free chunk: links. */
+/* Bytes of a free chunk that the allocator itself uses for links. */
 static size_t links_of(const dvsm_chunk *chunk)
 {
     return (chunk->bytes < BINS_LARGE_FROM ? CHUNK_MIN : sizeof(struct chunk)) - CHUNK_HEADER;
@@ -149,7 +150,7 @@ void dvsm_malloc_inspect_all(void (*handler)(void *start, void *end, size_t used
 
 /* ---- added up */
 
-/* What all arenas count, each at its own instant; those that were set aside are left out. */
+/* Adds what an arena counts. */
 static void add_usage(struct arena_usage *sum, const struct arena *arena)
 {
     struct arena_usage usage;
@@ -167,8 +168,10 @@ static void add_usage(struct arena_usage *sum, const struct arena *arena)
     sum->top_bytes += usage.top_bytes;
 }
 
-/* `cached` is part of what is in use, as the arenas see it: no more than that, should it have changed
- * meanwhile. Where all blocks are cached so are all bytes: some chunks are larger than their class. */
+/* Adds up what all arenas count, each at its own instant; arenas that were set aside are left out.
+ * To the arenas, cached blocks are in use, so `cached` is cut down to what is in use, should that
+ * have changed meanwhile. If all blocks are cached, so are all bytes: some chunks are larger than
+ * their class. */
 static void add_up(struct dvsm_heap *heap, struct arena_usage *sum, struct cache_count *cached,
                    const char *function)
 {

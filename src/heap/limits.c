@@ -1,4 +1,4 @@
-/* limits.c - how much a heap has, may have, and gives back. */
+/* limits.c - how much memory a heap has, may have, and gives back. */
 #include <limits.h>
 
 #include "heap/heap.h"
@@ -16,8 +16,8 @@ static size_t footprint(struct dvsm_heap *heap)
     return usage_of(heap).footprint;
 }
 
-/* The arenas keep `pad` bytes at their tops, all together; what they do not need for it stays as
- * granules. */
+/* The arenas together keep `pad` bytes at their tops. If their tops are smaller than that, the rest
+ * of `pad` is kept as retained granules. */
 static int heap_trim(struct dvsm_heap *heap, size_t pad, const char *function)
 {
     struct fault fault = {0};
@@ -54,7 +54,7 @@ int dvsm_heap_trim(dvsm_heap *heap, size_t pad)
     return heap_trim(registry_checked(heap), pad, "dvsm_heap_trim");
 }
 
-/* What is retained above it now goes at once. */
+/* Memory retained above the new limit is released at once. */
 static bool set_retain(struct dvsm_heap *heap, size_t bytes)
 {
     segment_set_retain(&heap->segments, bytes);
@@ -102,7 +102,7 @@ static size_t limit(struct dvsm_heap *heap)
     return heap == NULL ? 0 : usage_of(heap).limit;
 }
 
-/* The cache follows: what it may hold goes by the limit. */
+/* The cache's own limit follows the heap's. */
 static size_t set_limit(struct dvsm_heap *heap, size_t bytes, const char *function)
 {
     struct fault fault = {0};

@@ -1,16 +1,18 @@
 /* locate.c - the heap that an address lies in.
  *
- * Four looks, each proven by the heap's own bounds (heap_holds()), so that none of them needs to be right:
- * the default heap; the heap that this thread was told last; the one that was last found at such an address;
- * and a search in the index, the bases of all heaps in ascending order. Where these fail the whole table is
- * looked through, and what that says holds.
+ * Four guesses are tried: the default heap; the heap that this thread found last; the one that was
+ * last found at such an address; and a search in the index, which has the bases of all heaps in
+ * ascending order. Each guess is checked against the heap's own bounds (heap_holds()), so it may be
+ * wrong. If all fail, the whole table is looked through, and that answer is final.
  *
- * There are two copies of the index: one is read, the other is written anew when a heap comes or goes and
- * then takes its place by one store. So nobody reads what another is just writing, unless two heaps come or
- * go meanwhile; and a child that was forked in the middle of a change, by another thread, has a whole copy.
+ * There are two copies of the index. One is read; the other is written anew when a heap comes or
+ * goes, and then takes the first one's place by one store. So nobody reads a copy that is just
+ * being written, unless two heaps come or go meanwhile. A child that another thread forked in the
+ * middle of a change has a whole copy.
  *
- * One thread at a time writes. Nobody waits for it: who finds it at work leaves word (`stale`), and the writer
- * begins once more. Its mark is the process's number: in a child, a mark of the parent's means nothing.
+ * One thread at a time writes. Nobody waits for it: a thread that finds a writer at work has set
+ * `stale`, and the writer begins once more. `writer` holds the writer's process id, so a parent's
+ * mark means nothing in a child.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -30,7 +32,7 @@ static atomic_uint current;   /* the copy that is read */
 static atomic_uint stale;     /* 1: a heap came or went since the last change was begun */
 static _Atomic(pid_t) writer; /* the process that has a thread at work on the other copy; 0: none */
 
-/* By a hash of the granule's number: the slot of the heap that was found there. */
+/* The slot of the heap that was last found at a granule, by a hash of the granule's number. */
 enum { HINT_BITS = 12 };
 static _Atomic(uint16_t) hints[1 << HINT_BITS];
 
@@ -38,7 +40,7 @@ static __thread struct dvsm_heap *last __attribute__((tls_model("initial-exec"))
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-/* 0: it does not live. */
+/* The heap's base; 0: it is not live. */
 static uintptr_t base_of(const struct dvsm_heap *heap)
 {
     size_t span = atomic_load_explicit(&heap->span, memory_order_acquire);
@@ -71,7 +73,7 @@ static void insert(struct heap_index *index, size_t count, uintptr_t base, size_
     put(index, i, base, slot);
 }
 
-/* A set of slots; small, for it is on the stack. */
+/* A set of slots; it must be small, because it is on the stack. */
 struct slot_set {
     size_t words[HEAPS_MOST / SIZE_BITS];
 };
@@ -86,7 +88,7 @@ static void add(struct slot_set *set, size_t slot)
     set->words[slot / SIZE_BITS] |= (size_t)1 << slot % SIZE_BITS;
 }
 
-/* Those that still live, in their order; then those that are new. */
+/* Copies the heaps that are still live, in their order, then inserts the new ones. */
 static void rewrite(struct heap_index *to, const struct heap_index *from)
 {
     struct slot_set there = {{0}};
@@ -110,7 +112,8 @@ static void rewrite(struct heap_index *to, const struct heap_index *from)
     atomic_store(&to->count, count);
 }
 
-/* False: another thread of this process is at work, or the very one that this one interrupted. */
+/* False: another thread of this process is writing, or a call that this signal handler interrupted
+ * is. */
 static bool begin(void)
 {
     pid_t self = getpid(), found = atomic_load(&writer);
@@ -133,8 +136,8 @@ void locate_update(void)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* The heap with the highest base that is not above the address. No branch depends on what is found: in a
- * ring of heaps each would be mispredicted half the time. */
+/* The heap with the highest base that is not above the address. No branch depends on the
+ * comparison: for a ring of heaps such a branch would be mispredicted half the time. */
 static struct dvsm_heap *search(uintptr_t address)
 {
     const struct heap_index *index =
@@ -156,7 +159,7 @@ static struct dvsm_heap *look_through(const void *address)
 
     for (size_t i = 0; i < used; i++)
         if (heap_holds(registry_slot(i), address)) {
-            if (atomic_load(&stale) != 0) /* its writer was left behind by a fork */
+            if (atomic_load(&stale) != 0) /* a fork left the writer behind */
                 locate_update();
             return registry_slot(i);
         }

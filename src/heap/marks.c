@@ -1,8 +1,8 @@
-/* marks.c - the words of other parts of the region that changes of the granule map store. */
+/* marks.c - the words in other parts of the region that changes of the granule map store to. */
 #include "cache/place.h"
 #include "heap/region.h"
 
-/* The arena whose slot that is in; NULL: none. Only arenas that have memory. */
+/* The arena in whose slot the address lies; NULL: none, or its slot has no memory. */
 static struct arena *arena_at(const struct region_marks *marks, const word *address)
 {
     size_t offset = (uintptr_t)address - (uintptr_t)marks->arenas;
@@ -20,7 +20,7 @@ static struct depot *depot_at(const struct region_marks *marks, const word *addr
     return marks->depots != NULL && index < CACHE_CLASSES ? &marks->depots[index] : NULL;
 }
 
-/* What hands of units and granules change (cache/place.h). */
+/* Whether `place` is a word that changes when units or granules are handed over (cache/place.h). */
 static bool is_of_units(const struct depot *d, const void *place)
 {
     return place == &d->units || place == &d->incoming || place == &d->pending.start ||
@@ -45,7 +45,8 @@ static bool guards(const struct journal_guard *guard, const word *address)
            segment_has_memory_of(marks->map, CACHE_OWNER, address);
 }
 
-/* What is pending is looked at by whoever gives it back, units by whoever has them. */
+/* Two things are not checked here: pending runs, which the code that gives them back checks, and
+ * units, which the code that has them checks. */
 static bool is_sound(const struct journal_guard *guard, const word *address)
 {
     const struct region_marks *marks = (const struct region_marks *)guard;

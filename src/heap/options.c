@@ -1,4 +1,4 @@
-/* options.c - a heap's options: versions, limits of what may be asked for, defaults. */
+/* options.c - a heap's options: their versions, the values allowed, the defaults. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>
@@ -10,8 +10,9 @@
 #include "heap/heap.h"
 #include "shm/shm.h"
 
-/* The first version's options; later ones are longer. NB: all of `size` bytes are read: one that no
- * version will ever have is a variable that was not initialised. */
+/* OPTIONS_LEAST is the size of the first version's options; later versions are longer. NB: all of
+ * `size` bytes are read. A size that no version will ever have is from an uninitialised
+ * variable. */
 enum { OPTIONS_LEAST = offsetof(dvsm_options, retain), OPTIONS_MOST = 4096 };
 
 static bool is_size_of_options(size_t size)
@@ -19,7 +20,8 @@ static bool is_size_of_options(size_t size)
     return size >= OPTIONS_LEAST && size <= OPTIONS_MOST;
 }
 
-/* Options of a later version are understood if what this one does not know is not used. */
+/* Options of a later version are accepted if the fields that this version does not know are not
+ * used. */
 static bool rest_is_zero(const dvsm_options *options)
 {
     const char *bytes = (const char *)options;
@@ -54,7 +56,8 @@ bool options_read(const dvsm_options *options, dvsm_options *out)
     return out->backend == NULL || backend_is_complete(out->backend);
 }
 
-/* Twice the machine's memory; 0: not known. Not by sysconf(), which reads a file in older C libraries.
+/* Twice the machine's memory; 0: not known. sysconf() is not used: in older C libraries it reads a
+ * file.
  */
 static size_t twice_the_memory(void)
 {
@@ -63,7 +66,7 @@ static size_t twice_the_memory(void)
     return sysinfo(&info) == 0 ? 2 * (size_t)info.totalram * info.mem_unit : 0;
 }
 
-/* What the process has mapped by now. */
+/* Bytes that the process has mapped by now. */
 static size_t address_space_used(void)
 {
     char text[32] = "";
@@ -77,7 +80,8 @@ static size_t address_space_used(void)
     return (size_t)strtoull(text, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Half of what is left of the process's limit: the rest is for its own malloc, its threads and files.
+/* Half of what is left of the process's limit. The other half is for its own malloc, its threads
+ * and files.
  */
 static size_t most_of_address_space(void)
 {

@@ -1,9 +1,10 @@
-/* reap.c - repairing at once what would otherwise be repaired by whoever needs it next. */
+/* reap.c - repairs at once what the next user of each lock would otherwise repair. */
 #include <errno.h>
 
 #include "heap/heap.h"
 
-/* In the order in which the locks nest: repairing one settles what it needs of the inner ones. */
+/* Goes in the order in which the locks nest: repairing one also settles what it needs of the inner
+ * ones. */
 int dvsm_reap(dvsm_heap *heap)
 {
     size_t before = lock_repairs();

@@ -30,9 +30,9 @@ static size_t whole_pages(size_t bytes)
     return bits_round_up(bytes, page_size());
 }
 
-/* One more than the highest number a CPU of this machine can have, now or later: lanes are found by
- * it. "0-7" or "0,2-7" in the system's list; without that, what the kernel's own masks have room
- * for. */
+/* One more than the highest number that a CPU of this machine can have, now or later: lanes are
+ * indexed by that number. The system's list reads "0-7" or "0,2-7". Without the list, the result is
+ * the number of CPUs for which the kernel's own masks have room. */
 static size_t look_up_cpus(void)
 {
     char list[256] = "";
@@ -55,7 +55,7 @@ static size_t look_up_cpus(void)
     return (size_t)strtoul(last, NULL, 10) + 1;
 }
 
-/* Looked up once: making a heap asks several times. */
+/* Looked up once, because making a heap asks several times. */
 static size_t cpu_count(void)
 {
     static _Atomic(size_t) known;
@@ -78,7 +78,8 @@ static size_t depots_bytes(void)
     return whole_pages(CACHE_CLASSES * sizeof(struct depot));
 }
 
-/* What a plan has besides the header: where the arenas' slots are, and how long each is. */
+/* The part of a plan that the header does not hold: where the arenas' slots are, and how long each
+ * is. */
 struct places {
     char *arenas;
     size_t arena_stride;
@@ -86,8 +87,8 @@ struct places {
     bool cached;
 };
 
-/* Says where everything lies in a region of r->bytes at r->base, for so many CPUs; false where it is
- * too small. */
+/* Says where everything lies in a region of r->bytes at r->base, for `cpus` CPUs. False: the region
+ * is too small. */
 static bool lay_out(struct region *r, struct places *p, size_t cpus)
 {
     char *place = r->base + whole_pages(sizeof(struct region));
@@ -136,8 +137,9 @@ static size_t first_bytes(const struct region *r, bool cached)
     return whole_pages(sizeof *r) + (cached ? lanes_bytes(r) + depots_bytes() : 0);
 }
 
-/* Commits them, which lie side by side, in one call, or what is on either side of lanes and depots that are
- * not needed. */
+/* Commits the parts that are needed from the start, and the map's first pages. They lie side by
+ * side, so one call does it. Without a cache, header and map are committed in two calls, and the
+ * lanes and depots between them are left out. */
 static int commit_parts(const struct segments *segments, const struct region *plan, bool cached)
 {
     const dvsm_backend *backend = segments->backend;

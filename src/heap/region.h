@@ -1,15 +1,16 @@
-/* region.h - what lies where in a heap's region.
+/* region.h - the layout of a heap's region.
  *
  *     | header | lanes | depots | granule map | arenas | ... granules ........................ |
  *     base                                             granules                  base + bytes
  *
- * Each part begins on a page of its own. The whole is reserved; committed are the header, lanes and
- * depots (where there is a cache), the arenas made so far, the first pages of the granule map, and what
- * the map hands out: segments, large blocks, and the cache's magazines. So no part in front of the granules
- * has much address space that stays empty. Nothing here belongs to one process: no function pointers, no
- * file descriptors, no process or thread ids.
+ * Each part begins on a page of its own. The whole region is reserved. Only these parts are
+ * committed: the header, lanes and depots (if there is a cache), the arenas made so far, the first
+ * pages of the granule map, and what the map hands out (segments, large blocks, and the cache's
+ * magazines). So no part in front of the granules has much address space that stays empty. Nothing
+ * here belongs to one process: no function pointers, no file descriptors, no process or thread ids.
  *
- * The header is written once; what changes has its lock beside it: see arenas.h, cache.h, segment.h.
+ * The header is written once. Whatever changes has a lock beside it: see arenas.h, cache.h,
+ * segment.h.
  */
 #ifndef DVSM_HEAP_REGION_H
 #define DVSM_HEAP_REGION_H
@@ -44,21 +45,21 @@ struct region {
     struct cache_table cache;
 };
 
-/* Address space that a region must have at least. */
+/* The least address space that a region can have. */
 size_t region_least_bytes(void);
 
-/* Writes header, cache and granule map at the start of the mapping, which reads as zeros, as the
- * options (complete) say. 0 or an errno value. The magic is written last. */
+/* Writes header, cache and granule map at the start of a mapping that reads as zeros. The options
+ * are complete. The magic is written last. Returns 0 or an errno value. */
 int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
                 const dvsm_options *options);
 
-/* Bytes outside the granules that are committed now: the header and what belongs to it for good, the
- * arenas and magazines made so far; not the granule map's own. */
+/* Bytes outside the granules that are committed now: the header and what always belongs to it, and
+ * the arenas and magazines made so far. The granule map's own are not counted. */
 size_t region_charged_bytes(const struct region *region);
 
-/* The words outside the granule map that its changes store: an arena's `pending`, and what marks how far the
- * arenas, stripes and stretches have memory. A process's own, taken when the region was made: recovery goes
- * by it, whatever the header says then. */
+/* The words outside the granule map that its changes store to: an arena's `pending`, and the marks
+ * of how far arenas, stripes and stretches have memory. Each process has its own copy, taken when
+ * the region was made. Recovery goes by this copy, whatever the header says by then. */
 struct region_marks {
     struct journal_guard guard;
     struct region *region;
@@ -69,7 +70,7 @@ struct region_marks {
 };
 struct region_marks region_marks(struct region *region);
 
-/* That each byte of the region is in the part that the header says. */
+/* Checks that each byte of the region is in the part that the header says. */
 void region_check(const struct region *region, struct check *check);
 
 static inline size_t region_arena_count(const struct region *region)

@@ -4,7 +4,7 @@
 #include "heap/heap.h"
 
 static struct dvsm_heap heaps[HEAPS_MOST];
-static atomic_size_t heaps_used; /* no slot from here on was ever claimed */
+static atomic_size_t heaps_used; /* slots from this index on were never claimed */
 
 size_t registry_used(void)
 {

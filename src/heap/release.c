@@ -1,12 +1,12 @@
-/* release.c - the functions that take a block back, and the one that measures it. */
+/* release.c - the functions that free a block, and the one that measures it. */
 #include <errno.h>
 
 #include "heap/fast.h"
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-/* Into the cache, if it is one for the cache. False: it is its arena's to take, as one that is
- * marked CHUNK_UNCACHED is. */
+/* Puts the block into the cache if it belongs there. False: its arena must take it, as for a block
+ * marked CHUNK_UNCACHED. */
 static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *function)
 {
     struct fault fault = {0};
@@ -34,7 +34,7 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
     return taken;
 }
 
-/* What a lane could not do. */
+/* Frees a block that a lane did not take. */
 NOINLINE void heap_free(void *block, const char *function)
 {
     if (heap_free_locked(&heap_default_locked, block))
@@ -75,7 +75,7 @@ void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size)
     heap_free(block, "dvsm_free_aligned_sized");
 }
 
-/* Whether it makes sense to lock an arena for it: pointers from elsewhere are left alone. */
+/* Whether it makes sense to lock an arena for the block. Pointers from elsewhere are left alone. */
 static bool may_be_block(const void *block)
 {
     const struct dvsm_heap *heap = dvsm_heap_of(block);
@@ -84,9 +84,9 @@ static bool may_be_block(const void *block)
            segment_owner(heap->region->map, chunk_of_payload(block), NULL) != 0;
 }
 
-/* Frees blocks[0] and those further on that are of the same arena. A wrong pointer further on ends
- * this; it is reported when its own turn comes. Damage is reported at once: the arena is set aside,
- * and nothing would come of another look. False: a fault was reported. */
+/* Frees blocks[0] and those further on that belong to the same arena. A wrong pointer further on
+ * stops this; it is reported when its own turn comes. Damage is reported at once: the arena is set
+ * aside, so another look would find nothing. False: a fault was reported. */
 static bool free_with_the_first(void **blocks, size_t count)
 {
     struct heap_call call;
@@ -105,7 +105,7 @@ static bool free_with_the_first(void **blocks, size_t count)
     return heap_leave(&call);
 }
 
-/* Whether the entry is in the cache, free already: an arena would not see it. */
+/* Whether the entry is in the cache, and so free already; an arena would not notice that. */
 static bool is_cached(const void *block)
 {
     struct dvsm_heap *heap = block != NULL ? dvsm_heap_of(block) : NULL;
@@ -113,7 +113,7 @@ static bool is_cached(const void *block)
     return heap != NULL && heap_look(heap, block) == BLOCK_FREED;
 }
 
-/* How many entries from the first on are not. */
+/* How many entries, from the first on, are not in the cache. */
 static size_t count_not_cached(void *const *blocks, size_t count)
 {
     size_t n = 0;

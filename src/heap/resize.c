@@ -5,20 +5,20 @@
 #include "heap/fast.h"
 
 enum {
-    COPY_MOST = 2 << 10, /* bytes of a chunk that is copied rather than grown where it is */
-    SURPLUS_PART = 8,    /* what could be copied keeps up to this part unused, and CHUNK_MIN */
+    COPY_MOST = 2 << 10, /* a chunk up to so many bytes is copied rather than grown in place */
+    SURPLUS_PART = 8,    /* up to this part and CHUNK_MIN may stay unused before a copy */
     ROOMY_LEAST =
-        48 << 10, /* bytes: from here on a block that grows moves to where it can grow on */
-    AT_TOP_LEAST = GRANULE, /* from here on an arena grows behind a block: its least step */
+        48 << 10, /* bytes: from here on a growing block moves to a place where it can grow on */
+    AT_TOP_LEAST = GRANULE, /* bytes: from here on an arena grows behind a block; its least step */
 };
 
 enum advice { STAY, MOVE, RESIZE };
 
-/* What is best for a block of a chunk of `have` bytes that is to have `need`, where the cache serves
- * requests below `limit`. It stays where it has room for little more than that. It moves where it
- * shrinks to a size of the cache's, or grows from one for which a copy costs less than the arena's
- * lock and search, or where nothing is free behind it: an arena that cuts chunks which the cache will
- * take back as whole blocks comes to consist of pieces between them. */
+/* What is best for a block with a chunk of `have` bytes that needs `need`, if the cache serves
+ * requests below `limit`. The block stays if it has room for `need` and little more. It moves if it
+ * shrinks to a size that the cache serves; if it grows from a size for which a copy costs less than
+ * the arena's lock and search; or if no free chunk lies behind it. Trimming blocks that the cache
+ * recycles whole fragments the arena. */
 static enum advice advise(const void *block, size_t have, size_t need, size_t limit)
 {
     size_t smaller = have < need ? have : need;
@@ -32,7 +32,7 @@ static enum advice advise(const void *block, size_t have, size_t need, size_t li
 
 /* ---- from lane to lane ----------------------------------------------------------------------- */
 
-/* NULL: not as easy as that. */
+/* Resizes by the fast path alone; NULL: that is not possible, or the lane has no block. */
 static void *realloc_fast(const struct lane_view *view, void *block, size_t size,
                           const char *function)
 {
@@ -58,19 +58,20 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
 
 /* ---- in general ------------------------------------------------------------------------------ */
 
-/* What is tried without a copy: before one, instead of one, or after memory for one was short. */
+/* When a resize without a copy is tried: before a copy, instead of one, or after memory for one was
+ * short. */
 enum attempt { BEFORE_COPY, NO_COPY, AFTER_COPY };
 
-/* What a look at the block brought, most often under its arena's lock. */
+/* What a look at the block found, most often under its arena's lock. */
 struct resized {
     struct dvsm_heap *home; /* NULL: a fault, reported */
-    void *block;            /* NULL: it could not be resized where it is */
+    void *block;            /* NULL: it could not be resized in place */
     size_t usable;          /* then: bytes to be copied at most */
     size_t growths;         /* then: how often the block has grown, 0 if it is no large one */
 };
 
-/* Whether a look without the arena is enough: the block is in the cache, which is reported; it has room
- * for just that; or it is to be moved. */
+/* Whether a look without the arena settles the matter: the block is in the cache, which is
+ * reported; or it stays as it is; or it must be moved. */
 static bool is_settled(struct dvsm_heap *heap, bool stays, enum attempt attempt, void *block,
                        size_t size, struct resized *result, const char *function)
 {
@@ -96,7 +97,7 @@ static bool is_settled(struct dvsm_heap *heap, bool stays, enum attempt attempt,
     return result->home != NULL;
 }
 
-/* In the arena; where top begins behind the block the arena may grow. */
+/* Resizes in the arena, which may grow if top begins behind the block. */
 static void *resize_chunk(struct arena_call *call, void *block, size_t size, enum attempt attempt)
 {
     call->may_move = attempt == BEFORE_COPY;
@@ -109,7 +110,7 @@ static void *resize_chunk(struct arena_call *call, void *block, size_t size, enu
     return arena_resize_at_top(call, block, size);
 }
 
-/* Where the arena is busy the block stays if it has room, and is copied otherwise. */
+/* For a block whose arena is busy: it stays if it has room, and is copied otherwise. */
 static struct resized resize_by_look(struct dvsm_heap *heap, bool stays, void *block, size_t size)
 {
     size_t usable = heap_usable_by_look(heap, block);
@@ -150,7 +151,8 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
     return result;
 }
 
-/* The same for good: NULL with errno. What the system said on the way is not the user's. */
+/* The same, as a final attempt: if it fails, returns NULL and sets errno, whatever the system left
+ * in errno on the way. */
 static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t size,
                             enum attempt attempt, const char *function)
 {
@@ -161,10 +163,10 @@ static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t 
     return result.block;
 }
 
-/* `wanted`: the heap that the result is to be in; NULL: the block's own. Copied outside the lock:
- * nobody else may touch the old block, nobody else knows the new one. A call that met a fault before
- * the copy has failed: no second attempt. One that meets it after, freeing the old block, reports it
- * and has done what it was called for. */
+/* `wanted`: the heap that the result must be in; NULL: the block's own. The copy is made outside
+ * the lock: nobody else may touch the old block, and nobody else knows the new one. A fault before
+ * the copy fails the call, without a second attempt. A fault after the copy, while the old block is
+ * freed, is reported, but the call succeeds. */
 static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, const char *function)
 {
     int saved = errno;
@@ -190,7 +192,7 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
     return copy;
 }
 
-/* SIZE_MAX, which no heap grants, where the product overflows. */
+/* The product; if it overflows, SIZE_MAX, which no heap grants. */
 static size_t product(size_t count, size_t size)
 {
     size_t bytes;

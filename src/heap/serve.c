@@ -1,14 +1,15 @@
-/* serve.c - one request, from the arenas: in which order memory is looked for, down to the last of it.
+/* serve.c - serves one request from the arenas. This file decides where memory is looked for, in
+ * which order, until there is none left.
  *
  *     what the arenas have     the CPU's own first, then the others
- *     what the cache has       where depots have so much that it is worth while
- *     what is new to them      granules from the map; a large block takes them first of all
+ *     what the cache has       if the depots have enough to make it worth while
+ *     new granules             from the map; a large block takes them first of all
  *     ---- from here on memory is short
- *     all of the cache         that can be reached from here
- *     what arenas can do without   unused segments, and whole pages inside free chunks and tops, where
+ *     all of the cache         as far as it can be reached from here
+ *     what arenas can spare    unused segments, and whole pages inside free chunks and tops, if
  *                              some are large: others may grow by these
  *
- * What is refused in the end is remembered until something is freed (cache.h).
+ * A size that is refused in the end is remembered until something is freed (cache.h).
  */
 #include <errno.h>
 
@@ -39,7 +40,7 @@ static void *serve(struct arena_call *call, const struct heap_request *r)
     }
 }
 
-/* Bytes of address space that it takes at least; SIZE_MAX: more than can be counted. */
+/* Bytes of address space that the request takes at least; SIZE_MAX: more than can be counted. */
 static size_t least_bytes(const struct heap_request *r)
 {
     size_t bytes = r->size > r->alignment ? r->size : r->alignment;
@@ -55,7 +56,7 @@ static size_t least_bytes(const struct heap_request *r)
     return bytes;
 }
 
-/* What plain requests ask for that are refused where this one was. */
+/* Plain requests of this many bytes or more are refused if this request was. */
 static size_t refused_bytes(const struct heap_request *r)
 {
     size_t each = CHUNK_MIN + r->alignment;
@@ -75,8 +76,8 @@ struct search {
     void *block;          /* what it got */
 };
 
-/* From what the CPU's arena has or any other has; GROW_ONE: from the CPU's arena, which may grow; GROW_ANY: from
- * any, which may. */
+/* AS_THEY_ARE: from what any arena has, the CPU's own first. GROW_ONE: from the CPU's arena, which
+ * may grow. GROW_ANY: from any arena, which may grow. */
 enum reach { AS_THEY_ARE, GROW_ONE, GROW_ANY };
 
 static enum outcome attempt(struct search *s, enum reach reach)
@@ -113,7 +114,7 @@ static enum outcome usual_search(struct search *s, struct fault *fault)
     return outcome == WOULD_GROW ? attempt(s, GROW_ONE) : outcome;
 }
 
-/* Gives back what arenas can do without. Whether there was anything. */
+/* Gives back what arenas can do without. Returns whether there was anything. */
 static bool squeeze(struct dvsm_heap *heap, const char *function)
 {
     bool given = false;
@@ -137,8 +138,8 @@ static bool is_refused(enum outcome outcome)
     return outcome == NO_MEMORY || outcome == WOULD_GROW;
 }
 
-/* Once the usual search found nothing. NB: nothing is tried again that cannot end otherwise: a program at its
- * limit comes here with every other request. */
+/* Searches on when the usual search found nothing. NB: do not repeat an attempt that must end the
+ * same way: a program at its limit comes here with every other request. */
 static enum outcome last_search(struct search *s, struct fault *fault)
 {
     enum outcome outcome = NO_MEMORY;
@@ -146,15 +147,15 @@ static enum outcome last_search(struct search *s, struct fault *fault)
     if (cache_drain(&s->heap->cache, DRAIN_HERE, fault))
         outcome = attempt(s, AS_THEY_ARE);
     else if (s->request->kind == HEAP_MALLOC && s->request->size >= ARENA_LARGE_THRESHOLD)
-        outcome = attempt(s, AS_THEY_ARE); /* it only asked for granules so far */
+        outcome = attempt(s, AS_THEY_ARE); /* so far it only asked for granules */
     if (!is_refused(outcome) || !squeeze(s->heap, s->function))
         return outcome;
     outcome = attempt(s, AS_THEY_ARE); /* holes can be filled now */
     return is_refused(outcome) ? attempt(s, GROW_ANY) : outcome;
 }
 
-/* Whether an arena would have to grow, which it cannot, by all signs: a look at a few words of each. A
- * program at its limit asks in vain with every other request. */
+/* Whether, by all signs, an arena would have to grow and cannot. Reads only a few words of each
+ * arena: a program at its limit asks in vain with every other request. */
 static bool is_in_vain(const struct dvsm_heap *heap, const struct heap_request *r)
 {
     const struct arenas *arenas = &heap->arenas;
@@ -173,16 +174,17 @@ static bool is_in_vain(const struct dvsm_heap *heap, const struct heap_request *
     return true;
 }
 
-/* What no state of the heap could grant is refused at once, and what was refused already for as long as
- * nothing is freed: nothing is given up for it. */
+/* Whether the request is refused at once, and no memory given back for it: no state of the heap
+ * could grant it, or it was refused already and nothing has been freed since. */
 static bool is_hopeless(struct dvsm_heap *heap, size_t bytes)
 {
     return bytes >= REQUEST_LIMIT || !segment_might_take(heap->segments.map, bytes) ||
            cache_is_short_of(&heap->cache, bytes);
 }
 
-/* Whether the same request would be refused the next time. The system may have memory then; and what a
- * stopped process holds, or the call that this one interrupted, was not looked at. */
+/* Whether the same request would be refused the next time. It might not be if the system may have
+ * memory by then, or if an arena was not looked at because a stopped process, or the call that this
+ * one interrupted, holds it. */
 static bool is_final(const struct dvsm_heap *heap, size_t bytes)
 {
     return segment_is_full(heap->segments.map, bytes + 2 * GRANULE) && !lock_holds_any() &&

@@ -5,7 +5,7 @@
 
 /* ---- walking --------------------------------------------------------------------------------- */
 
-/* Whether the granule continues what the one before it, of word `w`, is part of. */
+/* Whether the granule belongs to the same run as the one before it, whose word is `w`. */
 static bool continues(const struct segment_map *map, size_t granule, word w)
 {
     word next = granule_load(map, granule);
@@ -13,7 +13,7 @@ static bool continues(const struct segment_map *map, size_t granule, word w)
     return (next & ~(MEMORY | HOLES)) == (w & ~(MEMORY | HOLES | START));
 }
 
-/* The run that begins at `first`. A damaged map gives some run that lies below `used`. */
+/* The run that begins at `first`. In a damaged map it is some run that lies below `used`. */
 static struct granule_run run_from(const struct segment_map *map, size_t first)
 {
     struct granule_run run = {first, 1};
@@ -49,7 +49,7 @@ void segment_walk(struct segments *s, segment_visit visit, void *context)
 
 /* ---- checking -------------------------------------------------------------------------------- */
 
-/* Whether the rest can be looked at: where the levels lie, and how far they are committed. */
+/* Checks where the levels lie and how far they are committed. Whether the rest can be looked at. */
 static bool check_layout(const struct segment_map *map, struct check *check)
 {
     struct segment_map right = {0};
@@ -92,7 +92,8 @@ static void check_taken(const struct segment_map *map, size_t granule, word w, s
                "granule %zu: more holes than pages: its word is %#zx", granule, (size_t)w);
 }
 
-/* The free run that begins at `first`; a single granule where its length is not to be believed. */
+/* Checks the free run that begins at `first`, and returns it; a single granule if the run's length
+ * is not to be believed. */
 static struct granule_run check_free(const struct segment_map *map, size_t first,
                                      struct check *check)
 {

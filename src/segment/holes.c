@@ -1,8 +1,9 @@
 /* holes.c - pages of segments that have no memory although their granule has.
  *
- * A page becomes a hole in one change of the map, which also notes the pages for a survivor; then the
- * backend takes their memory away, which may be repeated; then the note goes. A hole is filled the
- * other way round: memory first, then the change. A page has memory whenever its bit is clear.
+ * To make pages holes, one change of the map sets their bits and notes them for a survivor; then
+ * the backend takes their memory away, which may be repeated; then the note is cleared. A hole is
+ * filled in the opposite order: memory first, then the change. So a page whose bit is clear always
+ * has memory.
  */
 #include "segment/segment_map.h"
 
@@ -64,8 +65,8 @@ static size_t page_of(const struct segment_map *map, const char *address)
     return (size_t)(address - map->base) / map->page;
 }
 
-/* The first pages from there on that are all holes, or all none; count 0: no more. Their owner alone
- * changes them, and has its lock. */
+/* The first pages from `first` on that are all holes, or all no holes; count 0: there are no more.
+ * Only their owner changes them, and it holds its lock. */
 static struct page_run stretch(const struct segment_map *map, size_t first, size_t end, bool holes,
                                size_t most)
 {
@@ -80,7 +81,7 @@ static struct page_run stretch(const struct segment_map *map, size_t first, size
     return run;
 }
 
-/* The bits of those pages of the run that lie in the granule. */
+/* The bits of the run's pages that lie in the granule. */
 static word bits_in(const struct segment_map *map, struct page_run run, size_t granule)
 {
     size_t base = granule * map->hole_pages, end = run.first + run.count - base;
@@ -90,7 +91,7 @@ static word bits_in(const struct segment_map *map, struct page_run run, size_t g
     return (granule_bits(to) ^ granule_bits(from)) << HOLE_SHIFT;
 }
 
-/* Within the caller's change: the pages become holes, or stop being any. */
+/* Makes the pages holes, or no holes any more, within the caller's change. */
 static void set_holes(struct segment_map *map, struct page_run run, bool are, word *holes)
 {
     struct journal *j = &map->journal;
@@ -114,7 +115,7 @@ static bool release_pages(struct segments *s, struct page_run run)
                                run.count * s->map->page) == 0;
 }
 
-/* Whether it can be a note of the dead: all of its pages are holes. */
+/* Whether the run can be a note of the dead: all of its pages are holes. */
 static bool are_holes(const struct segment_map *map, struct page_run run)
 {
     size_t pages = map->ready * map->hole_pages;
@@ -123,7 +124,8 @@ static bool are_holes(const struct segment_map *map, struct page_run run)
            stretch(map, run.first, run.first + run.count, false, 1).count == 0;
 }
 
-/* Where even the dead may have released them, a failure does not show that they are there. */
+/* A failure to release is ignored: the dead may have released the pages already, so it does not
+ * show that their memory is there. */
 bool segment_finish_punch(struct segments *s)
 {
     struct segment_map *map = s->map;
@@ -198,8 +200,8 @@ static bool fits(const struct segment_map *map, size_t pages)
     return segment_excess(map, 0, pages) <= word_peek(&map->retained);
 }
 
-/* So that no page is filled if not all can be. The lock is taken only where it seems that they cannot: what a
- * look without it says may be half of somebody's change. */
+/* Asked first, so that no page is filled if not all can be. The lock is taken only if it seems that
+ * they cannot: a look without the lock may see half of somebody's change. */
 static bool might_fill(struct segments *s, size_t pages)
 {
     if (likely(fits(s->map, pages)))
@@ -212,7 +214,7 @@ static bool might_fill(struct segments *s, size_t pages)
     return might;
 }
 
-/* Whether the pages may have memory, after what is retained gave way. */
+/* Whether the pages may have memory. Releases retained memory to make room for it. */
 static bool has_room(struct segments *s, struct page_run run)
 {
     size_t excess = segment_excess(s->map, 0, run.count);
@@ -221,7 +223,8 @@ static bool has_room(struct segments *s, struct page_run run)
            segment_release_retained(s, excess, (struct granule_run){0, 0});
 }
 
-/* They have memory by now; false: others took meanwhile what the limit left. */
+/* Counts pages that have memory by now as filled. False: others took meanwhile what the limit
+ * left. */
 static bool count_filled(struct segments *s, struct page_run run, word *holes)
 {
     if (!segment_enter(s, "segment_fill"))
@@ -238,7 +241,7 @@ static bool count_filled(struct segments *s, struct page_run run, word *holes)
     return room;
 }
 
-/* NB: their memory comes without the lock: the pages are the owner's. */
+/* NB: the pages get their memory without the lock: they are the owner's. */
 static bool fill(struct segments *s, struct page_run run, word *holes)
 {
     const struct segment_map *map = s->map;

@@ -44,7 +44,7 @@ size_t segment_index_find(const struct segment_map *map, size_t n)
     size_t node = 0;
 
     if (map->used == 0)
-        return NO_GRANULE; /* perhaps not even the first page of a level is there */
+        return NO_GRANULE; /* perhaps not even the first page of each level is committed */
     for (size_t level = map->levels + 1; level-- > 0 && node != NO_GRANULE;)
         node = lowest_of_group(map, level, node, n);
     return node;

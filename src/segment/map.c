@@ -1,4 +1,4 @@
-/* map.c - the map as a whole: its layout, its lock and what a survivor does, its bounds. */
+/* map.c - the map as a whole: its layout, its lock and what it may commit and retain. */
 #define _GNU_SOURCE
 #include "segment/segment_map.h"
 
@@ -17,7 +17,7 @@ size_t segment_map_committed_bytes(void)
     return bits_round_up(sizeof(struct segment_map), page_size());
 }
 
-/* Bytes of a level that are, or would be, committed for the first `granules`. */
+/* Bytes of a level that are committed, or would be, when the first `granules` are ready. */
 static size_t level_bytes(size_t level, size_t granules, size_t page)
 {
     return bits_round_up(segment_index_nodes(level, granules) * WORD, page);
@@ -109,7 +109,7 @@ void segment_rewrite_inner(struct segment_map *map, struct granule_run run, word
     compiler_barrier();
 }
 
-/* Whether the map can be used; else the lock is released. */
+/* Whether the map can be used; if not, the lock is released. */
 static bool is_usable(struct segments *s)
 {
     if (likely(!s->map->damaged))
@@ -146,7 +146,7 @@ bool segment_is_damaged(const struct segment_map *map)
 bool segment_settle(struct segments *s)
 {
     if (!segment_enter(s, "segment_settle"))
-        return segment_is_damaged(s->map); /* then nothing will ever be done */
+        return segment_is_damaged(s->map); /* then it never changes again */
     segment_leave(s);
     return true;
 }
@@ -183,8 +183,8 @@ static void count_ready(struct segment_map *map, size_t ready)
     journal_commit(&map->journal);
 }
 
-/* From the top level down: the words, by far the most, are the likeliest to fail. What was
- * committed until then serves the next try. */
+/* Commits from the top level down: the words, at level 0, need by far the most memory, so they are
+ * the likeliest to fail. What was committed until then serves the next try. */
 static bool commit_levels(struct segments *s, size_t ready)
 {
     struct segment_map *map = s->map;
@@ -201,7 +201,7 @@ static bool commit_levels(struct segments *s, size_t ready)
     return true;
 }
 
-/* What fills the last page of words, but no more than there are granules. */
+/* Rounds up to fill the last page of words, but to no more than there are granules. */
 static size_t round_ready(const struct segment_map *map, size_t ready)
 {
     ready = bits_round_up(ready, map->page / WORD);
@@ -258,8 +258,8 @@ size_t segment_excess(const struct segment_map *map, size_t granules, size_t hol
     return excess_above(map, granules, holes, segment_most(map, 0));
 }
 
-/* A program that frees and allocates by turns is to find its memory where it left it; one whose use has
- * fallen is not to keep more than it uses. */
+/* A program that frees and allocates by turns shall find its memory where it left it. A program
+ * whose use has fallen shall not keep more than it uses. */
 size_t segment_may_retain(const struct segment_map *map, size_t taken)
 {
     size_t most = SEGMENT_RETAIN >> GRANULE_SHIFT;
@@ -285,8 +285,8 @@ static void count_charged(struct segment_map *map, size_t overhead, word *mark, 
     journal_commit(&map->journal);
 }
 
-/* NB: committed before it is counted: who dies in between leaves memory that the next one to need
- * the place will find there. */
+/* NB: the memory is committed before it is counted. A thread that dies in between leaves memory
+ * that the next thread to need the place will find there. */
 bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, word value)
 {
     struct segment_map *map = s->map;
@@ -294,7 +294,7 @@ bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, w
     if (!segment_enter(s, "segment_charge"))
         return false;
 
-    if (*mark >= value) { /* somebody else did */
+    if (*mark >= value) { /* another thread has committed it */
         segment_leave(s);
         return true;
     }
@@ -314,7 +314,7 @@ void segment_usage(struct segments *s, struct segment_usage *usage)
     const struct segment_map *map = s->map;
 
     *usage = (struct segment_usage){0};
-    bool locked = segment_enter(s, "segment_usage"); /* else each number as it just is */
+    bool locked = segment_enter(s, "segment_usage"); /* if not, each number is read as it is now */
     usage->committed = segment_memory_bytes(map);
     usage->holes = map->holes * map->page;
     usage->committed_most = map->committed_most << GRANULE_SHIFT;
@@ -332,7 +332,7 @@ size_t segment_set_limit(struct segments *s, size_t bytes)
 {
     size_t limit = granules_for(bytes);
 
-    bool locked = segment_enter(s, "segment_set_limit"); /* one store, right without it, too */
+    bool locked = segment_enter(s, "segment_set_limit"); /* if not, one store is right, too */
     __atomic_store_n(&s->map->limit, limit, __ATOMIC_RELAXED);
     if (locked)
         segment_leave(s);

@@ -1,12 +1,14 @@
 /* memory.c - putting memory behind granules and taking it away.
  *
- * A granule's memory is COMMITTED, none, or UNSETTLED while the backend works on it. Who dies
- * meanwhile leaves it UNSETTLED: it is then released, which may be repeated, by whoever gives the
- * run back, or (free granules) by whoever takes the map's lock.
+ * A granule has memory (COMMITTED) or none, or it is UNSETTLED while the backend works on it. A
+ * thread that dies meanwhile leaves it UNSETTLED. Then its memory is released, which may be
+ * repeated, by the thread that gives the run back, or, for free granules, by the next thread that
+ * takes the map's lock.
  */
 #include "segment/segment_map.h"
 
-/* NB: plain loads, of several words at a time: the words are whole, whoever stores them. */
+/* NB: plain loads, so that several words are loaded at a time: each word is stored whole, whoever
+ * stores it. */
 struct run_memory segment_memory(const struct segment_map *map, struct granule_run run)
 {
     const word *words = map->level[0];
@@ -31,7 +33,7 @@ static void set_memory(struct segment_map *map, struct granule_run run, word mem
     compiler_barrier();
 }
 
-/* A granule's state: where it has holes, one of its own. */
+/* A granule's memory state. All granules with holes share a state of their own. */
 static word memory_state(const struct segment_map *map, size_t granule)
 {
     word w = granule_load(map, granule);
@@ -39,7 +41,7 @@ static word memory_state(const struct segment_map *map, size_t granule)
     return (w & MEMORY) | ((w & HOLES) != 0 ? HOLES : 0);
 }
 
-/* The granules from `first` on that are all in one state. */
+/* The granules from `first` on that are all in the same state. */
 static struct granule_run same_memory(const struct segment_map *map, size_t first, size_t end)
 {
     word memory = memory_state(map, first);
@@ -55,8 +57,8 @@ static bool commit_bytes(struct segments *s, char *start, size_t bytes)
     return s->backend->commit(s->backend, s->mapping, start, bytes) == 0;
 }
 
-/* The first granule, in which a block's header may lie, and the last page, so that the file reaches that
- * far. */
+/* Commits the first granule, in which a block's header may lie, and the last page, so that the file
+ * reaches that far. */
 static bool commit_ends(struct segments *s, struct granule_run run)
 {
     char *start = run_address(s->map, run);
@@ -107,7 +109,7 @@ size_t segment_fresh(const struct segments *s, struct run pending)
     return fresh << GRANULE_SHIFT;
 }
 
-/* `otherwise`: what the granules have where the backend fails. */
+/* `otherwise`: the state of the granules' memory if the backend fails. */
 static bool release_run(struct segments *s, struct granule_run run, word otherwise)
 {
     set_memory(s->map, run, UNSETTLED);
@@ -127,8 +129,8 @@ void segment_release_taken(struct segments *s, struct granule_run run)
         word state = memory_state(s->map, i);
 
         same = same_memory(s->map, i, run_end(run));
-        /* Where even the dead may have released it, a failure does not show that it is there; nor
-         * where a part was missing before. */
+        /* UNSETTLED memory may have been released by the dead already, and a part may be
+         * missing where there are holes: then a failure does not show that all of it is there. */
         if ((state & MEMORY) != 0)
             release_run(s, same, (state & HOLES) != 0 ? 0 : state & COMMITTED);
     }
@@ -144,7 +146,8 @@ static void count_released(struct segment_map *map)
     journal_commit(j);
 }
 
-/* Whether it can be a note of the dead: the granules are free, and counted as having memory. */
+/* Whether the run can be a note of the dead: the granules are free, and counted as having
+ * memory. */
 static bool is_releasable(const struct segment_map *map, struct granule_run run)
 {
     if (!run_is_ready(map, run) || run.count > map->retained || run.count > map->committed)
@@ -183,7 +186,8 @@ static bool release_slice(struct segments *s, struct granule_run slice)
     return true;
 }
 
-/* The highest retained granules below `end` and outside `but`, at most so many; none: count 0. */
+/* The highest retained granules below `end` and outside `but`, at most `most` of them; count 0:
+ * there are none. */
 static struct granule_run highest_retained(const struct segment_map *map, size_t end, size_t most,
                                            struct granule_run but)
 {
@@ -202,7 +206,7 @@ static struct granule_run highest_retained(const struct segment_map *map, size_t
     return run;
 }
 
-/* `most`: in one call. */
+/* `most`: how many granules in one call of the backend. */
 static bool release_retained(struct segments *s, size_t count, size_t most, struct granule_run but)
 {
     size_t end = s->map->retained_end;
@@ -239,7 +243,7 @@ size_t segment_release_to(struct segments *s, size_t keep, size_t slice)
     size_t released = 0;
     bool more = true;
 
-    /* A slice a hold: nobody waits for long. */
+    /* One slice in each hold of the lock, so that nobody waits for long. */
     while (more && segment_enter(s, "segment_release")) {
         size_t before = map->retained;
         size_t excess = before > keep ? before - keep : 0;

@@ -1,9 +1,10 @@
-/* recover.c - what the dead left of a change of the map, believed only as far as it can be theirs. */
+/* recover.c - recovers what the dead left of a change of the map, believed only as far as it can be
+ * theirs. */
 #include "base/fault.h"
 #include "segment/segment_map.h"
 
-/* The last word, restored by the journal, says whether the run is taken and whose; the first must say so,
- * too. */
+/* The run's last word, restored by the journal, says whether the run is taken and whose it is. The
+ * first word must say the same. */
 static bool restore_inner(struct segment_map *map)
 {
     struct granule_run run = map->rewriting;
@@ -24,7 +25,7 @@ static bool restore_inner(struct segment_map *map)
     return true;
 }
 
-/* Which granule's word that is, or which node of which level; false: none. */
+/* Finds which granule's word (level 0) or which node of which level the address is; false: none. */
 static bool find_node(const struct segment_map *map, const word *address, size_t *level,
                       size_t *node)
 {
@@ -41,7 +42,8 @@ struct map_guard {
     const struct segments *segments;
 };
 
-/* The map's fields but for lock and journal, the words and nodes that have memory, and marks. */
+/* Journal entries may name the map's fields from `ready` on, the words and nodes that have memory,
+ * and marks. */
 static bool guards(const struct journal_guard *guard, const word *address)
 {
     const struct segments *s = ((const struct map_guard *)guard)->segments;
@@ -56,7 +58,7 @@ static bool guards(const struct journal_guard *guard, const word *address)
            s->marks->guards(s->marks, address);
 }
 
-/* A free run's ends lead to each other. */
+/* Whether the word can be right. The two ends of a free run must lead to each other. */
 static bool is_granule_sound(const struct segment_map *map, size_t granule)
 {
     word w = granule_load(map, granule), other;
@@ -136,8 +138,8 @@ static bool is_owned(const struct segment_map *map, segment_owner_id owner, stru
     return true;
 }
 
-/* NB: what is pending is looked at once the change of a dead holder of the map's lock is undone. Where the
- * map itself was set aside it stays pending. */
+/* NB: `pending` is read only after segment_enter() has undone the change of a dead holder of the
+ * map's lock. If the map itself was set aside, the run stays pending. */
 bool segment_recover(struct segments *s, segment_owner_id owner, struct run *pending, word *holes)
 {
     if (!segment_enter(s, "segment_recover"))

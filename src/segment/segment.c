@@ -27,7 +27,7 @@ static void mark_taken(struct segment_map *map, struct granule_run run, word fla
         store_word(map, run_end(run) - 1, flags, owner);
 }
 
-/* A granule at the end of a run becomes one inside a free run, or beyond `used`. */
+/* A granule at the end of a run comes to lie inside a free run, or beyond `used`. */
 static void mark_inner(struct segment_map *map, size_t granule)
 {
     store_word(map, granule, 0, 0);
@@ -35,8 +35,8 @@ static void mark_inner(struct segment_map *map, size_t granule)
 
 /* ---- taking ---------------------------------------------------------------------------------- */
 
-/* Takes the run out of the free run that begins at `first`, or out of what lies beyond `used`. What is
- * left before and behind it are free runs. */
+/* Takes the run out of the free run that begins at `first`, or out of the granules beyond `used`.
+ * What is left before and behind the run becomes free runs. */
 static void cut_from_free(struct segment_map *map, size_t first, struct granule_run run, word flags,
                           segment_owner_id owner)
 {
@@ -74,7 +74,8 @@ static void count_taken(struct segment_map *map, struct granule_run run, size_t 
     segment_note_footprint(map);
 }
 
-/* Makes sure that the run may be committed and has words; those count, too. */
+/* Makes sure that the run may be committed and has words. The words' memory counts, too: so the
+ * limit is checked again once they are committed. */
 static bool make_room(struct segments *s, struct granule_run run, size_t had_memory)
 {
     const struct segment_map *map = s->map;
@@ -87,7 +88,7 @@ static bool make_room(struct segments *s, struct granule_run run, size_t had_mem
            segment_release_retained(s, segment_excess(map, more, 0), run);
 }
 
-/* `first`: where the free run begins, of which the run is a part. */
+/* `first`: where the free run begins of which the run is a part. */
 static bool take_run(struct segments *s, size_t first, struct granule_run run,
                      segment_owner_id owner, enum run_kind kind, struct run *pending)
 {
@@ -110,7 +111,7 @@ static bool take_run(struct segments *s, size_t first, struct granule_run run,
     return true;
 }
 
-/* Where the lowest free run of n granules begins. */
+/* Where the lowest free run of at least n granules begins. */
 static size_t find_lowest(const struct segment_map *map, size_t n)
 {
     size_t first = segment_index_find(map, n);
@@ -120,7 +121,7 @@ static size_t find_lowest(const struct segment_map *map, size_t n)
     return n <= map->granules - map->used ? map->used : NO_GRANULE;
 }
 
-/* How many granules from `first` on the next one is whose end has that alignment. */
+/* How many granules to skip from `first` on until one ends at that alignment. */
 static size_t skip_to_aligned(const struct segment_map *map, size_t first, size_t alignment)
 {
     uintptr_t end = (uintptr_t)map->base + ((first + 1) << GRANULE_SHIFT);
@@ -128,7 +129,7 @@ static size_t skip_to_aligned(const struct segment_map *map, size_t first, size_
     return alignment <= GRANULE ? 0 : (-end & (alignment - 1)) >> GRANULE_SHIFT;
 }
 
-/* The free run in which n granules get their place, *start. */
+/* Finds the free run in which n granules get their place; *start is where the place begins. */
 static size_t find_place(const struct segment_map *map, size_t n, struct run_place place,
                          size_t *start)
 {
@@ -152,7 +153,7 @@ bool segment_take(struct segments *s, segment_owner_id owner, enum run_kind kind
     return segment_take_placed(s, owner, kind, bytes, (struct run_place){0}, pending);
 }
 
-/* Whether run and place together are no more than a region could be. */
+/* Whether run and place together are no larger than a region could be. */
 static bool is_countable(size_t bytes, struct run_place place)
 {
     const size_t most = SIZE_MAX / 8;
@@ -177,7 +178,7 @@ bool segment_take_placed(struct segments *s, segment_owner_id owner, enum run_ki
     return taken;
 }
 
-/* Whether the run is free and begins where a free run does. */
+/* Whether the run is free and begins where a free run begins. */
 static bool begins_free(const struct segment_map *map, struct granule_run run)
 {
     if (run.first > map->used)
@@ -209,8 +210,8 @@ bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind k
 
 /* ---- giving back ----------------------------------------------------------------------------- */
 
-/* Joins the run with the free runs that border on it, or lets the granules from `used` on begin
- * with it. */
+/* Joins the run with the free runs that border on it; or, if that reaches `used`, moves `used` down
+ * to where the joined run begins. */
 static void join_free(struct segment_map *map, struct granule_run run)
 {
     size_t end = run_end(run);
@@ -249,8 +250,8 @@ static void count_given(struct segment_map *map, struct granule_run run, size_t 
         journal_store(j, &map->retained_end, run_end(run));
 }
 
-/* The holes of a run end: they have no more memory than the rest of it. Its inner words, which say
- * which pages they were, are logged one by one. */
+/* Ends the holes of a run: by now the other pages of their granules count as having no memory,
+ * either. The run's inner words, which say which pages were holes, are logged one by one. */
 static void end_holes(struct segment_map *map, struct granule_run run, word *holes)
 {
     struct journal *j = &map->journal;
@@ -285,7 +286,7 @@ static void give_run(struct segment_map *map, struct granule_run run, struct run
     journal_commit(j);
 }
 
-/* What to give back next of a pending run: what follows `keep`, then what precedes it. */
+/* Which part of a pending run to give back next: what follows `keep`, then what precedes it. */
 static struct granule_run next_piece(const struct segment_map *map, struct run pending,
                                      struct run keep)
 {
@@ -299,7 +300,7 @@ static struct granule_run next_piece(const struct segment_map *map, struct run p
     return (struct granule_run){all.first, kept.first - all.first};
 }
 
-/* A part of the piece, at the same end of what is pending. */
+/* Shortens the piece to HOLED_MOST granules, at the same end of what is pending. */
 static struct granule_run shorten(const struct segment_map *map, struct granule_run piece,
                                   struct run pending)
 {
@@ -315,7 +316,8 @@ static bool must_release(const struct segment_map *map, struct granule_run piece
                          struct run_memory memory)
 {
     size_t most = segment_may_retain(map, map->committed - map->retained - piece.count);
-    /* By use it stays, and what lies highest goes in its place: runs are taken from the lowest on. */
+    /* With RETAIN_BY_USE the piece stays, and the highest retained granules go instead: runs are
+     * taken from the lowest on. */
     size_t before = map->retain == RETAIN_BY_USE ? 0 : map->retained;
     bool partly =
         map->lazy && memory.committed > 0 && (granule_load(map, piece.first) & LARGE) != 0;
@@ -324,7 +326,8 @@ static bool must_release(const struct segment_map *map, struct granule_run piece
            (memory.committed > 0 && (memory.holed || before + memory.committed > most));
 }
 
-/* What is retained by use is less when less is in use. */
+/* How many granules are retained above segment_may_retain(). With RETAIN_BY_USE, less may be
+ * retained when less is in use. */
 static size_t retained_above(const struct segment_map *map)
 {
     size_t most = segment_may_retain(map, map->committed - map->retained);
@@ -332,7 +335,7 @@ static size_t retained_above(const struct segment_map *map)
     return map->retain == RETAIN_BY_USE && map->retained > most ? map->retained - most : 0;
 }
 
-/* Ends the hold; what is retained above the measure goes in holds of its own. */
+/* Releases the lock, and then, in further holds of the lock, what is retained_above(). */
 static void leave_retaining(struct segments *s)
 {
     size_t keep = s->map->retained - retained_above(s->map);
@@ -350,7 +353,7 @@ void segment_give(struct segments *s, struct run *pending, struct run keep)
 
 void segment_give_holed(struct segments *s, struct run *pending, struct run keep, word *holes)
 {
-    size_t released = NO_GRANULE; /* the piece that begins here, as far as the backend could */
+    size_t released = NO_GRANULE; /* where the piece begins whose release was tried already */
 
     if (!segment_enter(s, "segment_give"))
         return;
@@ -383,7 +386,7 @@ size_t segment_ready(const struct segment_map *map)
     return __atomic_load_n(&map->ready, __ATOMIC_RELAXED);
 }
 
-/* A granule's word, read without the lock; 0 for all that is not, or not yet, the map's. */
+/* A granule's word, read without the lock; 0 for granules that are not, or not yet, the map's. */
 static word peek(const struct segment_map *map, size_t granule)
 {
     if (granule >= segment_ready(map))

@@ -2,12 +2,13 @@
  *
  *     | struct segment_map | level[0]: a word a granule | level[1]: maxima | ... | level[levels] |
  *
- * Each level starts on a page of its own. Of each only the pages for the first `ready` granules are
- * committed, so the 16 siblings that a node is the maximum of always are. Counts are of granules.
+ * Each level starts on a page of its own. Only those pages of a level are committed that serve the
+ * first `ready` granules; so a node's 16 children are committed together. Counts are of granules.
  *
- * A granule's word has flags in its low half, among them a bit for each page that is a hole; the
- * high half is a free run's length or a taken granule's owner. Words are loaded and stored whole: the owner of a run changes them without the
- * lock while others look at the ends of their neighbours.
+ * The low half of a granule's word has flags, among them a bit for each page that is a hole; the
+ * high half is a free run's length or a taken granule's owner. Words are loaded and stored whole:
+ * the owner of a run changes them without the lock while others look at the ends of the runs next
+ * to their own.
  */
 #ifndef DVSM_SEGMENT_SEGMENT_MAP_H
 #define DVSM_SEGMENT_SEGMENT_MAP_H
@@ -28,16 +29,15 @@
 
 enum {
     VALUE_SHIFT = SIZE_BITS / 2, /* the high half of a granule's word */
-    HOLE_SHIFT = 16,             /* from this bit on, a bit for each page of the granule: a hole */
-    FANOUT = 16,                 /* children of a node */
-    LEVELS_MOST = 8,             /* 16^8 granules are more than a word can count */
-    READY_AT_FIRST = 512,        /* a page of words, for 32 MiB */
-    SLICE_MOST = 32,             /* granules released in one hold of the lock: 2 MiB */
-    EXCESS_MOST =
-        128,        /* the same, by who gave back more than is retained: fewer calls, 8 MiB each */
-    HOLED_MOST = 16 /* granules given back in one change where there are holes: it logs each word */
+    HOLE_SHIFT = 16,      /* from this bit on, a bit for each page of the granule that is a hole */
+    FANOUT = 16,          /* children of a node */
+    LEVELS_MOST = 8,      /* 16^8 granules are more than a word can count */
+    READY_AT_FIRST = 512, /* a page of words, for 32 MiB */
+    SLICE_MOST = 32,      /* granules released in one hold of the lock: 2 MiB */
+    EXCESS_MOST = 128,    /* the same after giving back: fewer calls, 8 MiB each */
+    HOLED_MOST = 16       /* granules with holes given back in one change, which logs each word */
 };
-/* Holes need more bits than the low half of a word of 32 bits has: none there. */
+/* Holes need more bits than the low half of a 32-bit word has: such words have none. */
 #define HOLES (VALUE_SHIFT > HOLE_SHIFT ? granule_bits(VALUE_SHIFT) ^ granule_bits(HOLE_SHIFT) : 0)
 #define RETAIN_BY_USE SIZE_MAX
 #define GRANULES_MOST (((size_t)1 << VALUE_SHIFT) - 1)
@@ -63,28 +63,26 @@ struct segment_map {
     size_t granules;
     size_t page;
     size_t lazy;       /* 1: see segment_set_lazy() */
-    size_t hole_pages; /* a granule, each of which can be a hole; 0: there are no holes */
+    size_t hole_pages; /* pages a granule, each of which can be a hole; 0: there are no holes */
     size_t levels;     /* of the index: level[levels], the top, has at most 16 nodes */
     word *level[LEVELS_MOST];
 
-    size_t
-        ready; /* granules whose words, and the nodes above, are committed: changes by one store */
+    size_t ready; /* granules whose words and nodes are committed; changes by one store */
     size_t used;
     size_t committed; /* all granules of taken runs, and the free ones that have memory */
     size_t committed_most;
     size_t footprint_most; /* bytes: granules and overhead together */
     size_t retained;       /* free granules that have memory */
-    size_t retained_end;   /* a bound: none is retained from here on */
-    size_t retain;         /* how many may be, after giving back; RETAIN_BY_USE: see map.c */
-    size_t limit;          /* how many may be committed; SIZE_MAX: any number */
-    size_t overhead; /* bytes committed outside the granules: the map's own pages and what its user
-                        charged; they count against the limit */
-    size_t counts_overhead; /* 0: they do not, and it stays 0 */
+    size_t retained_end;   /* a bound: no granule is retained from here on */
+    size_t retain;   /* how many may be retained after giving back; RETAIN_BY_USE: see map.c */
+    size_t limit;    /* how many granules may be committed; SIZE_MAX: any number */
+    size_t overhead; /* bytes committed outside the granules: the map's own pages and what its
+                        user charged; they count against the limit */
+    size_t counts_overhead; /* 0: `overhead` is not counted, and stays 0 */
     size_t holes;           /* pages without memory in granules that count as committed */
 
-    /* Notes to a survivor, each valid while its count is not 0. */
-    struct granule_run
-        rewriting; /* the words inside this run are no longer as its last word says */
+    /* Notes to a survivor. Each is valid while its count is not 0. */
+    struct granule_run rewriting; /* words inside this run may differ from its last word */
     struct granule_run releasing; /* free granules whose memory is being taken away */
     struct page_run punching;     /* pages, holes already, whose memory is being taken away */
 
@@ -102,7 +100,7 @@ static inline word granule_load(const struct segment_map *map, size_t granule)
     return __atomic_load_n(&map->level[0][granule], __ATOMIC_RELAXED);
 }
 
-/* For words that nothing reads after a roll back: see journal_store() for all others. */
+/* For words that nothing reads after a rollback: for all others see journal_store(). */
 static inline void granule_store(struct segment_map *map, size_t granule, word value)
 {
     __atomic_store_n(&map->level[0][granule], value, __ATOMIC_RELAXED);
@@ -118,7 +116,7 @@ static inline word granule_word(word flags, size_t value)
     return (word)value << VALUE_SHIFT | flags;
 }
 
-/* Free, and has memory. Holds for the words from `used` on, too. */
+/* Whether the granule is free and has memory. Right for the words from `used` on, too. */
 static inline bool granule_is_retained(const struct segment_map *map, size_t granule)
 {
     return (granule_load(map, granule) & (TAKEN | COMMITTED)) == COMMITTED;
@@ -139,7 +137,7 @@ static inline size_t run_bytes(struct granule_run run)
     return run.count << GRANULE_SHIFT;
 }
 
-/* The granule an address lies in; outside the region a number beyond its last granule. */
+/* The granule that an address lies in; outside the region a number beyond the last granule. */
 static inline size_t granule_of(const struct segment_map *map, const void *address)
 {
     return ((uintptr_t)address - (uintptr_t)map->base) >> GRANULE_SHIFT;
@@ -150,22 +148,22 @@ static inline struct granule_run granules_of(const struct segment_map *map, stru
     return (struct granule_run){granule_of(map, run.start), run.bytes >> GRANULE_SHIFT};
 }
 
-/* Whether the run is one of granules that have words. */
+/* Whether all granules of the run have words. */
 static inline bool run_is_ready(const struct segment_map *map, struct granule_run run)
 {
     return run.count > 0 && run.count <= map->ready && run.first <= map->ready - run.count;
 }
 
-/* map.c: the lock, with recovery; false: not to be had, in a signal handler that interrupted its holder, or
- * the map was set aside. */
+/* map.c: takes the lock, and recovers if its holder died. False: the lock is not to be had, in a
+ * signal handler that interrupted its holder, or because the map was set aside. */
 bool segment_enter(struct segments *s, const char *function);
 void segment_leave(struct segments *s);
-/* recover.c: undoes what the dead left, with the lock held; may be interrupted and repeated. Where that cannot
- * be theirs, the map is damaged. */
+/* recover.c: undoes what the dead left, with the lock held; may be interrupted and repeated. If
+ * what is there cannot be theirs, the map is set aside. */
 void segment_undo(struct segments *s);
 /* Commits the map's own pages for the granules below `end`. */
 bool segment_make_ready(struct segments *s, size_t end);
-/* Where each level lies, from the lowest on; the end of the last. */
+/* Sets where each level lies, from the lowest on. Returns the end of the last. */
 char *segment_lay_out(struct segment_map *map, void *place, size_t granules);
 /* Bytes of the map's own pages that are committed. */
 size_t segment_own_bytes(const struct segment_map *map);
@@ -177,42 +175,44 @@ void segment_note_footprint(struct segment_map *map);
 size_t segment_excess(const struct segment_map *map, size_t granules, size_t holes);
 /* How many free granules may keep their memory while `taken` are in use. */
 size_t segment_may_retain(const struct segment_map *map, size_t taken);
-/* How many granules may be committed, with so many bytes more of overhead. */
+/* How many granules may be committed if overhead grows by `more` bytes. */
 size_t segment_most(const struct segment_map *map, size_t more);
-/* Leaves word of a run for a survivor; taken back by a store of 0 to `count`. */
+/* Notes a run for a survivor; a store of 0 to `count` takes the note back. */
 void segment_note(struct granule_run *note, struct granule_run run);
-/* Flags (and owner, as flags) for the words inside a run; COMMITTED stays as it is. */
+/* Stores `value`, flags and perhaps an owner, to the words inside a run; COMMITTED stays as it is
+ * in each. */
 void segment_rewrite_inner(struct segment_map *map, struct granule_run run, word value);
 
 /* index.c: the lowest free run of at least n granules below `used`, or NO_GRANULE. */
 size_t segment_index_find(const struct segment_map *map, size_t n);
 /* Carries a change of one granule's word up; journaled. */
 void segment_index_update(struct segment_map *map, size_t granule);
-/* The most of the 16 nodes of a group of that level; level 0: of the free runs that begin there. */
+/* The maximum of a group of 16 nodes of that level; at level 0, of the lengths of the free runs
+ * that begin there. */
 size_t segment_index_most(const struct segment_map *map, size_t level, size_t group);
-/* How many nodes of a level stand above (or are words of) that many granules. */
+/* How many nodes a level has above that many granules; at level 0, how many words. */
 size_t segment_index_nodes(size_t level, size_t granules);
 
-/* memory.c: how many granules of the run have memory (those not yet ready have none), and whether that
- * of any was on its way when its owner died. */
+/* memory.c: what memory a run has. Granules that are not yet ready have none. */
 struct run_memory {
-    size_t committed;
-    bool unsettled;
-    bool holed; /* some page is a hole */
+    size_t committed; /* granules that have memory */
+    bool unsettled;   /* an owner died while the memory of some granule was on its way */
+    bool holed;       /* some page is a hole */
 };
 struct run_memory segment_memory(const struct segment_map *map, struct granule_run run);
 /* Takes away all memory of a taken run; without the lock. */
 void segment_release_taken(struct segments *s, struct granule_run run);
-/* Releases that many retained granules outside `but`; false where the backend fails. */
+/* Releases the memory of `count` retained granules outside `but`; false where the backend fails. */
 bool segment_release_retained(struct segments *s, size_t count, struct granule_run but);
-/* The same down to `keep` granules, at most `slice` in one hold of the lock, which it takes; bytes. */
+/* The same until `keep` granules are retained, at most `slice` in one hold of the lock, which it
+ * takes. Returns the bytes released. */
 size_t segment_release_to(struct segments *s, size_t keep, size_t slice);
-/* Releases again what a dead process was releasing. False: the note of it cannot be theirs. */
+/* Releases again what a dead process was releasing. False: the note of it cannot be the dead's. */
 bool segment_finish_release(struct segments *s);
 
-/* holes.c: the same for pages that were being made holes. */
+/* holes.c: the same for pages that the dead process was making holes. */
 bool segment_finish_punch(struct segments *s);
-/* Of a run: how many holes it has. */
+/* How many holes a run has. */
 size_t segment_holes_in(const struct segment_map *map, struct granule_run run);
 
 #endif

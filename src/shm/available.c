@@ -1,9 +1,10 @@
 /* available.c - whether the machine and the cgroup have what is asked for.
  *
- * Linux hands out what it does not have, and kills somebody when it is used. So the library looks at
- * what there is before it commits much: a large request, or a part of what there was when it looked
- * last. In between it does not look, since that reads files in /proc and /sys: growth of a heap costs
- * no more, and a process in a sandbox may never need to. What cannot be read counts as no limit.
+ * Linux promises memory that it does not have, and kills a process when that memory is used. So the
+ * library looks at how much there is before it commits a large request, and after it has committed
+ * a share of what there was when it last looked. In between it does not look, since looking reads
+ * files in /proc and /sys: so growing a heap stays cheap, and a process in a sandbox may never need
+ * these files. What cannot be read counts as no limit.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,17 +17,17 @@
 #include "shm/shm_internal.h"
 
 enum {
-    SHARES = 16,            /* look again when one of them is gone: */
-    SHARE_FIRST = 64 << 20, /* of a new heap, without having looked: starting a program is cheap */
-    SHARE_LEAST = 4 << 20,  /* not more often, however little there is */
-    SHARE_MOST = 128 << 20, /* the process may have been put into another cgroup */
+    SHARES = 16,            /* look again when one of so many is gone */
+    SHARE_FIRST = 64 << 20, /* a new heap's, granted without a look, so that programs start fast */
+    SHARE_LEAST = 4 << 20,  /* do not look more often, however little there is */
+    SHARE_MOST = 128 << 20, /* look by then: the process may be in another cgroup */
     PATH_ROOM = 512,
     LINE_ROOM = 64
 };
 
 /* ---- reading */
 
-/* A file, line by line; what a line has beyond its room is left out. */
+/* A file, read line by line; what does not fit into a line's room is left out. */
 struct lines {
     int fd;
     size_t at, end;
@@ -72,8 +73,8 @@ struct field {
     size_t value;
 };
 
-/* Reads "name  123 ..." for each of the fields, which come in this order. A multiple of `unit`; those
- * that are not there keep their value. */
+/* Reads "name  123 ..." for each of the fields, which come in this order in the file. The numbers
+ * are in multiples of `unit`; a field that is not there keeps its value. */
 static void read_fields(const char *path, struct field *fields, size_t count, size_t unit)
 {
     struct lines l = {.fd = shm_open_above_stdio(path, O_RDONLY)};
@@ -91,7 +92,7 @@ static void read_fields(const char *path, struct field *fields, size_t count, si
     close(l.fd);
 }
 
-/* A file that is one number; "max" or anything else: none. */
+/* Reads a file that holds one number; SIZE_MAX for "max" or anything else. */
 static size_t read_number(const char *path)
 {
     struct lines l = {.fd = shm_open_above_stdio(path, O_RDONLY)};
@@ -118,7 +119,7 @@ static size_t minus(size_t a, size_t b)
     return a > b ? a - b : 0;
 }
 
-/* What it has without swapping, and what it can swap. */
+/* What the machine has without swapping; *swap: what it can swap. */
 static size_t machine_has(size_t *swap)
 {
     struct field fields[] = {{"MemAvailable:", SIZE_MAX}, {"SwapFree:", 0}};
@@ -130,7 +131,7 @@ static size_t machine_has(size_t *swap)
 
 /* ---- the cgroup, and those that it is in */
 
-/* The two kinds have the same under different names. */
+/* The two kinds of cgroup (v1, v2) have the same files under different names. */
 struct kind {
     const char *root;
     const char *limit, *used;
@@ -156,7 +157,7 @@ static const char *file_in(struct folder *f, const char *name)
     return f->path;
 }
 
-/* What one cgroup still has. */
+/* What one cgroup can still use. */
 static size_t cgroup_has(const struct kind *kind, struct folder *f, size_t swap)
 {
     struct field cached[] = {kind->cached[0], kind->cached[1]};
@@ -172,7 +173,7 @@ static size_t cgroup_has(const struct kind *kind, struct folder *f, size_t swap)
     return plus(free_now < limit ? free_now : limit, swap);
 }
 
-/* The least that it or one around it has. */
+/* The least that the cgroup or one around it has. */
 static size_t cgroups_have(const struct kind *kind, struct folder *f, size_t swap)
 {
     size_t least = SIZE_MAX;
@@ -188,8 +189,8 @@ static size_t cgroups_have(const struct kind *kind, struct folder *f, size_t swa
     }
 }
 
-/* "0::/path" or "4:memory:/path", perhaps with other controllers beside it: which kind it is, and the
- * path. */
+/* The kind of cgroup that a line names, and its path. The line is "0::/path" or "4:memory:/path",
+ * perhaps with other controllers beside "memory". NULL: neither. */
 static const struct kind *kind_of_line(const char *line, const char **path)
 {
     const char *first = strchr(line, ':'), *second = first != NULL ? strchr(first + 1, ':') : NULL;
@@ -205,7 +206,7 @@ static const struct kind *kind_of_line(const char *line, const char **path)
     return NULL;
 }
 
-/* The line's path is put behind the root of its kind, in place. */
+/* Puts the line's path behind the root of its kind, in place. */
 static void enter(struct folder *f, const struct kind *kind, const char *path)
 {
     size_t length = strlen(path);
@@ -250,7 +251,7 @@ size_t shm_available(void)
     return machine < own ? machine : own;
 }
 
-/* Beside the pages themselves the kernel needs some for their tables. */
+/* The kernel needs page tables beside the pages themselves. */
 static size_t with_tables(size_t bytes)
 {
     return plus(bytes, bytes / 256);
@@ -275,8 +276,8 @@ static void note_share(struct shm_record *record, size_t end, size_t share)
     atomic_store_explicit(&record->spent, 0, memory_order_relaxed);
 }
 
-/* A process knows what it committed itself. What others of the heap did it sees by the offset: that
- * grows with the heap. */
+/* Whether to look now. A process knows what it committed itself. It sees by the offset what other
+ * processes of the heap committed: the offset grows with the heap. */
 static bool is_due(struct shm_record *record, size_t end, size_t bytes)
 {
     size_t look_at = atomic_load_explicit(&record->look_at, memory_order_relaxed);

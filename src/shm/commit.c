@@ -1,8 +1,8 @@
-/* commit.c - putting memory behind a range and taking it away: what all backends do alike.
+/* commit.c - putting memory behind a range and taking it away, the same for all backends.
  *
- * One call, MADV_POPULATE_WRITE, does it and reports what a store would have died of. Before that the
- * file is made long enough. A kernel that lacks the call (before Linux 5.14), or a sandbox that refuses
- * it, is asked otherwise.
+ * One call, MADV_POPULATE_WRITE, commits memory and reports the error that would have killed a
+ * store. Before that the file is made long enough. Where the kernel lacks the call (before Linux
+ * 5.14) or a sandbox refuses it, other calls do the same.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -25,8 +25,8 @@
 #endif
 
 enum {
-    POPULATE_ATTEMPTS = 1000, /* before "try again" is taken for a no */
-    ALLOCATE_PIECE = 2 << 20, /* a signal undoes a piece: a long one might never be done */
+    POPULATE_ATTEMPTS = 1000, /* then "try again" counts as a refusal */
+    ALLOCATE_PIECE = 2 << 20, /* a signal undoes a piece: a longer one might never finish */
     DUMP_PIECE = 1 << 20      /* shorter ranges are not worth splitting the mapping for */
 };
 
@@ -40,7 +40,7 @@ static int open_path(const char *path, int flags, unsigned mode)
     return open(path, flags, mode);
 }
 
-/* A call that every sandbox allows: the signal mask, which is left as it is. */
+/* Has the kernel store the signal mask, which stays unchanged: a call that every sandbox allows. */
 static int store_mask(void *word)
 {
     return (int)syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, word, sizeof(uint64_t));
@@ -50,14 +50,15 @@ struct shm_kernel shm_kernel = {memfd_create, madvise, fallocate, set_seals, ope
 
 /* ---- committing */
 
-/* The kernel's answers to a call that it does not know, and a sandbox's. */
+/* Whether the error means that the kernel does not know the call, or that a sandbox refuses it. */
 static bool is_refused(int error)
 {
     return error == EINVAL || error == EPERM || error == ENOSYS || error == EACCES ||
            error == EOPNOTSUPP;
 }
 
-/* The pages are there when the kernel says so; what would have been a SIGBUS is EFAULT. */
+/* When the kernel returns success, the pages are there; where a store would get SIGBUS, it returns
+ * EFAULT. */
 static int populate(void *start, size_t bytes)
 {
     for (int attempt = 0; attempt < POPULATE_ATTEMPTS; attempt++) {
@@ -88,9 +89,9 @@ static int allocate_in_file(const dvsm_mapping *mapping, const char *start, size
     return 0;
 }
 
-/* Has the kernel store a word in each page: where there is no memory for it the kernel gets an
- * error and not we a signal. NB: what the word held is lost; nothing is kept in a range that is being
- * committed. */
+/* Has the kernel store a word in each page: without memory for the page the kernel returns an
+ * error, where our own store would get a signal. NB: what the word held is lost; nothing is kept in
+ * a range that is being committed. */
 static int touch_each_page(char *start, size_t bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -127,8 +128,8 @@ static bool has_file(const dvsm_mapping *mapping)
     return shm_record(mapping)->inode != 0;
 }
 
-/* NB: a file with a name may have been made shorter by somebody since its length was seen: then it is
- * looked at again. */
+/* NB: somebody may have made a file with a name shorter since its length was seen: after EFAULT the
+ * length is looked at again. */
 static int commit_in_file(const dvsm_mapping *mapping, char *start, size_t bytes, size_t end)
 {
     bool was_short = false;
@@ -150,7 +151,7 @@ static int commit(const dvsm_mapping *mapping, char *start, size_t bytes, size_t
                              : commit_within_file(mapping, start, bytes);
 }
 
-/* A file system that is full says so by EFAULT, through a mapping; a machine that is, too. */
+/* Through a mapping, a full file system gives EFAULT; so does a machine without memory. */
 static int commit_error(const dvsm_backend *self, int error)
 {
     if (error == ENOSPC || (error == EFAULT && self == &dvsm_backend_shm_open))
@@ -158,8 +159,8 @@ static int commit_error(const dvsm_backend *self, int error)
     return ENOMEM;
 }
 
-/* In a core file, or not. Of shared memory without a file only: one with a file is dumped up to the
- * file's end. */
+/* Says whether a range is in core files. Only needed without a file: memory that has a file is
+ * dumped up to the file's end. */
 static void advise_dump(const dvsm_mapping *mapping, void *start, size_t bytes, int advice)
 {
     if (!has_file(mapping))

@@ -1,10 +1,11 @@
-/* file.c - the descriptor of a mapping's file: above stdio, found again where it was closed; and a file
- * that becomes longer.
+/* file.c - the descriptor of a mapping's file: moved above stdio, found again where it was closed;
+ * and making the file longer.
  *
- * The mapping keeps the file alive, but only a descriptor can make it longer. A program may close the
- * one there was, or have another file under its number by now: it is the heap's as long as device and
- * inode say so. Otherwise another is looked for: through the mapping itself (which needs a
- * capability), among the descriptors of this process, among those of its parent.
+ * The mapping keeps the file alive, but only a descriptor can make it longer. A program may have
+ * closed that descriptor, or have another file under its number by now: the descriptor is the
+ * heap's only if device and inode match. If not, another descriptor is looked for: through the
+ * mapping itself (which needs a capability), among the descriptors of this process, among those of
+ * its parent.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -71,7 +72,7 @@ bool shm_owns_fd(const dvsm_mapping *mapping)
 
 /* ---- finding it again */
 
-/* "/proc/<who>/<what>", of numbers in base 10 or 16, without stdio. */
+/* Both build "/proc/<who>/<what>" without stdio, with numbers in base 10 or 16. */
 static char *put_text(char *to, const char *text)
 {
     while (*text != '\0')
@@ -92,7 +93,7 @@ static char *put_number(char *to, uintptr_t number, unsigned base)
     return put_text(to, first);
 }
 
-/* NB: only while the mapping is in one piece: mlock() and its like divide it. */
+/* NB: works only while the mapping is in one piece: mlock() and its like divide it. */
 static int open_mapped_file(const dvsm_mapping *mapping)
 {
     char path[80], *end = put_text(path, "/proc/self/map_files/");
@@ -112,8 +113,9 @@ struct entry {
     char name[];
 };
 
-/* The entry's file if it is the mapping's: opened once more or, of this process, doubled. It is looked
- * at first: opening a stranger's device or pipe would do something. */
+/* Opens the entry's file once more if it is the mapping's; if it cannot be opened and the entry is
+ * this process's, duplicates the descriptor. The file is checked before it is opened: opening an
+ * unrelated device or pipe could have side effects. */
 static int open_entry(const dvsm_mapping *mapping, int directory, const char *name, bool own)
 {
     struct stat file;
@@ -130,7 +132,7 @@ static int open_entry(const dvsm_mapping *mapping, int directory, const char *na
     return flags >= 0 && (flags & O_ACCMODE) == O_RDWR ? fcntl(number, F_DUPFD_CLOEXEC, 3) : -1;
 }
 
-/* Among the descriptors of a process. */
+/* Looks among the descriptors of a process. */
 static int open_from(const dvsm_mapping *mapping, const char *path, bool own)
 {
     _Alignas(struct entry) char entries[512];
@@ -160,7 +162,7 @@ static int open_from_parent(const dvsm_mapping *mapping)
     return open_from(mapping, path, false);
 }
 
-/* Another thread may have found one, too: one of them is kept. */
+/* Another thread may have found a descriptor, too: one of the two is kept. */
 static int keep(const dvsm_mapping *mapping, int stale, int fd)
 {
     fd = shm_fd_above_stdio(fd);
@@ -196,8 +198,9 @@ int shm_check_length(size_t length)
     return getrlimit(RLIMIT_FSIZE, &limit) == 0 && length > limit.rlim_cur ? EFBIG : 0;
 }
 
-/* Only ever extends a file, whatever other processes do: their longer length stays. NB: so does a byte
- * that is written, and nobody has anything in the last page but who commits it. */
+/* Only ever extends a file, whatever other processes do: if they made it longer, it stays so. NB:
+ * writing one byte only extends the file, too, and overwrites nothing: only the process that
+ * commits the last page can have anything in it. */
 static int extend(int fd, size_t length)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -211,13 +214,14 @@ static int extend(int fd, size_t length)
     return pwrite(fd, "", 1, (off_t)length - 1) == 1 ? 0 : errno;
 }
 
-/* A sandbox that lets nobody look at files does not have them changed behind one's back. */
+/* Where a sandbox refuses to let us look at a file, the descriptor is taken to be still the
+ * heap's. */
 static bool may_not_look(int error)
 {
     return error == EPERM || error == ENOSYS || error == EACCES;
 }
 
-/* The file's descriptor, and how long the file is now. */
+/* Returns the file's descriptor, -1 without one; *length: how long the file is now. */
 static int look_at_file(const dvsm_mapping *mapping, size_t *length)
 {
     struct stat file;

@@ -11,7 +11,7 @@
 
 enum {
     HUGE_PAGE = 2 << 20, /* only ranges aligned to it, in memory and in the file, can be one */
-    RECORDS_MOST = 2048  /* more than a process can have heaps */
+    RECORDS_MOST = 2048  /* a process has fewer heaps */
 };
 
 /* ---- records: a static table, so that fork at any moment finds it usable */
@@ -33,7 +33,7 @@ static void free_record(struct shm_record *record)
 
 /* ---- mapping */
 
-/* Too little of something, in the word that makes the library ask for less. */
+/* EAGAIN, too, means too little of something: ENOMEM makes the library ask for less. */
 static int mmap_error(int error)
 {
     return error == EAGAIN ? ENOMEM : error;
@@ -45,8 +45,8 @@ static void advise_huge_pages(const dvsm_mapping *mapping)
         shm_kernel.advise(mapping->base, mapping->bytes, MADV_HUGEPAGE);
 }
 
-/* Address space a little larger than wanted is taken, the shared memory is put over the aligned
- * part, and what is left over at both ends is given back. */
+/* Takes a little more address space than wanted, puts the shared memory over the aligned part, and
+ * gives back what is left over at both ends. */
 static int map_aligned(dvsm_mapping *mapping, int fd, int flags)
 {
     size_t bytes = mapping->bytes;
@@ -74,7 +74,7 @@ static int map_aligned(dvsm_mapping *mapping, int fd, int flags)
     return 0;
 }
 
-/* With a record of its own, which goes again where it fails. */
+/* Maps with a record of the mapping's own; on failure the record is freed. */
 static int map(dvsm_mapping *mapping, int fd, int flags)
 {
     struct shm_record *record = claim_record();
@@ -93,8 +93,8 @@ static int map(dvsm_mapping *mapping, int fd, int flags)
     return 0;
 }
 
-/* The file stays as short as it is: shm_commit() makes it longer. A length that is refused then is
- * better refused now. */
+/* The file stays as short as it is: shm_commit() makes it longer. A length that would be refused
+ * then is refused now. */
 int shm_map_file(dvsm_mapping *mapping, int fd)
 {
     int error = shm_check_length(mapping->bytes);
@@ -102,7 +102,8 @@ int shm_map_file(dvsm_mapping *mapping, int fd)
     return error != 0 ? error : map(mapping, fd, 0);
 }
 
-/* What was never committed is not dumped: there is no file whose end would keep it out. */
+/* What was never committed is marked not to be dumped: there is no file end that would keep it out
+ * of core files. */
 int shm_map_anonymous(dvsm_mapping *mapping)
 {
     int error = map(mapping, -1, MAP_ANONYMOUS);

@@ -14,7 +14,7 @@
 #define MFD_NOEXEC_SEAL 8U
 #endif
 
-/* The label is what /proc shows; it need not be unique, and the kernel takes up to 249 bytes. */
+/* /proc shows the label. It need not be unique, and the kernel takes up to 249 bytes. */
 static int open_file(const char *label)
 {
     char name[64];
@@ -27,8 +27,9 @@ static int open_file(const char *label)
     return fd;
 }
 
-/* Nobody makes it shorter, nor does anybody add a seal; longer it gets as the heap grows. A file that
- * for a moment had a number of stdio's may have been printed to by another thread. */
+/* Seals the file, so that nobody makes it shorter or adds a seal; it can still grow with the heap.
+ * If the file for a moment had one of stdio's numbers, another thread may have printed to it: empty
+ * it. */
 static int prepare(int fd, bool moved)
 {
     if (moved && ftruncate(fd, 0) != 0)

@@ -19,7 +19,7 @@ const dvsm_backend *shm_backend_named(const char *name)
     return NULL;
 }
 
-/* The rest of the library counts on the alignment: a user's backend may not know. */
+/* The rest of the library relies on the alignment, which a user's backend may get wrong. */
 static int reserve(const dvsm_backend *backend, dvsm_mapping *mapping)
 {
     int error = backend->reserve(backend, mapping);

@@ -18,31 +18,31 @@
 
 enum {
     SHM_ALIGN = 64 << 10,
-    SHM_LARGE = 64 << 20 /* whether there is so much is always worth a look */
+    SHM_LARGE = 64 << 20 /* requests from this size on always check what is available */
 };
 
-/* The calls that an older kernel may lack or a sandbox refuse, or that fail only on machines no test
- * has. Tests replace them; nothing else does. As the C library's: -1 and errno. */
+/* The calls that an older kernel may lack, that a sandbox may refuse, or that fail only on machines
+ * no test has. Only tests replace them. They fail like the C library's, with -1 and errno. */
 struct shm_kernel {
     int (*memfd)(const char *name, unsigned flags);
     int (*advise)(void *start, size_t bytes, int advice);
     int (*allocate)(int fd, int mode, off_t offset, off_t bytes);
     int (*seal)(int fd, int seals);
     int (*open)(const char *path, int flags, unsigned mode);
-    /* Has the kernel store eight bytes there. */
+    /* Has the kernel store eight bytes at `word`. */
     int (*store)(void *word);
 };
 extern struct shm_kernel shm_kernel;
 
-/* What this process knows of a mapping beyond what the library does: mapping->context. A forked child
- * has a copy. */
+/* What this process knows of a mapping beyond what the library does: mapping->context. A forked
+ * child has a copy. */
 struct shm_record {
     atomic_bool taken;
     atomic_int fd;                /* -1: without a file; else the file's, as far as is known */
     uint64_t device, inode;       /* which file it is; both 0: none */
-    _Atomic(size_t) length;       /* the file has at least that */
-    _Atomic(size_t) look_at;      /* beyond this offset, see what is available; available.c */
-    _Atomic(size_t) spent, share; /* committed since that was seen; when to look again */
+    _Atomic(size_t) length;       /* the file is at least so long */
+    _Atomic(size_t) look_at;      /* beyond this offset, look at what is available; available.c */
+    _Atomic(size_t) spent, share; /* committed since the last look; how much leads to the next */
 };
 
 static inline struct shm_record *shm_record(const dvsm_mapping *mapping)
@@ -52,8 +52,8 @@ static inline struct shm_record *shm_record(const dvsm_mapping *mapping)
 
 /* ---- map.c */
 
-/* Maps mapping->bytes of the new, empty file `fd`; on success the fd is the mapping's, on failure it
- * is still the caller's. */
+/* Maps mapping->bytes of the new, empty file `fd`. On success the mapping owns the fd; on failure
+ * the caller still does. */
 int shm_map_file(dvsm_mapping *mapping, int fd);
 
 /* Maps shared memory without a file. */
@@ -61,21 +61,23 @@ int shm_map_anonymous(dvsm_mapping *mapping);
 
 /* ---- file.c */
 
-/* The same file under a descriptor of 3 or above, closed on exec: what it had before is closed. 0, 1
- * and 2 are what a program prints to, also where it was started without them. -1 and errno: closed. */
+/* Moves the file to a descriptor of 3 or above, closed on exec, and closes the one it had below 3.
+ * A program reads and prints through 0, 1 and 2, even where it was started without them. On
+ * failure: -1 and errno, and the file is closed. */
 int shm_fd_above_stdio(int fd);
 
-/* Notes which file the mapping is of. */
+/* Notes which file is mapped. */
 int shm_note_file(struct shm_record *record, int fd);
 
-/* Whether the mapping's descriptor is still the file that was mapped, not one opened since under that
- * number. */
+/* Whether the mapping's descriptor is still the file that was mapped, not another opened since
+ * under that number. */
 bool shm_owns_fd(const dvsm_mapping *mapping);
 
 /* Whether `fd` is the file that was mapped. */
 bool shm_is_file_of(const dvsm_mapping *mapping, int fd);
 
-/* Makes the file at least so long, never shorter; 0 also where it is. *was_short tells. */
+/* Makes the file at least `length` bytes long, never shorter; *was_short: whether it was shorter,
+ * or could not be looked at. Returns 0 or an errno value. */
 int shm_lengthen(const dvsm_mapping *mapping, size_t length, bool *was_short);
 
 /* EFBIG: the process may not write a file of that length (and gets SIGXFSZ if it tries); ENOMEM: no
@@ -90,17 +92,17 @@ int shm_unmap(const dvsm_backend *self, dvsm_mapping *mapping, int destroy);
 
 /* ---- available.c */
 
-/* Of a new mapping: nothing was seen yet. */
+/* Resets the record for a new mapping: nothing was seen yet. */
 void shm_start_watching(struct shm_record *record);
 
-/* Whether so many bytes more, that end at that offset of the mapping, may be had: false where the
- * kernel would have to kill somebody for them. */
+/* Whether `bytes` more, which end at offset `end` of the mapping, may be committed: false where the
+ * kernel would have to kill a process for them. */
 bool shm_is_available(struct shm_record *record, size_t end, size_t bytes);
 
-/* The same of a large request, before anything is done for it. */
+/* The same for a large request, before anything is done for it. */
 bool shm_has_available(size_t bytes);
 
-/* Bytes that can be had now, as far as the system tells; SIZE_MAX: it does not. */
+/* Bytes that can be had now, as far as the system tells; SIZE_MAX: it does not tell. */
 size_t shm_available(void);
 
 #endif

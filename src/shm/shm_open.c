@@ -16,8 +16,8 @@ static int create(const char *name)
     return shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, PRIVATE_MODE);
 }
 
-/* The new file is given a number above stdio's; what another thread printed to it before that is taken
- * away. 0, or an errno value and nothing is open. */
+/* Gives the new file a number above stdio's, and removes what another thread printed to it before
+ * that. Returns 0, or an errno value and nothing is open. */
 static int move_above_stdio(int *fd)
 {
     int low = *fd;
@@ -32,8 +32,8 @@ static int move_above_stdio(int *fd)
     return error;
 }
 
-/* A file that has no name at any time and, O_EXCL, never gets one. Where the file system has none such
- * a memory file does as well. */
+/* Creates a file that never has a name; O_EXCL keeps it from getting one. Where the file system has
+ * no such files, a memory file does as well. */
 static int create_unnamed(void)
 {
     int fd = shm_kernel.open("/dev/shm", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, PRIVATE_MODE);
@@ -55,7 +55,7 @@ static int reserve_unnamed(dvsm_mapping *mapping)
     return error;
 }
 
-/* fchmod, since the umask has no say in what the user asked for. */
+/* fchmod(), so that the umask does not change the mode that the user asked for. */
 static int reserve_named(dvsm_mapping *mapping)
 {
     const mode_t mode = mapping->mode != 0 ? (mode_t)mapping->mode : PRIVATE_MODE;
@@ -82,8 +82,8 @@ static int shm_open_reserve(const dvsm_backend *self, dvsm_mapping *mapping)
     return mapping->name == NULL ? reserve_unnamed(mapping) : reserve_named(mapping);
 }
 
-/* Somebody may have given the name to another file since. Where that cannot be seen, the name is
- * taken for ours. */
+/* Somebody may have given the name to another file since. Where the file cannot be opened to see,
+ * the name counts as ours. */
 static bool name_is_of_another(const dvsm_mapping *mapping)
 {
     int fd = shm_fd_above_stdio(shm_open(mapping->name, O_RDONLY | O_CLOEXEC, 0));
@@ -102,7 +102,8 @@ static int remove_name(const dvsm_mapping *mapping)
     return shm_unlink(mapping->name) == 0 || errno == ENOENT ? 0 : errno;
 }
 
-/* The name first: it may be somebody else's to remove, and then nothing has happened yet. */
+/* Removes the name first: this process may not be allowed to remove it, and then nothing has
+ * happened yet. */
 static int shm_open_unmap(const dvsm_backend *self, dvsm_mapping *mapping, int destroy)
 {
     int error = destroy ? remove_name(mapping) : 0;

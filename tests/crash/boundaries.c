@@ -1,8 +1,8 @@
 /* boundaries.c - a worker dies at every boundary between two instructions of its calls.
  *
- * The tracer steps it. Whenever a shared byte, or the worker's list of locks, is not what it was: the
- * region is saved, the kernel's part in the death done to it, and the tracer survives: see survive.h. Then
- * all is put back, and the worker goes on.
+ * The tracer steps it. Whenever a shared byte, or the worker's list of locks, is not what it was:
+ * the region is saved, the kernel's part in the death done to it, and the tracer survives: see
+ * survive.h. Then all is put back, and the worker goes on.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -108,7 +108,8 @@ static bool matters(size_t state)
     return victim_state == (size_t)ALL || victim_state == state;
 }
 
-/* Calls `visit` at each state that matters; the region is afterwards as before. How many there were. */
+/* Calls `visit` at each state that matters; the region is afterwards as before. How many there
+ * were. */
 static size_t at_every_state(struct tracee *t, struct image *image, at_death visit)
 {
     size_t states = 0;

@@ -11,8 +11,9 @@
  *     plants.c     faults planted in the library, all to be found
  *     main.c       which of these
  *
- * The process that traces is the survivor, too: it shares the region, and what it does to it is undone by
- * putting an image back. The first thing found wrong ends the program with a line that says where.
+ * The process that traces is the survivor, too: it shares the region, and what it does to it is
+ * undone by putting an image back. The first thing found wrong ends the program with a line that
+ * says where.
  */
 #ifndef DVSM_TESTS_CRASH_HARNESS_H
 #define DVSM_TESTS_CRASH_HARNESS_H

@@ -1,8 +1,8 @@
 /* image.h - a copy of a heap's region: saved, compared with, put back.
  *
- * Only pages that the region's file has are looked at: reading a hole would put a page there. What has no
- * page counts as zeros. The list of what there is must be refreshed after anything that may have given or
- * taken pages (a system call of a tracee).
+ * Only pages that the region's file has are looked at: reading a hole would put a page there. What
+ * has no page counts as zeros. The list of what there is must be refreshed after anything that may
+ * have given or taken pages (a system call of a tracee).
  *
  *     image_open      makes an empty copy of that mapping's size
  *     image_refresh   looks which pages there are now

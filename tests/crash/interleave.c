@@ -1,9 +1,9 @@
-/* interleave.c - two or three workers stepped in turn, as dice say, until one is killed; the others go
- * on for a while, and die, too.
+/* interleave.c - two or three workers stepped in turn, as dice say, until one is killed; the others
+ * go on for a while, and die, too.
  *
- * They share one CPU's lane, or move between lanes: whenever another gets its turn, a worker inside a
- * restartable sequence is sent to where it is aborted to, as the kernel would. Each schedule has its own seed; a failure
- * prints it, and `seed=` with that number repeats it first.
+ * They share one CPU's lane, or move between lanes: whenever another gets its turn, a worker inside
+ * a restartable sequence is sent to where it is aborted to, as the kernel would. Each schedule has
+ * its own seed; a failure prints it, and `seed=` with that number repeats it first.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

@@ -1,8 +1,9 @@
 /* ledger.h - the calls that workers make, and what is known of the blocks.
  *
- * The ledger is shared, outside the region. A slot names a block; it says before and after each call what
- * the call is about, so that whoever finds the caller dead knows which blocks must be there and which may
- * be. Between two calls a worker runs freely; in one it is stepped: it says so in `inside`, and stops.
+ * The ledger is shared, outside the region. A slot names a block; it says before and after each
+ * call what the call is about, so that whoever finds the caller dead knows which blocks must be
+ * there and which may be. Between two calls a worker runs freely; in one it is stepped: it says so
+ * in `inside`, and stops.
  */
 #ifndef DVSM_TESTS_CRASH_LEDGER_H
 #define DVSM_TESTS_CRASH_LEDGER_H
@@ -41,7 +42,8 @@ extern bool ledger_stepped;
 void ledger_open(void);
 void ledger_clear(void);
 
-/* Slots by number, of this worker's own or any; each call leaves the slot held and filled, or empty. */
+/* Slots by number, of this worker's own or any; each call leaves the slot held and filled, or
+ * empty. */
 struct slot *own_slot(size_t number);
 
 void call_enter(void);

@@ -1,7 +1,7 @@
 /* main.c - crash-harness PART [full] [locked] [seed=N] [only=SCENARIO] [cpu=N]
  *
- * Prints the seed; the same seed gives the same run. `locked`: in a heap without restartable sequences. `cpu`:
- * where a part that steps stays, if two are to run side by side.
+ * Prints the seed; the same seed gives the same run. `locked`: in a heap without restartable
+ * sequences. `cpu`: where a part that steps stays, if two are to run side by side.
  */
 #define _GNU_SOURCE
 #include <inttypes.h>
@@ -58,7 +58,8 @@ _Noreturn void give_up(const char *format, ...)
     _exit(2);
 }
 
-/* Alarms since the survivor began: one may be due to a stop of the whole machine, or of this process. */
+/* Alarms since the survivor began: one may be due to a stop of the whole machine, or of this
+ * process. */
 unsigned alarms;
 enum { ALARMS_MOST = 3, ALARM_SECONDS = 10 };
 

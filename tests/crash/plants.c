@@ -1,7 +1,7 @@
 /* plants.c - faults planted in the library, one at a time, each to be found: the harness can fail.
  *
- * They are the uses of PLANTED() in src/, by number. Only the harness's own build of the library has
- * them.
+ * They are the uses of PLANTED() in src/, by number. Only the harness's own build of the library
+ * has them.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -78,7 +78,8 @@ static void prepare_stock(void)
     hold(0, MANY, 40);
 }
 
-/* Full magazines in stock, and the last trade went the other way than the next: magazines are split. */
+/* Full magazines in stock, and the last trade went the other way than the next: magazines are
+ * split. */
 static void prepare_split(void)
 {
     void *blocks[300];
@@ -142,8 +143,8 @@ static void prepare_two_segments(void)
     hold(2, 6, 30000);
 }
 
-/* Free chunks of a few pages each between blocks, a larger one, a victim and a top: all with pages inside
- * that can be given back. */
+/* Free chunks of a few pages each between blocks, a larger one, a victim and a top: all with pages
+ * inside that can be given back. */
 static void prepare_pages(void)
 {
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, -1);
@@ -171,8 +172,8 @@ static void prepare_no_retaining(void)
     segment_set_retain(&the_heap->segments, 0);
 }
 
-/* Two segments with a hole of two granules between them. What the second begins with is told by `first`: a
- * block in use (0), a free chunk (1), the victim (2), the top (3). */
+/* Two segments with a hole of two granules between them. What the second begins with is told by
+ * `first`: a block in use (0), a free chunk (1), the victim (2), the top (3). */
 static void prepare_gap(int first)
 {
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 90000);
@@ -215,7 +216,8 @@ static void prepare_gap_top(void)
     prepare_gap(3);
 }
 
-/* The victim behind a block, 10, in the place of one of the two that were freed, and before 4 or 7. */
+/* The victim behind a block, 10, in the place of one of the two that were freed, and before 4 or
+ * 7. */
 static void prepare_victim(void)
 {
     hold(0, 9, 600);
@@ -406,8 +408,8 @@ static void prepare_unaligned(void)
     drop(40, 6, 1);
 }
 
-/* From lanes, with blocks that go back to the arena first; from runs cut for that, behind a lead; from an
- * arena that grows for them. */
+/* From lanes, with blocks that go back to the arena first; from runs cut for that, behind a lead;
+ * from an arena that grows for them. */
 static void act_aligned_cached(void)
 {
     call_aligned(own_slot(40), 64, 110);
@@ -871,8 +873,8 @@ static void take_units(unsigned class, size_t until)
     depot_leave(depot_of(cache, class));
 }
 
-/* The magazines' granule is used up but for the last unit, by two classes that hold nothing; the first blocks
- * of two others were had before. */
+/* The magazines' granule is used up but for the last unit, by two classes that hold nothing; the
+ * first blocks of two others were had before. */
 static void prepare_units(void)
 {
     struct cache *cache = &the_heap->cache;

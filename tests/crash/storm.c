@@ -1,9 +1,9 @@
 /* storm.c - eight processes of two threads each at work on one heap, killed at random, for minutes.
  *
- * Nothing is stepped, and lanes are the kernel's own. Blocks are named in a table that all share: who
- * allocates stores the block there when it has it, who frees takes it out first. A process that dies in
- * between loses its hold of a block, one a thread at most: as long as the storm lasts such blocks must stay
- * few, and in the end the walk finds them.
+ * Nothing is stepped, and lanes are the kernel's own. Blocks are named in a table that all share:
+ * who allocates stores the block there when it has it, who frees takes it out first. A process that
+ * dies in between loses its hold of a block, one a thread at most: as long as the storm lasts such
+ * blocks must stay few, and in the end the walk finds them.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

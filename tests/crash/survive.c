@@ -1,8 +1,8 @@
 /* survive.c - the survivor's work and the account of every byte.
  *
- * dvsm_check() says that each byte of each segment is in one chunk, that chunks and map agree, and that
- * each cached block is in one place; the walk tells chunks in use from free and cached ones. What is left is
- * to hold the blocks in use against the ledger.
+ * dvsm_check() says that each byte of each segment is in one chunk, that chunks and map agree, and
+ * that each cached block is in one place; the walk tells chunks in use from free and cached ones.
+ * What is left is to hold the blocks in use against the ledger.
  */
 #define _GNU_SOURCE
 #include "crash/survive.h"
@@ -127,9 +127,9 @@ static void look_up_resizing(const struct slot *slot, struct allowance *allowed)
         allowed->least++;
 }
 
-/* A block being freed is as it was as long as it is there, but for links in its first bytes. NB: once it
- * is free another may get it: who has it for sure was asked before; who died in the call that got it is known by
- * what that call may have. */
+/* A block being freed is as it was as long as it is there, but for links in its first bytes. NB:
+ * once it is free another may get it: who has it for sure was asked before; who died in the call
+ * that got it is known by what that call may have. */
 static void look_up_freeing(const struct slot *slot, struct allowance *allowed)
 {
     struct found *there = slot->state == SLOT_FREEING ? find(slot->block) : NULL;
@@ -157,7 +157,8 @@ static void list_unknown(void)
                     (int)ledger->slot[i].state, ledger->slot[i].size, ledger->slot[i].block);
 }
 
-/* Who holds blocks comes first: a block that another was freeing, or moving, may have become theirs. */
+/* Who holds blocks comes first: a block that another was freeing, or moving, may have become
+ * theirs. */
 static struct allowance look_up_all(void)
 {
     struct allowance allowed = {0};

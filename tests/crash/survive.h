@@ -13,11 +13,12 @@ enum variant {
     VARIANTS
 };
 
-/* All of it: the account, allocating, freeing, trading, trimming, and in the end freeing all that is left.
- * The ledger is as it was afterwards, the heap is not. */
+/* All of it: the account, allocating, freeing, trading, trimming, and in the end freeing all that
+ * is left. The ledger is as it was afterwards, the heap is not. */
 void survive(enum variant variant);
 
-/* Only the account: every byte is free, cached, the allocator's own, or in a block that the ledger knows. */
+/* Only the account: every byte is free, cached, the allocator's own, or in a block that the ledger
+ * knows. */
 void account(void);
 
 /* The first thing of a variant, as a survivor who may die in it. */

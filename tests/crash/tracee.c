@@ -205,8 +205,8 @@ static bool skip_waiting(struct tracee *t)
     return true;
 }
 
-/* Copying and clearing, byte by byte as the processor counts: what is in the middle of it is nobody's block
- * yet. */
+/* Copying and clearing, byte by byte as the processor counts: what is in the middle of it is
+ * nobody's block yet. */
 static bool is_repeated(const unsigned char *code)
 {
     return code[0] == 0xf3 &&
@@ -333,8 +333,8 @@ static void mark_dead(uintptr_t entry, uintptr_t offset, pid_t owner)
         *futex = (*futex & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
 }
 
-/* The kernel's exit_robust_list(): all locks in the list, then the one on its way in or out. Locks are in
- * shared memory, the list's head in the worker's own. */
+/* The kernel's exit_robust_list(): all locks in the list, then the one on its way in or out. Locks
+ * are in shared memory, the list's head in the worker's own. */
 void tracee_die(const struct tracee *t)
 {
     uintptr_t

@@ -45,8 +45,8 @@ void tracee_kill(struct tracee *t);
 void tracee_finish(struct tracee *t);
 void tracee_preempt(struct tracee *t, unsigned cpu);
 
-/* How many instructions inside calls were stepped, of all tracees; of those whose death is tried, which of the
- * program's own. */
+/* How many instructions inside calls were stepped, of all tracees; of those whose death is tried,
+ * which of the program's own. */
 extern size_t boundaries_visited;
 void visited_write(void);
 

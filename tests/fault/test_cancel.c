@@ -1,5 +1,5 @@
-/* test_cancel.c - threads that are to be cancelled: no call of the library is where that happens, but the
- * end of dvsm_heap_destroy(). */
+/* test_cancel.c - threads that are to be cancelled: no call of the library is where that happens,
+ * but the end of dvsm_heap_destroy(). */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
-/* test_sandbox.c - processes that may make few system calls: a filter (seccomp) kills on any other, or has
- * the kernel refuse it.
+/* test_sandbox.c - processes that may make few system calls: a filter (seccomp) kills on any other,
+ * or has the kernel refuse it.
  *
  * docs/sandbox.md lists what is needed and when; here each of its lines is held to.
  */
@@ -37,8 +37,8 @@
 
 enum { MIB = 1 << 20, CALLS_MOST = 32 };
 
-/* Docs: "after fork", "while the heap has memory", "while it grows". A test itself must write what it found,
- * and exit. */
+/* Docs: "after fork", "while the heap has memory", "while it grows". A test itself must write what
+ * it found, and exit. */
 #define OF_THE_TEST SYS_write, SYS_exit_group, SYS_exit, SYS_rt_sigreturn
 static const long nothing[] = {OF_THE_TEST};
 static const long working[] = {OF_THE_TEST, SYS_madvise, SYS_futex};
@@ -97,7 +97,8 @@ static bool use(dvsm_heap *heap, size_t largest, size_t blocks)
 static const dvsm_backend *const backends[] = {&dvsm_backend_memfd, &dvsm_backend_shm_open,
                                                &dvsm_backend_anon};
 
-/* On one CPU (cpu_stay), which its children are on, too: another one's lane has stock of its own to get. */
+/* On one CPU (cpu_stay), which its children are on, too: another one's lane has stock of its own to
+ * get. */
 static dvsm_heap *make_used_heap(const dvsm_backend *b)
 {
     const dvsm_options options = {.backend = b, .reserve = (size_t)1 << 30, .arenas = 1};

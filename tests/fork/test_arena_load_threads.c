@@ -1,5 +1,6 @@
-/* test_arena_load_threads.c - processes times threads that allocate alike on all CPUs load the arenas alike:
- * none holds more than twice the mean of live bytes. Under ThreadSanitizer: threads of one process only.
+/* test_arena_load_threads.c - processes times threads that allocate alike on all CPUs load the
+ * arenas alike: none holds more than twice the mean of live bytes. Under ThreadSanitizer: threads
+ * of one process only.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -104,8 +105,8 @@ static void run(unsigned arenas, size_t cache_bytes)
         most = load.live[i] > most ? load.live[i] : most;
     }
     printf("%zu arenas, live %zu, the most in one %zu\n", stats.arenas, sum, most);
-    /* Arenas beyond the CPUs' number are made when all others were found taken, late perhaps, and catch
-     * up as blocks are replaced: up to 2.4 was seen after this short a run. */
+    /* Arenas beyond the CPUs' number are made when all others were found taken, late perhaps, and
+     * catch up as blocks are replaced: up to 2.4 was seen after this short a run. */
     assert_true(most <= (stats.arenas <= cpus ? 2 : 3) * sum / stats.arenas);
     for (size_t i = 0; i < PROCESSES * THREADS; i++)
         for (size_t k = 0; k < BLOCKS; k++)

@@ -1,10 +1,10 @@
 /* test_cache_killed.c - a process is killed at each store of what the cache does.
  *
- * A scene brings a heap into a state and then does one thing: a pop, a trade, a fill, a drain, ... It is
- * first played in a child, instruction by instruction, to see after which of them shared memory is no
- * longer the same: the cuts. Then once more for each cut (or a part of them, if there are many), from the
- * same state: there the child is killed. The survivor finds each block in just one place, what it holds
- * itself untouched, and can use and free everything.
+ * A scene brings a heap into a state and then does one thing: a pop, a trade, a fill, a drain, ...
+ * It is first played in a child, instruction by instruction, to see after which of them shared
+ * memory is no longer the same: the cuts. Then once more for each cut (or a part of them, if there
+ * are many), from the same state: there the child is killed. The survivor finds each block in just
+ * one place, what it holds itself untouched, and can use and free everything.
  *
  *     fork_cache_killed [seed [thousands of steps a scene, by three]]
  */

@@ -1,5 +1,5 @@
-/* test_cache_stress.c - 8 processes of 4 threads each allocate, resize and free what others made, while
- * another checks everything all the time; at the end the account is exact.
+/* test_cache_stress.c - 8 processes of 4 threads each allocate, resize and free what others made,
+ * while another checks everything all the time; at the end the account is exact.
  *
  * DVSM_TEST_SECONDS says how long (3).
  */

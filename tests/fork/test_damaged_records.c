@@ -1,8 +1,9 @@
 /* test_damaged_records.c - what a dead process left is believed only as far as it can be theirs.
  *
- * A child takes one of the heap's locks, writes what it likes into the records that a survivor goes by (the
- * journal, what is pending, in transit, being released, ...), and dies. The survivor tells of it, stores
- * nothing outside the region, neither crashes nor hangs, and goes on with the rest of the heap.
+ * A child takes one of the heap's locks, writes what it likes into the records that a survivor goes
+ * by (the journal, what is pending, in transit, being released, ...), and dies. The survivor tells
+ * of it, stores nothing outside the region, neither crashes nor hangs, and goes on with the rest of
+ * the heap.
  *
  *     fork_damaged_records [seed [operations, a few hundred to each mutation]]
  */
@@ -83,7 +84,8 @@ static void use_heap(void)
     dvsm_free(dvsm_heap_malloc(heap, 300 * KIB));
 }
 
-/* ---- one record, one value that it cannot have ------------------------------------------------ */
+/* ---- one record, one value that it cannot have
+ * ------------------------------------------------ */
 
 enum part { ARENA, MAP, DEPOT, TABLE };
 
@@ -607,7 +609,8 @@ static void test_the_default_handler_aborts_with_the_message(void **state)
     }
 }
 
-/* ---- at random -------------------------------------------------------------------------------- */
+/* ---- at random
+ * -------------------------------------------------------------------------------- */
 
 static struct random_run arguments;
 static struct random_source random_words;

@@ -1,6 +1,8 @@
-/* test_full_heap_processes.c - processes that share a heap that is full, and many that begin at once.
+/* test_full_heap_processes.c - processes that share a heap that is full, and many that begin at
+ * once.
  *
- * Who allocates, who frees and who asks next are different processes, on different CPUs, some of them killed.
+ * Who allocates, who frees and who asks next are different processes, on different CPUs, some of
+ * them killed.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -50,7 +52,8 @@ static void make_heap(size_t limit)
     board->blocks = 0;
 }
 
-/* ---- one after the other ----------------------------------------------------------------------- */
+/* ---- one after the other
+ * ----------------------------------------------------------------------- */
 
 static int fill(void *context)
 {
@@ -163,7 +166,8 @@ static void test_after_many_workers_a_block_of_nearly_all_can_be_had(void **stat
     }
 }
 
-/* ---- at the limit, several at once, some killed ------------------------------------------------ */
+/* ---- at the limit, several at once, some killed
+ * ------------------------------------------------ */
 
 static int live_at_the_limit(void *context)
 {
@@ -221,7 +225,8 @@ static void test_workers_killed_at_the_limit_leave_a_heap_that_can_be_used_up_ag
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* ---- three hundred workers begin at once ------------------------------------------------------- */
+/* ---- three hundred workers begin at once
+ * ------------------------------------------------------- */
 
 enum { CROWD = 300, WARM_BLOCKS = 1500 };
 
@@ -280,8 +285,8 @@ static double crowd_warms_up(bool shared)
     return took;
 }
 
-/* Five times is wanted; 12 to 19 is what was measured on two CPUs, 20 to 40 before. The bound only sees to it
- * that it does not become worse again. */
+/* Five times is wanted; 12 to 19 is what was measured on two CPUs, 20 to 40 before. The bound only
+ * sees to it that it does not become worse again. */
 static void test_three_hundred_workers_warm_up(void **state)
 {
     bool good = false;

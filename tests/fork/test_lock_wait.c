@@ -1,7 +1,7 @@
 /* test_lock_wait.c - a waiter whose wake-up was lost gets the lock all the same.
  *
- * The C library's mutex notes in its word that somebody waits, and forgets it when the one that it woke
- * dies before it took the lock and another takes it: played here by taking the note away.
+ * The C library's mutex notes in its word that somebody waits, and forgets it when the one that it
+ * woke dies before it took the lock and another takes it: played here by taking the note away.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

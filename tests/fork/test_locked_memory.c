@@ -1,5 +1,5 @@
-/* test_locked_memory.c - mlockall() and core files take what was committed, not what is reserved, also where
- * another process made the heap grow. */
+/* test_locked_memory.c - mlockall() and core files take what was committed, not what is reserved,
+ * also where another process made the heap grow. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,6 @@
-/* test_raw_clone.c - children made behind the C library's back, with a copy of the memory or with the memory
- * itself: each is stopped, with a message, where it first comes to a lock. Those of fork are not. */
+/* test_raw_clone.c - children made behind the C library's back, with a copy of the memory or with
+ * the memory itself: each is stopped, with a message, where it first comes to a lock. Those of fork
+ * are not. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>

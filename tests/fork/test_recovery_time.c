@@ -1,4 +1,5 @@
-/* test_recovery_time.c - how long it takes to repair what a process left that was killed at any moment.
+/* test_recovery_time.c - how long it takes to repair what a process left that was killed at any
+ * moment.
  *
  * Processor time of the survivor, which other work on the machine does not lengthen.
  */

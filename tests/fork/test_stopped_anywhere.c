@@ -1,8 +1,9 @@
-/* test_stopped_anywhere.c - a process that is stopped at any instruction of its calls keeps nobody waiting.
+/* test_stopped_anywhere.c - a process that is stopped at any instruction of its calls keeps nobody
+ * waiting.
  *
- * One child goes through calls an instruction at a time; at every few of them it stands still while another, the
- * witness, allocates and frees and measures its longest call. The moments in which the one that stands still has
- * the granule map's lock are counted: then the witness may have to wait.
+ * One child goes through calls an instruction at a time; at every few of them it stands still while
+ * another, the witness, allocates and frees and measures its longest call. The moments in which the
+ * one that stands still has the granule map's lock are counted: then the witness may have to wait.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

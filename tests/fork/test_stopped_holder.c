@@ -1,7 +1,7 @@
 /* test_stopped_holder.c - a process that is stopped while it holds a lock keeps nobody waiting.
  *
- * In turn: the first arena, all depots, the table of arenas, a lane. Another process allocates and frees
- * meanwhile, blocks of the stopped arena among them; its longest call is measured.
+ * In turn: the first arena, all depots, the table of arenas, a lane. Another process allocates and
+ * frees meanwhile, blocks of the stopped arena among them; its longest call is measured.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

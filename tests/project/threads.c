@@ -1,4 +1,5 @@
-/* threads.c - for tests/project/thread-sanitizer: threads that allocate, hand blocks to each other and fork. */
+/* threads.c - for tests/project/thread-sanitizer: threads that allocate, hand blocks to each other
+ * and fork. */
 #define _GNU_SOURCE
 #include <dvsm/dvsm.h>
 #include <pthread.h>

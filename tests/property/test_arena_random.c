@@ -3,9 +3,9 @@
  * A shadow of the memory says which block has each CHUNK_ALIGN bytes, so that an overlap is seen at
  * once; each block is filled with a pattern of its own to the last usable byte and looked at before
  * it is freed or resized, and whenever a long while has passed. After each request to a small
- * arena, and every now and then in a large one, every check is clean. Sources fail at random. Memory
- * inside free chunks is given back now and then, and cannot be touched until it has come again. In
- * the end all is freed and nothing is left.
+ * arena, and every now and then in a large one, every check is clean. Sources fail at random.
+ * Memory inside free chunks is given back now and then, and cannot be touched until it has come
+ * again. In the end all is freed and nothing is left.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -1,18 +1,18 @@
 /* test_growth_patterns.c - a search for patterns of use under which a heap grows without bound.
  *
- * A pattern says how many blocks live at a time, of which sizes and alignments, how they are allocated, resized
- * and freed, in which order, by how many threads or processes, and how many of them pass blocks to each other. All of
- * that is drawn at random. What lives at a time has a bound; so must the footprint have, however long
- * the pattern goes on:
+ * A pattern says how many blocks live at a time, of which sizes and alignments, how they are
+ * allocated, resized and freed, in which order, by how many threads or processes, and how many of
+ * them pass blocks to each other. All of that is drawn at random. What lives at a time has a bound;
+ * so must the footprint have, however long the pattern goes on:
  *
  *     at most FACTOR times what lived at most (with what alignment costs), and SLACK;
  *     in the second half of its time not noticeably more than in the first.
  *
  *     property_growth_patterns [seed [operations]]
  *
- * The seed of a pattern that fails is printed: given as seed, it comes first. Operations are those of all
- * patterns together; beyond a million of them patterns become longer, not only more. For an hour of it:
- * scripts/growth-search.
+ * The seed of a pattern that fails is printed: given as seed, it comes first. Operations are those
+ * of all patterns together; beyond a million of them patterns become longer, not only more. For an
+ * hour of it: scripts/growth-search.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -109,7 +109,8 @@ static struct pattern draw(uint64_t seed)
     p.aligned_of_16 = random_once_in(&r, 2) ? (unsigned)random_below(&r, 17) : 0;
     p.resize_of_16 = random_once_in(&r, 2) ? (unsigned)random_below(&r, 15) : 0;
     p.zeroed_of_16 = (unsigned)random_below(&r, 5);
-    /* A batch is one request for all its elements: large ones leave holes that only a few others fill. */
+    /* A batch is one request for all its elements: large ones leave holes that only a few others
+     * fill. */
     p.batch_of_16 =
         p.most < BATCHED_MOST && random_once_in(&r, 3) ? (unsigned)random_below(&r, 6) : 0;
     p.mailed_of_16 = p.workers > 1 ? (unsigned)random_below(&r, 9) : 0;
@@ -185,7 +186,8 @@ static void count(struct stage *s, size_t more, size_t less)
         ;
 }
 
-/* What a block is counted with: its chunk and, aligned, what lies between it and the next such place. */
+/* What a block is counted with: its chunk and, aligned, what lies between it and the next such
+ * place. */
 static size_t weight(const void *block, size_t alignment)
 {
     size_t bytes = dvsm_malloc_usable_size((void *)(uintptr_t)block) + CHUNK_HEADER;

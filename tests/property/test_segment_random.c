@@ -117,8 +117,8 @@ static void model_release(struct model *m, size_t count, size_t but, size_t but_
     }
 }
 
-/* Where a run with room behind it goes, and behind a large block that is before it; the granule after its
- * first one begins at a multiple of the alignment. */
+/* Where a run with room behind it goes, and behind a large block that is before it; the granule
+ * after its first one begins at a multiple of the alignment. */
 static size_t lowest_place(const struct model *m, size_t n, size_t room, size_t alignment)
 {
     size_t slack = alignment > 1 ? alignment - 1 : 0;

@@ -1,7 +1,8 @@
-/* cache_off.c - DVSM_TEST_CACHE=0: heaps that tests create have no cache unless a test says how much.
+/* cache_off.c - DVSM_TEST_CACHE=0: heaps that tests create have no cache unless a test says how
+ * much.
  *
- * The suite runs once more in this mode (tests/CMakeLists.txt). The linker leads the tests' calls of
- * dvsm_heap_create() here (--wrap).
+ * The suite runs once more in this mode (tests/CMakeLists.txt). The linker leads the tests' calls
+ * of dvsm_heap_create() here (--wrap).
  */
 #include <stdint.h>
 #include <stdlib.h>

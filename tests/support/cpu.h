@@ -1,4 +1,5 @@
-/* support/cpu.h - which CPU the calling thread runs on: it decides which lane and which arena serve it. */
+/* support/cpu.h - which CPU the calling thread runs on: it decides which lane and which arena serve
+ * it. */
 #ifndef DVSM_TESTS_SUPPORT_CPU_H
 #define DVSM_TESTS_SUPPORT_CPU_H
 

@@ -1,9 +1,10 @@
 /* support/granule_backend.h - a granule map over a backend that only keeps account.
  *
  * The granules lie at addresses where nothing is mapped: the map must never touch them. The map's
- * own pages can be touched only once they are committed. Which pages have memory is kept apart,
- * a byte each, and every call that commits what has memory, releases what has none, or leaves the
- * region counts as a misuse; but whole granules may be released that have holes. Everything here is shared with forked children.
+ * own pages can be touched only once they are committed. Which pages have memory is kept apart, a
+ * byte each, and every call that commits what has memory, releases what has none, or leaves the
+ * region counts as a misuse; but whole granules may be released that have holes. Everything here is
+ * shared with forked children.
  */
 #ifndef DVSM_TESTS_SUPPORT_GRANULE_BACKEND_H
 #define DVSM_TESTS_SUPPORT_GRANULE_BACKEND_H

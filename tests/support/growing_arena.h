@@ -36,7 +36,8 @@ struct growing_arena {
     size_t gives;
 };
 
-/* Aborts the test where the system has no room. Its memory is anonymous, or what the backend gives. */
+/* Aborts the test where the system has no room. Its memory is anonymous, or what the backend
+ * gives. */
 struct growing_arena *growing_arena_new(size_t granules);
 struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend *backend);
 void growing_arena_delete(struct growing_arena *g);

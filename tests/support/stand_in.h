@@ -1,8 +1,8 @@
 /* support/stand_in.h - a heap whose lanes a test has to itself.
  *
- * A stand-in for the thread's rseq area, which the kernel does not know, names whatever CPU's lane the
- * test wants. So sequences run undisturbed, also under single-step, as long as this thread (or a forked
- * child, which has a copy) is the only one to use that lane.
+ * A stand-in for the thread's rseq area, which the kernel does not know, names whatever CPU's lane
+ * the test wants. So sequences run undisturbed, also under single-step, as long as this thread (or
+ * a forked child, which has a copy) is the only one to use that lane.
  *
  *     struct dvsm_heap *heap = stand_in_heap(LANES_STAND_IN, NULL);
  *     stand_in_be_on(1);
@@ -25,8 +25,8 @@ enum lanes {
 /* The stand-in's place, as lane_view.rseq has it. */
 intptr_t stand_in_offset(void);
 
-/* From now on the calling thread is on that CPU: so says the stand-in, and for the locked lanes it goes
- * there. False: it may not. */
+/* From now on the calling thread is on that CPU: so says the stand-in, and for the locked lanes it
+ * goes there. False: it may not. */
 bool stand_in_be_on(unsigned cpu);
 
 /* A heap of that kind, with those options; NULL where this build has no sequences. */

@@ -38,9 +38,9 @@ uintptr_t stepping_peek(const struct stepped *s, uintptr_t address);
 int stepping_finish(struct stepped *s);
 int stepping_kill(struct stepped *s);
 
-/* The same without a tracer, and faster: each(step) is called in the child, by a signal handler, after
- * every instruction of work(context). What it learns it leaves in shared memory; it may kill the process.
- * The child's status as waitpid gives it, or -1: not to be had here. */
+/* The same without a tracer, and faster: each(step) is called in the child, by a signal handler,
+ * after every instruction of work(context). What it learns it leaves in shared memory; it may kill
+ * the process. The child's status as waitpid gives it, or -1: not to be had here. */
 int stepping_through(stepped_work work, void *context, void (*each)(unsigned step));
 
 #endif

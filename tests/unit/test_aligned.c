@@ -1,5 +1,5 @@
-/* test_aligned.c - blocks that are aligned by request take no more memory than they must: one at a time, in
- * rings, by several threads, mixed with others, resized. */
+/* test_aligned.c - blocks that are aligned by request take no more memory than they must: one at a
+ * time, in rings, by several threads, mixed with others, resized. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,7 +25,8 @@ static size_t round_up(size_t x, size_t unit)
     return (x + unit - 1) / unit * unit;
 }
 
-/* What lies between two blocks of that kind that are as close as they can be: a header is before each. */
+/* What lies between two blocks of that kind that are as close as they can be: a header is before
+ * each. */
 static size_t stride(size_t alignment, size_t size)
 {
     size_t bytes = round_up(size + CHUNK_HEADER, alignment);
@@ -154,7 +155,8 @@ static void test_several_threads(void **state)
     }
 }
 
-/* Ordinary blocks of the same class come and go between them: those that are not aligned are in the way. */
+/* Ordinary blocks of the same class come and go between them: those that are not aligned are in the
+ * way. */
 static void test_mixed_with_ordinary_blocks(void **state)
 {
     struct random_source source = {2};
@@ -215,7 +217,8 @@ static void test_resized_and_freed_in_every_way(void **state)
     expect_small(heap, before, 2 * 16384 + 12000, 16384, 6000);
 }
 
-/* Once aligned blocks were asked for, they come from the lane: the next one is the one freed last. */
+/* Once aligned blocks were asked for, they come from the lane: the next one is the one freed
+ * last. */
 static void test_small_alignments_come_from_the_cache(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.cache_bytes = MIB});

@@ -982,7 +982,8 @@ static void test_diagnosis_meets_a_head_that_leads_where_there_is_no_memory(void
     growing_arena_delete(g);
 }
 
-/* A free chunk of that many bytes, whose neighbours are in use, with one of its words overwritten. */
+/* A free chunk of that many bytes, whose neighbours are in use, with one of its words
+ * overwritten. */
 static void check_meets(size_t bytes, size_t field, ptrdiff_t from_gap)
 {
     struct growing_arena *g = growing_arena_new(64);
@@ -1012,7 +1013,8 @@ static void test_check_follows_nothing_to_where_there_is_no_memory(void **state)
         offsetof(struct chunk, fd),       offsetof(struct chunk, bk),
         offsetof(struct chunk, child[0]), offsetof(struct chunk, child[1]),
         offsetof(struct chunk, parent),   offsetof(struct chunk, head)};
-    /* The first and last places in the gap, and one before it, where a chunk would reach into it. */
+    /* The first and last places in the gap, and one before it, where a chunk would reach into
+     * it. */
     const ptrdiff_t place[] = {0, GRANULE / 2, GRANULE - CHUNK_ALIGN, -(ptrdiff_t)CHUNK_ALIGN};
 
     (void)state;

@@ -412,8 +412,8 @@ static void test_unused_segments_are_released(void **state)
     assert_int_equal(usage_of(g).segments, 1);
 }
 
-/* A segment is closed when top is smaller than a chunk: its record lies where top was. Then all of it
- * is freed. */
+/* A segment is closed when top is smaller than a chunk: its record lies where top was. Then all of
+ * it is freed. */
 static void use_up_and_free_a_segment(struct growing_arena *g)
 {
     void *block = allocate(g, 50000);

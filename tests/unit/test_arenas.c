@@ -1,5 +1,5 @@
-/* test_arenas.c - several arenas: which one serves, making one, moving on, evening out, damage. Caches are
- * off, so that each call reaches an arena.
+/* test_arenas.c - several arenas: which one serves, making one, moving on, evening out, damage.
+ * Caches are off, so that each call reaches an arena.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -106,7 +106,8 @@ static size_t arenas_after_contention(void)
     return arenas_count(table);
 }
 
-/* On a busy machine a holder may be away for as long as one that is stopped: then another is made. */
+/* On a busy machine a holder may be away for as long as one that is stopped: then another is
+ * made. */
 static void test_a_heap_of_one_arena_has_one(void **state)
 {
     (void)state;

@@ -1,8 +1,9 @@
-/* test_cache.c - lanes, depots and arenas together: what a lane cannot do, filling, draining, bounds.
+/* test_cache.c - lanes, depots and arenas together: what a lane cannot do, filling, draining,
+ * bounds.
  *
  * Each case runs with sequences (by a stand-in, so that one CPU's lane is known to be in use), with
- * locked lanes, and as a process without rseq in a heap with it, which has depots only. The number of
- * cached blocks is known at each step, and everything is checked.
+ * locked lanes, and as a process without rseq in a heap with it, which has depots only. The number
+ * of cached blocks is known at each step, and everything is checked.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -105,7 +106,8 @@ enum { CLASSES = sizeof classes / sizeof classes[0] };
 
 /* ---- filling */
 
-/* One block at the first miss, four at the next, ... up to half a magazine or 32 KiB beyond the one. */
+/* One block at the first miss, four at the next, ... up to half a magazine or 32 KiB beyond the
+ * one. */
 static void test_a_fill_brings_four_times_as_much_each_time_up_to_half_a_magazine(void **state)
 {
     (void)state;
@@ -139,7 +141,8 @@ static int by_address(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Allocates at least so many, and on until nothing is left of the last fill; returns where it ended. */
+/* Allocates at least so many, and on until nothing is left of the last fill; returns where it
+ * ended. */
 static size_t allocate_whole_fills(size_t from, size_t least, size_t size)
 {
     size_t to = from;
@@ -467,7 +470,8 @@ static void test_without_a_cache_nothing_is_ever_cached(void **state)
     expect(0, 0);
 }
 
-/* What depots hold stays near the bound: each class may pass it by the few magazines between two looks.
+/* What depots hold stays near the bound: each class may pass it by the few magazines between two
+ * looks.
  */
 static void test_depots_hold_no_more_than_the_bound(void **state)
 {

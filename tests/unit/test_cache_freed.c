@@ -1,5 +1,5 @@
-/* test_cache_freed.c - what is in the cache is free: freed once more it is found wherever it lies, and what
- * only looks so is not. Damage to lanes, depots and magazines is found by the check.
+/* test_cache_freed.c - what is in the cache is free: freed once more it is found wherever it lies,
+ * and what only looks so is not. Damage to lanes, depots and magazines is found by the check.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -223,7 +223,8 @@ static void test_content_that_looks_like_a_mark_is_freed_all_the_same(void **sta
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
-/* Lower halves around the borders of a granule of magazines and of its units, in a heap that may have none. */
+/* Lower halves around the borders of a granule of magazines and of its units, in a heap that may
+ * have none. */
 static void free_what_looks_marked(struct dvsm_heap *in)
 {
     word room = in->cache.table->room, granule = room != 0 ? room : (word)in->region->granules;

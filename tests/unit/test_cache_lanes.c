@@ -1,5 +1,5 @@
-/* test_cache_lanes.c - size classes, magazine words, and one lane: by sequences through the thread's
- * rseq area and through a stand-in, and locked.
+/* test_cache_lanes.c - size classes, magazine words, and one lane: by sequences through the
+ * thread's rseq area and through a stand-in, and locked.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -408,8 +408,9 @@ static void test_who_finds_a_locked_lane_taken_goes_elsewhere(void **state)
     assert_int_equal(lanes[0].loaded[4], w);
 }
 
-/* Timer signals at a high rate, each of which aborts the sequence it interrupts; the handler uses the
- * same lane and leaves it as it was. The CPU may go to another thread at any time, and abort one, too. */
+/* Timer signals at a high rate, each of which aborts the sequence it interrupts; the handler uses
+ * the same lane and leaves it as it was. The CPU may go to another thread at any time, and abort
+ * one, too. */
 static volatile sig_atomic_t signals;
 
 static void pop_and_push(int number)

@@ -1,5 +1,5 @@
-/* test_contract.c - POSIX, C23 and the Linux man pages, sentence by sentence: sizes that are zero, too
- * large, or overflow; alignments; what a failure leaves as it was; errno. */
+/* test_contract.c - POSIX, C23 and the Linux man pages, sentence by sentence: sizes that are zero,
+ * too large, or overflow; alignments; what a failure leaves as it was; errno. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -202,8 +202,9 @@ static int destroy_given(void **state)
 
 /* ---- what succeeds */
 
-/* "If size is 0, ... a unique pointer value that can later be successfully passed to free()"; a block is
- * suitably aligned, its bytes are the caller's; what succeeds, and free(), leave errno alone. */
+/* "If size is 0, ... a unique pointer value that can later be successfully passed to free()"; a
+ * block is suitably aligned, its bytes are the caller's; what succeeds, and free(), leave errno
+ * alone. */
 static void test_any_size_gives_a_block_of_its_own(void **state)
 {
     static const size_t sizes[] = {0,    1,    2,    15,   16,    24,     100,    1000,
@@ -282,8 +283,8 @@ static void test_nothing_is_done_with_no_block(void **state)
     assert_int_equal(errno, MARKER);
 }
 
-/* "The contents will be unchanged in the range from the start of the region up to the minimum of the old
- * and new sizes"; size 0 gives a block. */
+/* "The contents will be unchanged in the range from the start of the region up to the minimum of
+ * the old and new sizes"; size 0 gives a block. */
 static void test_realloc_keeps_what_both_sizes_have(void **state)
 {
     static const size_t sizes[] = {0,     1,      50,     64,  3000, 20,     70000, 40000,
@@ -386,8 +387,8 @@ static void expect_refused(const char *what, size_t size, const void *block)
         fail_msg("%s of %zu bytes: %p, errno %d", what, size, block, errno);
 }
 
-/* "malloc() and related functions rejected sizes greater than PTRDIFF_MAX" with ENOMEM, and so are those
- * that the whole reserve could not hold. Nothing is given up in the attempt. */
+/* "malloc() and related functions rejected sizes greater than PTRDIFF_MAX" with ENOMEM, and so are
+ * those that the whole reserve could not hold. Nothing is given up in the attempt. */
 static void test_sizes_that_cannot_be_had_change_nothing(void **state)
 {
     const size_t sizes[] = {ABOVE,           ABOVE + 1,     ABOVE + 4096, SIZE_MAX / 4 * 3,
@@ -421,8 +422,8 @@ static void test_sizes_that_cannot_be_had_change_nothing(void **state)
     dvsm_free(before.block);
 }
 
-/* "If the multiplication of nmemb and size would result in integer overflow, then calloc() returns an
- * error"; reallocarray() likewise, and "the original block of memory is left unchanged". */
+/* "If the multiplication of nmemb and size would result in integer overflow, then calloc() returns
+ * an error"; reallocarray() likewise, and "the original block of memory is left unchanged". */
 static void test_products_that_overflow(void **state)
 {
     const size_t half = (size_t)1 << (sizeof(size_t) * 4);
@@ -461,7 +462,8 @@ static void test_products_that_overflow(void **state)
 }
 
 /* aligned_alloc(): "EINVAL: the alignment argument is not a power of two"; posix_memalign(): nor "a
- * multiple of sizeof(void *)", the error returned, errno and *memptr as they were. memalign() rounds up. */
+ * multiple of sizeof(void *)", the error returned, errno and *memptr as they were. memalign()
+ * rounds up. */
 static void test_alignments(void **state)
 {
     static const size_t wrong[] = {0, 3, 24, 48, 100, 4095, SIZE_MAX, SIZE_MAX / 2 + 2};
@@ -526,8 +528,8 @@ static void test_alignments_too_large(void **state)
 
 /* ---- realloc where memory is short */
 
-/* "If realloc() fails, the original block is left untouched"; one that succeeds after all, where there was
- * no memory for a copy, is no failure. */
+/* "If realloc() fails, the original block is left untouched"; one that succeeds after all, where
+ * there was no memory for a copy, is no failure. */
 static void test_realloc_at_the_limit(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.limit = (size_t)4 << 20});

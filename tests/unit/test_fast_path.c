@@ -1,8 +1,8 @@
-/* test_fast_path.c - how many instructions malloc, free and realloc of libdvsm.so execute when the lane
- * has what is wanted.
+/* test_fast_path.c - how many instructions malloc, free and realloc of libdvsm.so execute when the
+ * lane has what is wanted.
  *
- * The library is loaded when the program already runs, and finds in it a stand-in for the C library's
- * rseq area: a child of it can then be single-stepped through the sequences.
+ * The library is loaded when the program already runs, and finds in it a stand-in for the C
+ * library's rseq area: a child of it can then be single-stepped through the sequences.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

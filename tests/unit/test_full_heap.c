@@ -1,7 +1,7 @@
 /* test_full_heap.c - heaps that are full, and heaps that are small.
  *
- * What there is can be had, by whoever asks for it, wherever it was freed; that there is no more is told once
- * and for all, quickly, and changes nothing.
+ * What there is can be had, by whoever asks for it, wherever it was freed; that there is no more is
+ * told once and for all, quickly, and changes nothing.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -77,7 +77,8 @@ static void go_to(size_t i)
     assert_true(cpu_go_to(cpu[i % 2]));
 }
 
-/* ---- how much of it can be used ---------------------------------------------------------------- */
+/* ---- how much of it can be used
+ * ---------------------------------------------------------------- */
 
 static void test_most_of_the_limit_can_be_in_use(void **state)
 {
@@ -217,7 +218,8 @@ static void test_a_heap_with_one_block_commits_little(void **state)
     }
 }
 
-/* ---- every arena is looked into ---------------------------------------------------------------- */
+/* ---- every arena is looked into
+ * ---------------------------------------------------------------- */
 
 enum { PIECES = 8, PIECE = 190000 };
 
@@ -263,7 +265,8 @@ static void test_a_large_request_looks_into_every_arena(void **state)
     }
 }
 
-/* ---- no is no ---------------------------------------------------------------------------------- */
+/* ---- no is no
+ * ---------------------------------------------------------------------------------- */
 
 /* What fails fails again: nothing is freed in between. */
 static void *ask_twice(dvsm_heap *heap, unsigned call, size_t size, void *old)
@@ -369,7 +372,8 @@ static void test_cached_blocks_of_another_arena_are_had_at_once(void **state)
     }
 }
 
-/* ---- what cannot be ---------------------------------------------------------------------------- */
+/* ---- what cannot be
+ * ---------------------------------------------------------------------------- */
 
 static void use_cache(dvsm_heap *heap)
 {
@@ -517,7 +521,8 @@ static void test_a_lack_of_memory_moves_no_thread(void **state)
     assert_true(CPU_EQUAL(&all, &now));
 }
 
-/* ---- what it costs ----------------------------------------------------------------------------- */
+/* ---- what it costs
+ * ----------------------------------------------------------------------------- */
 
 static double processor_ns(void)
 {
@@ -527,8 +532,8 @@ static double processor_ns(void)
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
-/* A cache that is always full: the oldest go until the new one fits. Time of a call, the failing ones
- * among them; where `room` is not 0, that many bytes are in use instead of all there are. */
+/* A cache that is always full: the oldest go until the new one fits. Time of a call, the failing
+ * ones among them; where `room` is not 0, that many bytes are in use instead of all there are. */
 static double turn_over(dvsm_heap *heap, size_t room, size_t most, size_t insertions, uint64_t seed)
 {
     enum { RING = BLOCKS_MOST };

@@ -1,5 +1,5 @@
-/* test_growing.c - large blocks that grow, and those that are never touched: how much is copied, what is
- * written, what has pages. */
+/* test_growing.c - large blocks that grow, and those that are never touched: how much is copied,
+ * what is written, what has pages. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,8 +27,8 @@
 
 enum { BUFFERS = 16 };
 
-/* `end` bytes each, `step` more at a time. What was copied is at most what they have in the end, and half
- * of it. */
+/* `end` bytes each, `step` more at a time. What was copied is at most what they have in the end,
+ * and half of it. */
 static void grow_by_turns(size_t step, size_t end)
 {
     dvsm_heap *heap = dvsm_heap_create(NULL);

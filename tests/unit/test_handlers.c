@@ -1,8 +1,8 @@
 /* test_handlers.c - signal handlers that use the heap, at every few instructions of calls.
  *
- * A child is stepped by the processor's trap flag: the handler runs in the thread that it interrupts, wherever
- * that is, and calls functions of the same heap itself. Whatever it gets, it returns, without a fault; nothing
- * is lost, and the heap stays sound.
+ * A child is stepped by the processor's trap flag: the handler runs in the thread that it
+ * interrupts, wherever that is, and calls functions of the same heap itself. Whatever it gets, it
+ * returns, without a fault; nothing is lost, and the heap stays sound.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -315,8 +315,8 @@ static void test_a_child_forked_in_a_handler_goes_on_whole_or_is_stopped(void **
     assert_int_equal(dvsm_check(dvsm_heap_default(), stderr), 0);
 }
 
-/* On one CPU: then no trim sends a thread to another. Making one blocks all signals for a moment, and the
- * trap by which these tests step would end the process. */
+/* On one CPU: then no trim sends a thread to another. Making one blocks all signals for a moment,
+ * and the trap by which these tests step would end the process. */
 int main(void)
 {
     cpu_stay(NULL);

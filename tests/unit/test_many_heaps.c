@@ -1,5 +1,6 @@
-/* test_many_heaps.c - a thousand heaps in one process: each block is found in its own, as quickly as in the
- * first, whoever makes and destroys heaps meanwhile, and in children forked at any moment of it.
+/* test_many_heaps.c - a thousand heaps in one process: each block is found in its own, as quickly
+ * as in the first, whoever makes and destroys heaps meanwhile, and in children forked at any moment
+ * of it.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -159,8 +160,8 @@ static void test_the_last_heap_costs_at_most_twice_the_first(void **state)
     destroy_all();
 }
 
-/* What finding alone costs, in a ring in which no two calls after each other are of one heap: with the table
- * looked through, a thousand heaps took fifty times as long as ten. */
+/* What finding alone costs, in a ring in which no two calls after each other are of one heap: with
+ * the table looked through, a thousand heaps took fifty times as long as ten. */
 static double find_in_ring(int count)
 {
     enum { TAKES = 10, FINDS = 40000 };
@@ -224,8 +225,8 @@ static void *come_and_go(void *context)
     return NULL;
 }
 
-/* In whatever state the table was copied: what lived all the time is found, new heaps are, too, and what is
- * destroyed is not any more. */
+/* In whatever state the table was copied: what lived all the time is found, new heaps are, too, and
+ * what is destroyed is not any more. */
 static int use_the_copy(void *context)
 {
     dvsm_heap *mine[20];

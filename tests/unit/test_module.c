@@ -1,4 +1,5 @@
-/* test_module.c - the shared library as part of a module that a server loads, unloads and loads again. */
+/* test_module.c - the shared library as part of a module that a server loads, unloads and loads
+ * again. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>

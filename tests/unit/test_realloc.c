@@ -1,5 +1,5 @@
-/* test_realloc.c - realloc between arena and cache: what it costs in memory, what it makes of a lack of
- * memory and of pointers that are none. */
+/* test_realloc.c - realloc between arena and cache: what it costs in memory, what it makes of a
+ * lack of memory and of pointers that are none. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -62,8 +62,8 @@ static void exchange(struct crowd *crowd, unsigned rounds, size_t most)
     }
 }
 
-/* What realloc cuts from blocks of the cache's sizes must not end as pieces between them, and an arena
- * must not grow to spare a short copy. */
+/* Trimming blocks that the cache recycles whole must not fragment the arena, and an arena must not
+ * grow to spare a short copy. */
 static void expect_steady(dvsm_heap *heap, size_t most)
 {
     struct crowd crowd = {.heap = heap, .random = {1}};

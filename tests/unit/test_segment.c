@@ -1,4 +1,5 @@
-/* test_segment.c - the granule map: placement, memory, bounds, who has what, what survivors find. */
+/* test_segment.c - the granule map: placement, memory, bounds, who has what, what survivors
+ * find. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
-/* test_sequences.c - the restartable sequences of libdvsm.so: what their descriptors say, held against
- * the machine code (as objdump prints it).
+/* test_sequences.c - the restartable sequences of libdvsm.so: what their descriptors say, held
+ * against the machine code (as objdump prints it).
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -184,8 +184,9 @@ static bool names(const struct instruction *in)
     return stores(in) && strstr(in->text, "%fs:0x8(") != NULL;
 }
 
-/* The instruction that loads a descriptor's address to name it; there is just one. (What the compiler
- * adds to a library mentions the end of its data, which may be the first one's address, too.) */
+/* The instruction that loads a descriptor's address to name it; there is just one. (What the
+ * compiler adds to a library mentions the end of its data, which may be the first one's address,
+ * too.) */
 static size_t naming(size_t descriptor)
 {
     uint64_t address = library.descriptors_at + descriptor * sizeof(struct descriptor);
@@ -285,8 +286,8 @@ static void test_each_is_aborted_to_a_place_behind_the_signature(void **state)
     }
 }
 
-/* lea descriptor, lane; mov lane, %fs:8(rseq); the sequence. Aborted, it is never begun again: a thread
- * that is single-stepped would do nothing else. */
+/* lea descriptor, lane; mov lane, %fs:8(rseq); the sequence. Aborted, it is never begun again: a
+ * thread that is single-stepped would do nothing else. */
 static void test_each_is_named_once_just_before_it_begins(void **state)
 {
     (void)state;
@@ -304,8 +305,8 @@ static void test_each_is_named_once_just_before_it_begins(void **state)
     }
 }
 
-/* A store to the field anywhere else would name something that is none of these. It is done by %r8 alone; what
- * else stores so many bytes behind a thread's own variable is the compiler's. */
+/* A store to the field anywhere else would name something that is none of these. It is done by %r8
+ * alone; what else stores so many bytes behind a thread's own variable is the compiler's. */
 static void test_nothing_else_is_ever_named(void **state)
 {
     size_t named = 0;

@@ -1,5 +1,5 @@
-/* test_shm_available.c - more memory than there is: refused before it is taken, where /proc and the cgroups
- * say so. Files of the test's own stand in for theirs. */
+/* test_shm_available.c - more memory than there is: refused before it is taken, where /proc and the
+ * cgroups say so. Files of the test's own stand in for theirs. */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 #include <setjmp.h>

@@ -1,7 +1,7 @@
 /* test_single_step.c - calls that are single-stepped, as a debugger does it, come to their end.
  *
- * The kernel aborts a restartable sequence at every step: no pop, push or exchange ever succeeds. By
- * ptrace, and by the processor's trap flag, where it is a signal that aborts.
+ * The kernel aborts a restartable sequence at every step: no pop, push or exchange ever succeeds.
+ * By ptrace, and by the processor's trap flag, where it is a signal that aborts.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,8 +1,9 @@
 /* test_stacks.c - how much stack the calls take: a thread may have PTHREAD_STACK_MIN of it.
  *
- * What lies below the caller's frame is painted, the call is made, and the lowest byte that is not paint any more
- * tells. What calls of the C library take counts, too; but for looking up its functions at their first calls,
- * which takes 3 KiB: the library is linked so that it is done before, and so is this test.
+ * What lies below the caller's frame is painted, the call is made, and the lowest byte that is not
+ * paint any more tells. What calls of the C library take counts, too; but for looking up its
+ * functions at their first calls, which takes 3 KiB: the library is linked so that it is done
+ * before, and so is this test.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

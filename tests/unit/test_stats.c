@@ -32,7 +32,8 @@ static void see(const dvsm_chunk *chunk, void *context)
     seen->bytes[chunk->state] += chunk->bytes;
 }
 
-/* What is cached counts by its classes: a little less than the chunks have, which counts as used. */
+/* What is cached counts by its classes: a little less than the chunks have, which counts as
+ * used. */
 static void assert_agree(dvsm_heap *heap)
 {
     struct seen seen = {.count = {0}};
@@ -124,7 +125,8 @@ static void test_stats_agree_with_a_walk(void **state)
     work_and_compare(0, 4);
 }
 
-/* A child dies somewhere in its calls: what it had half done is put right, what it had is in use. */
+/* A child dies somewhere in its calls: what it had half done is put right, what it had is in
+ * use. */
 static void test_stats_agree_after_a_death(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(NULL);

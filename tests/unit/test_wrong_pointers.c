@@ -1,7 +1,7 @@
 /* test_wrong_pointers.c - every kind of pointer that is no block, to every call that takes one.
  *
- * On each backend, with and without a cache: one fault a call, with the call's name; the call fails, errno is
- * EINVAL where it tells; the heap is as it was.
+ * On each backend, with and without a cache: one fault a call, with the call's name; the call
+ * fails, errno is EINVAL where it tells; the heap is as it was.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -39,9 +39,11 @@ static void *hidden(const void *pointer)
     return copy;
 }
 
-/* ---- the pointers ------------------------------------------------------------------------------ */
+/* ---- the pointers
+ * ------------------------------------------------------------------------------ */
 
-/* A block with neighbours in use. Its content is no header: one that leads to another would be believed. */
+/* A block with neighbours in use. Its content is no header: one that leads to another would be
+ * believed. */
 static char *block_of(size_t size)
 {
     dvsm_heap_malloc(heap, size);
@@ -428,7 +430,8 @@ static const struct pointer {
     POINTER(freed_coarse, true),
 };
 
-/* ---- the calls; each says whether it failed as it should ---------------------------------------- */
+/* ---- the calls; each says whether it failed as it should
+ * ---------------------------------------- */
 
 static bool call_free(void *p)
 {
