@@ -148,7 +148,11 @@ static struct lane_view view;
 static bool locked;
 static unsigned lane_in_use;
 
-static void *pop(unsigned class)
+static union {
+    word whole[4];
+} block[64];
+
+static void *pop_marked(unsigned class)
 {
     if (locked)
         return lane_locked_pop(&lanes[lane_in_use], class);
@@ -156,13 +160,23 @@ static void *pop(unsigned class)
                                      : lane_pop(&view, class, LANE_MASK(MAGAZINE_COARSE_BYTES));
 }
 
-static bool push(unsigned class, void *block)
+/* As malloc does: a block with a mark is one that was freed. */
+static void *pop(unsigned class)
+{
+    void *popped = pop_marked(class);
+
+    if (popped != NULL)
+        magazine_clear_mark(popped);
+    return popped;
+}
+
+static bool push(unsigned class, void *given)
 {
     if (locked)
-        return lane_locked_push(&lanes[lane_in_use], class, block);
+        return lane_locked_push(&lanes[lane_in_use], class, given);
     return class <= CLASS_EXACT_LAST
-               ? lane_push(&view, class, LANE_MASK(MAGAZINE_BYTES), block)
-               : lane_push(&view, class, LANE_MASK(MAGAZINE_COARSE_BYTES), block);
+               ? lane_push(&view, class, LANE_MASK(MAGAZINE_BYTES), given)
+               : lane_push(&view, class, LANE_MASK(MAGAZINE_COARSE_BYTES), given);
 }
 
 static bool exchange(unsigned cpu, unsigned class, word old, word replacement)
@@ -188,6 +202,7 @@ static void make_lanes(void)
     process_start();
     view = (struct lane_view){.lanes = lanes, .exact_limit = 1};
     memset(pages, 0, sizeof pages);
+    memset(block, 0, sizeof block);
 }
 
 static int use_stand_in(void **state)
@@ -231,10 +246,6 @@ static void skip_without_sequences(void)
     if (!locked && view.rseq == 0)
         skip();
 }
-
-static union {
-    word whole[4];
-} block[64];
 
 static void test_a_lane_gives_back_the_last_block_first(void **state)
 {
@@ -280,8 +291,19 @@ static void test_a_pushed_block_is_marked_with_its_slot(void **state)
         assert_true(magazine_is_marked(&block[9]));
         assert_int_equal(*magazine_mark(&block[9]), (mark_half)magazine_word(page(0), 3));
         assert_int_equal(page(0)->slot[3], (word)&block[9]);
+        assert_ptr_equal(pop(kinds[k]), &block[9]);
         lanes[lane_in_use].loaded[kinds[k]] = 0;
     }
+}
+
+/* A signal handler's child may have freed it since the caller looked; a sequence is aborted then. */
+static void test_a_lane_behind_a_lock_refuses_a_block_with_a_mark(void **state)
+{
+    (void)state;
+    lanes[0].loaded[4] = magazine_word(page(0), 0);
+    assert_true(lane_locked_push(&lanes[0], 4, &block[1]));
+    assert_false(lane_locked_push(&lanes[0], 4, &block[1]));
+    assert_int_equal(lanes[0].loaded[4], magazine_word(page(0), 1));
 }
 
 /* A block that was refused is as it was. */
@@ -479,6 +501,7 @@ int main(void)
         cmocka_unit_test_setup(test_the_stand_in_decides_which_lane, use_stand_in),
         cmocka_unit_test_setup(test_a_locked_lane_outlives_its_holder, use_locks),
         cmocka_unit_test_setup(test_who_finds_a_locked_lane_taken_goes_elsewhere, use_locks),
+        cmocka_unit_test_setup(test_a_lane_behind_a_lock_refuses_a_block_with_a_mark, use_locks),
         cmocka_unit_test_setup(test_a_signal_handler_uses_the_lane_that_it_interrupts, use_rseq),
     };
 
