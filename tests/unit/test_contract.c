@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "dvsm/dvsm.h"
+#include "support/bytes.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define ABOVE ((size_t)PTRDIFF_MAX + 1)
@@ -233,14 +234,6 @@ static void test_any_size_gives_a_block_of_its_own(void **state)
         }
 }
 
-static bool is_zero(const char *block, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i++)
-        if (block[i] != 0)
-            return false;
-    return true;
-}
-
 /* "The memory is set to zero": also memory that was in use before, wherever it comes from. */
 static void test_calloc_is_zero_whatever_was_there_before(void **state)
 {
@@ -251,7 +244,7 @@ static void test_calloc_is_zero_whatever_was_there_before(void **state)
         for (size_t i = 0; i < COUNT(sizes); i++) {
             char *a = dvsm_heap_calloc(given, sizes[i], 1), *b = dvsm_calloc(2, sizes[i]);
 
-            assert_true(is_zero(a, sizes[i]) && is_zero(b, 2 * sizes[i]));
+            assert_true(is_all(a, 0, sizes[i]) && is_all(b, 0, 2 * sizes[i]));
             memset(a, 0xff, dvsm_malloc_usable_size(a));
             memset(b, 0xff, dvsm_malloc_usable_size(b));
             dvsm_free(a);
@@ -264,7 +257,7 @@ static void test_calloc_is_zero_whatever_was_there_before(void **state)
     memset(old, 0xff, 3 << 20);
     dvsm_free(old);
     char *mixed = dvsm_heap_calloc(given, 8 << 20, 1);
-    assert_true(is_zero(mixed, 8 << 20));
+    assert_true(is_all(mixed, 0, 8 << 20));
     dvsm_free(mixed);
 }
 
