@@ -1,5 +1,5 @@
-/* support/granule_calls.h - short names for what tests of the granule map do over and over, each with
- * the map's check after it. Included after <cmocka.h>.
+/* support/granule_calls.h - short names for what tests of the granule map do over and over, each
+ * with the map's check after it. Included after <cmocka.h>.
  */
 #ifndef DVSM_TESTS_SUPPORT_GRANULE_CALLS_H
 #define DVSM_TESTS_SUPPORT_GRANULE_CALLS_H

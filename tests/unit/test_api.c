@@ -1,5 +1,5 @@
-/* test_api.c - every public function that gives or takes blocks of the default heap: ordinary use, each
- * size at the limits, errno as specified.
+/* test_api.c - every public function that gives or takes blocks of the default heap: ordinary use,
+ * each size at the limits, errno as specified.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

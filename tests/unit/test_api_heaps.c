@@ -7,7 +7,6 @@
 
 #include <cmocka.h>
 
-
 #include "support/blocks.h"
 #include "support/bytes.h"
 

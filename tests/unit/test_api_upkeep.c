@@ -1,5 +1,5 @@
-/* test_api_upkeep.c - the public functions that look after a heap: trim, limits, parameters, statistics,
- * walks.
+/* test_api_upkeep.c - the public functions that look after a heap: trim, limits, parameters,
+ * statistics, walks.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -8,7 +8,6 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-
 
 #include "support/blocks.h"
 #include "support/child.h"

@@ -296,7 +296,8 @@ static void test_a_pushed_block_is_marked_with_its_slot(void **state)
     }
 }
 
-/* A signal handler's child may have freed it since the caller looked; a sequence is aborted then. */
+/* A signal handler's child may have freed it since the caller looked; a sequence is aborted
+ * then. */
 static void test_a_lane_behind_a_lock_refuses_a_block_with_a_mark(void **state)
 {
     (void)state;

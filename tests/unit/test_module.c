@@ -9,23 +9,15 @@
 #include <cmocka.h>
 
 #include <dlfcn.h>
-#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "support/descriptors.h"
+
 enum { LOADS = 50 };
-
-static int open_fds(void)
-{
-    int fds = 0;
-
-    for (int fd = 0; fd < 256; fd++)
-        fds += fcntl(fd, F_GETFD) >= 0;
-    return fds;
-}
 
 struct module {
     void *handle;

@@ -24,51 +24,19 @@
 #include <unistd.h>
 
 #include "dvsm/dvsm.h"
-#include "shm/shm.h"
-#include "shm/shm_internal.h"
+#include "support/backend_calls.h"
 #include "support/child.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
-enum { KIB = 1 << 10, MIB = 1 << 20, RESERVED = 64 * MIB, PIECE = 64 * KIB, PROCESSES = 8 };
-
-static struct shm_kernel real_kernel;
+enum { RESERVED = 64 * MIB, PROCESSES = 8 };
 
 static const dvsm_backend *const with_file[] = {&dvsm_backend_memfd, &dvsm_backend_shm_open};
 enum { WITH_FILE = sizeof with_file / sizeof with_file[0] };
-
-static dvsm_mapping reserved(const dvsm_backend *b)
-{
-    dvsm_mapping m = {.bytes = RESERVED, .fd = -1};
-
-    assert_int_equal(b->reserve(b, &m), 0);
-    return m;
-}
-
-static int commit(const dvsm_backend *b, const dvsm_mapping *m, size_t offset, size_t bytes)
-{
-    return b->commit(b, m, (char *)m->base + offset, bytes);
-}
-
-static void destroy(const dvsm_backend *b, dvsm_mapping *m)
-{
-    assert_int_equal(b->unmap(b, m, 1), 0);
-}
 
 static size_t length_of(int fd)
 {
     struct stat file;
 
     return fstat(fd, &file) == 0 ? (size_t)file.st_size : SIZE_MAX;
-}
-
-static int restore_kernel(void **state)
-{
-    (void)state;
-    shm_kernel = real_kernel;
-    return 0;
 }
 
 /* ---- length */
@@ -78,7 +46,7 @@ static void test_the_file_ends_where_the_highest_committed_page_does(void **stat
     (void)state;
     for (size_t i = 0; i < WITH_FILE; i++) {
         const dvsm_backend *b = with_file[i];
-        dvsm_mapping m = reserved(b);
+        dvsm_mapping m = reserved(b, RESERVED);
 
         assert_int_equal(length_of(m.fd), 0);
         assert_int_equal(commit(b, &m, 3 * PIECE, PIECE), 0);
@@ -91,7 +59,7 @@ static void test_the_file_ends_where_the_highest_committed_page_does(void **stat
         assert_int_equal(b->release(b, &m, (char *)m.base + 2 * PIECE, 8 * PIECE), 0);
         assert_int_equal(commit(b, &m, RESERVED - PIECE, PIECE), 0);
         assert_int_equal(length_of(m.fd), RESERVED);
-        destroy(b, &m);
+        assert_int_equal(destroy(b, &m), 0);
     }
 }
 
@@ -116,13 +84,13 @@ static void test_it_is_made_longer_without_fallocate(void **state)
         const dvsm_backend *b = with_file[i / 2];
 
         shm_kernel.allocate = i % 2 == 0 ? no_allocate : refusing_allocate;
-        dvsm_mapping m = reserved(b);
+        dvsm_mapping m = reserved(b, RESERVED);
         assert_int_equal(commit(b, &m, PIECE, PIECE), 0);
         assert_int_equal(length_of(m.fd), 2 * PIECE);
         memset((char *)m.base + PIECE, 'x', PIECE);
         assert_int_equal(commit(b, &m, 0, PIECE), 0);
         assert_int_equal(((char *)m.base)[2 * PIECE - 1], 'x');
-        destroy(b, &m);
+        assert_int_equal(destroy(b, &m), 0);
     }
 }
 
@@ -150,7 +118,7 @@ static int grow_beside_others(void *context)
 
 static void grow_in_many_processes(const dvsm_backend *b)
 {
-    dvsm_mapping m = reserved(b);
+    dvsm_mapping m = reserved(b, RESERVED);
     struct growth growth[PROCESSES];
     pid_t child[PROCESSES];
 
@@ -163,7 +131,7 @@ static void grow_in_many_processes(const dvsm_backend *b)
     assert_int_equal(length_of(m.fd), RESERVED);
     for (size_t piece = 0; piece < RESERVED / PIECE; piece++)
         assert_int_equal(((char *)m.base)[piece * PIECE], 'a' + (int)(piece % PROCESSES));
-    destroy(b, &m);
+    assert_int_equal(destroy(b, &m), 0);
 }
 
 static void test_many_processes_make_it_longer_at_once(void **state)
@@ -182,26 +150,17 @@ static void test_a_file_that_somebody_made_shorter_is_made_longer_again(void **s
 {
     (void)state;
     const dvsm_backend *b = &dvsm_backend_shm_open;
-    dvsm_mapping m = reserved(b);
+    dvsm_mapping m = reserved(b, RESERVED);
 
     assert_int_equal(commit(b, &m, 0, 4 * PIECE), 0);
     assert_int_equal(ftruncate(m.fd, PIECE), 0);
     assert_int_equal(commit(b, &m, 2 * PIECE, PIECE), 0);
     memset((char *)m.base + 2 * PIECE, 'x', PIECE);
     assert_int_equal(length_of(m.fd), 3 * PIECE);
-    destroy(b, &m);
+    assert_int_equal(destroy(b, &m), 0);
 }
 
 /* ---- descriptors */
-
-static int count_low_descriptors(void)
-{
-    int open = 0;
-
-    for (int fd = 0; fd <= STDERR_FILENO; fd++)
-        open += fcntl(fd, F_GETFD) >= 0;
-    return open;
-}
 
 static int seen_low; /* opened under a number of stdio's for a moment, and not closed again */
 
@@ -217,13 +176,13 @@ static int reserve_without_stdio(void *context)
                 close(fd);
             else
                 dup2(message, fd);
-        int before = count_low_descriptors();
+        int before = open_fds_below(STDERR_FILENO + 1);
 
         if (b->reserve(b, &m) != 0 || m.fd <= STDERR_FILENO ||
             (fcntl(m.fd, F_GETFD) & FD_CLOEXEC) == 0 || commit(b, &m, 0, PIECE) != 0 ||
             b->unmap(b, &m, 1) != 0)
             seen_low++;
-        seen_low += count_low_descriptors() != before;
+        seen_low += open_fds_below(STDERR_FILENO + 1) != before;
     }
     dup2(message, STDERR_FILENO);
     CHILD_CHECK(seen_low == 0);
@@ -358,11 +317,11 @@ static void lose(enum way way)
 {
     for (size_t i = 0; i < WITH_FILE * 2; i++) {
         struct loss loss = {with_file[i / 2], way, i % 2 == 1};
-        dvsm_mapping m = reserved(loss.b);
+        dvsm_mapping m = reserved(loss.b, RESERVED);
         struct scene scene = {&loss, &m};
         int status = run_in_child(lose_in_child, &scene);
 
-        destroy(loss.b, &m);
+        assert_int_equal(destroy(loss.b, &m), 0);
         if (WIFEXITED(status) && WEXITSTATUS(status) == CHILD_SKIP)
             skip();
         assert_int_equal(status, 0);
@@ -415,12 +374,12 @@ static void test_a_nameless_file_has_no_name_and_gets_none(void **state)
     char path[64];
 
     shm_kernel.open = watched_open;
-    dvsm_mapping m = reserved(&dvsm_backend_shm_open);
+    dvsm_mapping m = reserved(&dvsm_backend_shm_open, RESERVED);
     assert_false(has_name(m.fd));
     snprintf(path, sizeof path, "/proc/self/fd/%d", m.fd);
     assert_int_equal(linkat(AT_FDCWD, path, AT_FDCWD, "/dev/shm/dvsm-test-link", AT_SYMLINK_FOLLOW),
                      -1);
-    destroy(&dvsm_backend_shm_open, &m);
+    assert_int_equal(destroy(&dvsm_backend_shm_open, &m), 0);
 }
 
 static int no_tmpfile(const char *path, int flags, unsigned mode)
@@ -438,11 +397,11 @@ static void test_a_file_system_without_nameless_files_is_done_without(void **sta
     const dvsm_backend *b = &dvsm_backend_shm_open;
 
     shm_kernel.open = no_tmpfile;
-    dvsm_mapping m = reserved(b);
+    dvsm_mapping m = reserved(b, RESERVED);
     assert_false(has_name(m.fd));
     assert_int_equal(commit(b, &m, 0, PIECE), 0);
     assert_int_equal(length_of(m.fd), PIECE);
-    destroy(b, &m);
+    assert_int_equal(destroy(b, &m), 0);
 }
 
 /* ---- what a sandbox refuses */
@@ -475,7 +434,7 @@ static void test_refusals_lead_to_other_calls(void **state)
     shm_kernel.advise = refusing_advise;
     for (size_t i = 0; i < 3 * 4; i++) {
         const dvsm_backend *b = all[i / 4];
-        dvsm_mapping m = reserved(b);
+        dvsm_mapping m = reserved(b, RESERVED);
 
         refusal = refusals[i % 4];
         refused_advice = MADV_POPULATE_WRITE;
@@ -490,14 +449,14 @@ static void test_refusals_lead_to_other_calls(void **state)
         assert_int_equal(b->release(b, &m, (char *)m.base + PIECE, PIECE),
                          b == &dvsm_backend_anon ? refusal : 0);
         assert_int_equal(errno, EDOM);
-        destroy(b, &m);
+        assert_int_equal(destroy(b, &m), 0);
     }
 }
 
 static void test_where_all_is_refused_there_is_no_memory(void **state)
 {
     (void)state;
-    dvsm_mapping m = reserved(&dvsm_backend_memfd);
+    dvsm_mapping m = reserved(&dvsm_backend_memfd, RESERVED);
 
     shm_kernel.advise = refusing_advise;
     shm_kernel.allocate = refusing_allocate;
@@ -505,7 +464,7 @@ static void test_where_all_is_refused_there_is_no_memory(void **state)
     refused_advice = MADV_POPULATE_WRITE;
     refusal = ENOSYS;
     assert_int_equal(commit(&dvsm_backend_memfd, &m, PIECE, PIECE), ENOMEM);
-    destroy(&dvsm_backend_memfd, &m);
+    assert_int_equal(destroy(&dvsm_backend_memfd, &m), 0);
 }
 
 static int memfd_is_refused(const char *name, unsigned flags)
