@@ -4,7 +4,7 @@
  *     ledger.c     the calls that workers make, and which blocks are known to be whose
  *     tracee.c     workers stepped instruction by instruction; what the kernel does when they die
  *     survive.c    what a survivor does with a heap whose users died, and what must hold then
- *     scenarios.c  what workers do
+ *     scenarios*.c what workers do, by what it is about
  *     boundaries.c death at every boundary, really killed, and during recovery
  *     interleave.c two or three workers stepped in turn
  *     storm.c      many processes and threads, killed at random
@@ -65,7 +65,7 @@ struct scenario {
 extern const struct scenario scenarios[];
 extern const size_t scenario_count;
 
-/* scenarios.c: so many random calls on the worker's own slots. */
+/* scenarios_calls.c: so many random calls on the worker's own slots. */
 void act_some(size_t calls);
 
 /* What a survivor does whose own death is tried, by variant. */

@@ -1,0 +1,184 @@
+/* scenarios_cache.c - what workers do to lanes, depots and magazines. */
+#include "cache/depot.h"
+#include "crash/scenarios.h"
+
+/* The class of blocks of 40 bytes, on the CPU that all of this is on. */
+static word loaded_word(void)
+{
+    return lane_word(&the_heap->cache, standin.cpu_id, class_above(chunk_size_for(40)));
+}
+
+/* ... and blocks for some more. */
+void prepare_lane_full(void)
+{
+    hold(0, 62, 40);
+    for (size_t i = 62; i-- > FEW && !magazine_is_full(CLASS_EXACT_LAST, loaded_word());)
+        call_free(own_slot(i));
+    if (!magazine_is_full(CLASS_EXACT_LAST, loaded_word()))
+        give_up("the lane is not full");
+}
+
+/* A lane without blocks, a depot with magazines in stock. */
+void prepare_stock(void)
+{
+    void *blocks[140];
+
+    for (int i = 0; i < 140; i++)
+        blocks[i] = dvsm_malloc(40);
+    for (int i = 0; i < 140; i++)
+        dvsm_free(blocks[i]);
+    hold(0, MANY, 40);
+}
+
+/* Full magazines in stock, and the last trade went the other way than the next: magazines are
+ * split. */
+void prepare_split(void)
+{
+    void *blocks[300];
+
+    for (int i = 0; i < 300; i++)
+        blocks[i] = dvsm_malloc(40);
+    for (int i = 0; i < 300; i++)
+        dvsm_free(blocks[i]);
+    hold(0, MANY, 40);
+    for (int i = 0; i < 60; i++)
+        blocks[i] = dvsm_malloc(40);
+    for (int i = 0; i < 60; i++)
+        dvsm_free(blocks[i]);
+}
+
+void prepare_coarse(void)
+{
+    hold(0, 20, 1500);
+    drop(0, 6, 1);
+}
+
+void act_pop_and_push(void)
+{
+    hold(40, 4, 40);
+    drop(40, 4, 1);
+}
+
+/* One more than a lane holds: a trade, a split. */
+void act_spill(void)
+{
+    drop(0, FEW, 1);
+    hold(0, 3, 40);
+}
+
+void act_split(void)
+{
+    drop(0, MANY, 1);
+    hold(0, MANY, 40);
+    drop(0, MANY, 1);
+}
+
+void act_refill(void)
+{
+    hold(48, 8, 40);
+}
+
+void act_fill_from_arena(void)
+{
+    for (size_t i = 40; i < 48; i++)
+        call_allocate(own_slot(i), 300, BY_MALLOC);
+    hold(48, 2, 2000);
+}
+
+/* Lanes and their depots have blocks of the class that are not aligned. */
+void prepare_unaligned(void)
+{
+    prepare_holes();
+    hold(40, 6, 110);
+    drop(40, 6, 1);
+}
+
+/* From lanes, with blocks that go back to the arena first; from runs cut for that, behind a lead;
+ * from an arena that grows for them. */
+void act_aligned_cached(void)
+{
+    call_aligned(own_slot(40), 64, 110);
+    call_aligned(own_slot(41), 64, 110);
+    call_aligned(own_slot(42), 32, 1100);
+    call_aligned(own_slot(43), 4096, 50);
+    call_resize(own_slot(43), 120, false);
+    hold(44, 2, 30000);
+    call_aligned(own_slot(46), 128, 28000);
+    drop(40, 7, 1);
+}
+
+/* Little in stock, but several magazines that were made. */
+void prepare_magazines(void)
+{
+    struct fault fault = {0};
+    size_t count = 3 * magazine_capacity(CLASS_EXACT_LAST);
+    void *last = NULL;
+
+    for (size_t i = 0; i < count; i++) {
+        void **block = dvsm_malloc(40);
+
+        *block = last;
+        last = block;
+    }
+    while (last != NULL) {
+        void *next = *(void **)last;
+
+        dvsm_free(last);
+        last = next;
+    }
+    stock_drain(&the_heap->cache, class_above(chunk_size_for(40)), SIZE_MAX, &fault);
+}
+
+static void take_units(unsigned class, size_t until)
+{
+    struct cache *cache = &the_heap->cache;
+
+    if (!depot_enter(cache, class))
+        give_up("the depot is not to be had");
+    while (cache->table->room == 0 ||
+           ((struct magazine_granule *)cache->table->room)->unused < until) {
+        if (!place_take(cache, class))
+            give_up("no unit");
+        depot_make_magazines(depot_of(cache, class), class);
+    }
+    depot_leave(depot_of(cache, class));
+}
+
+/* The magazines' granule is used up but for the last unit, by two classes that hold nothing; the
+ * first blocks of two others were had before. */
+void prepare_units(void)
+{
+    struct cache *cache = &the_heap->cache;
+
+    prepare_few();
+    take_units(class_above(chunk_size_for(600)), UNITS - 3);
+    take_units(class_above(chunk_size_for(700)), UNITS - 1);
+    word_show(&depot_of(cache, class_above(chunk_size_for(500)))->demand, 2);
+    word_show(&depot_of(cache, class_above(chunk_size_for(2000)))->demand, 2);
+}
+
+/* Most units came back. */
+void prepare_units_given(void)
+{
+    prepare_units();
+    depot_shrink(&the_heap->cache, class_above(chunk_size_for(700)));
+}
+
+void act_units(void)
+{
+    hold(40, 1, 500);
+    hold(41, 1, 2000);
+    depot_shrink(&the_heap->cache, class_above(chunk_size_for(700)));
+}
+
+void act_small_cached(void)
+{
+    hold(40, 2, 40);
+    drop(40, 2, 1);
+}
+
+/* More than a lane holds. */
+void act_exhaust(void)
+{
+    hold(0, SLOTS_EACH, 40);
+}
