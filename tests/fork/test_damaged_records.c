@@ -84,8 +84,7 @@ static void use_heap(void)
     dvsm_free(dvsm_heap_malloc(heap, 300 * KIB));
 }
 
-/* ---- one record, one value that it cannot have
- * ------------------------------------------------ */
+/* ---- one record, one value that it cannot have ----------------------------------------------- */
 
 enum part { ARENA, MAP, DEPOT, TABLE };
 
@@ -609,8 +608,7 @@ static void test_the_default_handler_aborts_with_the_message(void **state)
     }
 }
 
-/* ---- at random
- * -------------------------------------------------------------------------------- */
+/* ---- at random ------------------------------------------------------------------------------- */
 
 static struct random_run arguments;
 static struct random_source random_words;

@@ -52,8 +52,7 @@ static void make_heap(size_t limit)
     board->blocks = 0;
 }
 
-/* ---- one after the other
- * ----------------------------------------------------------------------- */
+/* ---- one after the other --------------------------------------------------------------------- */
 
 static int fill(void *context)
 {
@@ -166,8 +165,7 @@ static void test_after_many_workers_a_block_of_nearly_all_can_be_had(void **stat
     }
 }
 
-/* ---- at the limit, several at once, some killed
- * ------------------------------------------------ */
+/* ---- at the limit, several at once, some killed ---------------------------------------------- */
 
 static int live_at_the_limit(void *context)
 {
@@ -225,8 +223,7 @@ static void test_workers_killed_at_the_limit_leave_a_heap_that_can_be_used_up_ag
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* ---- three hundred workers begin at once
- * ------------------------------------------------------- */
+/* ---- three hundred workers begin at once ----------------------------------------------------- */
 
 enum { CROWD = 300, WARM_BLOCKS = 1500 };
 

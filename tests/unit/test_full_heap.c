@@ -77,8 +77,7 @@ static void go_to(size_t i)
     assert_true(cpu_go_to(cpu[i % 2]));
 }
 
-/* ---- how much of it can be used
- * ---------------------------------------------------------------- */
+/* ---- how much of it can be used -------------------------------------------------------------- */
 
 static void test_most_of_the_limit_can_be_in_use(void **state)
 {
@@ -218,8 +217,7 @@ static void test_a_heap_with_one_block_commits_little(void **state)
     }
 }
 
-/* ---- every arena is looked into
- * ---------------------------------------------------------------- */
+/* ---- every arena is looked into -------------------------------------------------------------- */
 
 enum { PIECES = 8, PIECE = 190000 };
 
@@ -265,8 +263,7 @@ static void test_a_large_request_looks_into_every_arena(void **state)
     }
 }
 
-/* ---- no is no
- * ---------------------------------------------------------------------------------- */
+/* ---- no is no -------------------------------------------------------------------------------- */
 
 /* What fails fails again: nothing is freed in between. */
 static void *ask_twice(dvsm_heap *heap, unsigned call, size_t size, void *old)
@@ -372,8 +369,7 @@ static void test_cached_blocks_of_another_arena_are_had_at_once(void **state)
     }
 }
 
-/* ---- what cannot be
- * ---------------------------------------------------------------------------- */
+/* ---- what cannot be -------------------------------------------------------------------------- */
 
 static void use_cache(dvsm_heap *heap)
 {
@@ -521,8 +517,7 @@ static void test_a_lack_of_memory_moves_no_thread(void **state)
     assert_true(CPU_EQUAL(&all, &now));
 }
 
-/* ---- what it costs
- * ----------------------------------------------------------------------------- */
+/* ---- what it costs --------------------------------------------------------------------------- */
 
 static double processor_ns(void)
 {

@@ -39,8 +39,7 @@ static void *hidden(const void *pointer)
     return copy;
 }
 
-/* ---- the pointers
- * ------------------------------------------------------------------------------ */
+/* ---- the pointers ---------------------------------------------------------------------------- */
 
 /* A block with neighbours in use. Its content is no header: one that leads to another would be
  * believed. */
@@ -430,8 +429,7 @@ static const struct pointer {
     POINTER(freed_coarse, true),
 };
 
-/* ---- the calls; each says whether it failed as it should
- * ---------------------------------------- */
+/* ---- the calls; each says whether it failed as it should ------------------------------------- */
 
 static bool call_free(void *p)
 {
