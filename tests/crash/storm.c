@@ -15,10 +15,10 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "crash/harness.h"
+#include "support/clock.h"
 
 enum {
     PROCESSES = 8,
@@ -122,10 +122,7 @@ static pid_t start(uint64_t seed)
 
 static double now(void)
 {
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+    return clock_ns(CLOCK_MONOTONIC) / 1e9;
 }
 
 static void kill_one(pid_t *child, struct random_source *random)

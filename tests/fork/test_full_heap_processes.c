@@ -22,11 +22,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "dvsm/dvsm.h"
 #include "support/child.h"
+#include "support/clock.h"
 #include "support/cpu.h"
 #include "support/random.h"
 
@@ -254,10 +254,7 @@ static int warm_up(void *context)
 
 static double now(void)
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+    return clock_ns(CLOCK_MONOTONIC) / 1e9;
 }
 
 static double crowd_warms_up(bool shared)

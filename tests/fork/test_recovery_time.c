@@ -14,11 +14,11 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "dvsm/dvsm.h"
 #include "support/child.h"
+#include "support/clock.h"
 #include "support/random.h"
 
 enum { KIB = 1 << 10, BLOCKS = 200, KILLS_MOST = 2000, REPAIRS = 100 };
@@ -50,10 +50,7 @@ static int work(void *seed)
 
 static long processor_ns(void)
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return t.tv_sec * 1000000000L + t.tv_nsec;
+    return (long)clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 static int compare(const void *a, const void *b)

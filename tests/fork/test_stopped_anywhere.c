@@ -20,68 +20,32 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "heap/heap.h"
 #include "segment/segment_map.h"
 #include "support/child.h"
+#include "support/exchange.h"
 #include "support/stepping.h"
 
 enum { STRIDE = 47, CALLS = 10, BLOCKS = 8, BAR_MS = 20, PATIENCE_MS = 100 };
 
 static struct dvsm_heap *heap;
 
-/* What the witness tells. */
-static struct said {
-    double longest;
-    unsigned calls, slow;
-} * said;
+static struct exchange *said; /* what the witness did: shared */
 
 static int asked[2], answered[2]; /* pipes: a byte for each burst of calls */
-
-static double now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
-
-static size_t size_of(unsigned r)
-{
-    static const size_t sizes[] = {40, 300, 3000, 40000, 100000, 300000};
-
-    return sizes[r % 6];
-}
-
-static void exchange(void **block, unsigned *r)
-{
-    *r = *r * 1103515245 + 12345;
-
-    unsigned i = (*r >> 8) % BLOCKS;
-    double start = now_ms();
-
-    dvsm_free(block[i]);
-    block[i] = dvsm_heap_malloc(heap, size_of(*r >> 16));
-    double took = now_ms() - start;
-    said->longest = took > said->longest ? took : said->longest;
-    said->slow += took > BAR_MS;
-    said->calls++;
-    if (block[i] == NULL)
-        _exit(1);
-}
 
 static int witness(void *context)
 {
     static void *block[BLOCKS];
-    unsigned r = 1;
     char byte;
 
     (void)context;
+    *said = (struct exchange){heap, block, BLOCKS, .random = 1, .bar_ms = BAR_MS};
     while (read(asked[0], &byte, 1) == 1 && byte != 0) {
         for (int i = 0; i < CALLS; i++)
-            exchange(block, &r);
+            CHILD_CHECK(exchange_block(said));
         CHILD_CHECK(write(answered[1], &byte, 1) == 1);
     }
     for (size_t i = 0; i < BLOCKS; i++)
@@ -144,7 +108,6 @@ static void others_go_on_at_each_stop(size_t cache_bytes)
 
     heap = dvsm_heap_create(&(dvsm_options){.cache_bytes = cache_bytes});
     assert_non_null(heap);
-    *said = (struct said){0};
     pid_t other = start_child(witness, NULL);
     if (!stepping_start(&s, calls, NULL))
         skip();
@@ -160,8 +123,7 @@ static void others_go_on_at_each_stop(size_t cache_bytes)
     ask(0);
     assert_int_equal(wait_for_child(other), 0);
     printf("%u instructions, %u of them with the map's lock; %u calls of another process, the "
-           "longest %.1f ms, "
-           "%u above %d ms, %u waited for the map\n",
+           "longest %.1f ms, %u above %d ms, %u waited for the map\n",
            steps, with_map, said->calls, said->longest, said->slow, BAR_MS, moments);
     assert_true(said->slow <=
                 moments + said->calls / 200); /* a busy machine stops processes, too */

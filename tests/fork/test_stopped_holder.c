@@ -15,32 +15,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cache/depot.h"
 #include "heap/heap.h"
 #include "support/child.h"
+#include "support/exchange.h"
 
 enum { BLOCKS = 300, ROUNDS = 4000, BAR_MS = 20 };
 
 static struct dvsm_heap *heap;
 static void *block[BLOCKS];
-
-static double now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
-
-static size_t size_of(unsigned i)
-{
-    static const size_t sizes[] = {40, 300, 3000, 40000, 100000, 300000};
-
-    return sizes[i % 6];
-}
 
 static void hold_arena(void)
 {
@@ -86,40 +71,21 @@ static pid_t stop_while(void (*hold)(void))
     return child;
 }
 
-/* How many calls took longer than the bar, which a busy machine may cause now and then, too. */
-static unsigned exchange_blocks(double *longest)
-{
-    unsigned r = 1, slow = 0;
-
-    for (unsigned n = 0; n < ROUNDS; n++) {
-        r = r * 1103515245 + 12345;
-        unsigned i = (r >> 8) % BLOCKS;
-        double start = now_ms();
-
-        dvsm_free(block[i]);
-        block[i] = dvsm_heap_malloc(heap, size_of(r >> 16));
-        double took = now_ms() - start;
-        assert_non_null(block[i]);
-        *longest = took > *longest ? took : *longest;
-        slow += took > BAR_MS;
-    }
-    return slow;
-}
-
 static void go_on_while(void (*hold)(void), size_t cache_bytes)
 {
-    double longest = 0;
     dvsm_stats_t stats;
 
     heap = dvsm_heap_create(&(dvsm_options){.cache_bytes = cache_bytes});
     assert_non_null(heap);
     for (unsigned i = 0; i < BLOCKS; i++)
-        block[i] = dvsm_heap_malloc(heap, size_of(i));
+        block[i] = dvsm_heap_malloc(heap, exchange_size(i));
 
     pid_t child = stop_while(hold);
-    unsigned slow = exchange_blocks(&longest);
-    printf("longest call %.1f ms, %u above %d ms\n", longest, slow, BAR_MS);
-    assert_true(slow <= ROUNDS / 100);
+    struct exchange e = {heap, block, BLOCKS, .random = 1, .bar_ms = BAR_MS};
+    for (unsigned n = 0; n < ROUNDS; n++)
+        assert_true(exchange_block(&e));
+    printf("longest call %.1f ms, %u above %d ms\n", e.longest, e.slow, BAR_MS);
+    assert_true(e.slow <= ROUNDS / 100); /* a busy machine may cause some, too */
     kill(child, SIGKILL);
     wait_for_child(child);
 

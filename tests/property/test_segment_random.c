@@ -14,9 +14,9 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "segment/segment_map.h"
+#include "support/clock.h"
 #include "support/granule_backend.h"
 #include "support/random.h"
 
@@ -585,10 +585,7 @@ static void test_no_change_comes_near_the_journals_capacity(void **state)
 
 static double seconds(void)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+    return clock_ns(CLOCK_THREAD_CPUTIME_ID) * 1e-9;
 }
 
 /* The time of a take and a give at the lowest hole, in seconds. */

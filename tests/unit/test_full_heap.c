@@ -20,10 +20,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "dvsm/dvsm.h"
+#include "support/clock.h"
 #include "support/cpu.h"
 #include "support/random.h"
 
@@ -521,10 +521,7 @@ static void test_a_lack_of_memory_moves_no_thread(void **state)
 
 static double processor_ns(void)
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+    return clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 /* A cache that is always full: the oldest go until the new one fits. Time of a call, the failing

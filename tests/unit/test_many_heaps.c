@@ -15,11 +15,11 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "dvsm/dvsm.h"
 #include "support/child.h"
+#include "support/clock.h"
 #include "support/random.h"
 
 enum { HEAPS = 1000, MIB = 1 << 20, SIZE = 100 };
@@ -120,10 +120,7 @@ static void test_each_block_is_found_in_its_heap(void **state)
 
 static double now(void)
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+    return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 /* The least of several takes: others use the CPU, too. */

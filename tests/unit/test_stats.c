@@ -11,10 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "dvsm/dvsm.h"
+#include "support/clock.h"
 #include "support/random.h"
 
 enum { BLOCKS = 2000, ROUNDS = 60, CALLS = 400, MANY = 1000000 };
@@ -153,10 +153,7 @@ static void test_stats_agree_after_a_death(void **state)
 
 static double seconds(void)
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+    return clock_ns(CLOCK_THREAD_CPUTIME_ID) / 1e9;
 }
 
 /* The best of some, of this thread's own time, for others may be using the machine. */
