@@ -200,11 +200,6 @@ static NOINLINE bool make_usable(struct arenas *arenas, struct arena_slot *slot,
            segment_is_damaged(arenas->segments->map);
 }
 
-static bool has_remote(const struct arena_slot *slot)
-{
-    return (word_peek(&slot->remote) | slot->reaping) != 0;
-}
-
 static bool begin(struct arenas *arenas, struct arena_hold *hold, struct arena_slot *slot,
                   enum lock_state state)
 {
@@ -216,7 +211,7 @@ static bool begin(struct arenas *arenas, struct arena_hold *hold, struct arena_s
     hold->slot = slot;
     hold->footprint = slot->arena.footprint;
     arena_call_begin(&hold->call, &slot->arena, &arenas->source.source);
-    if (unlikely(has_remote(slot)))
+    if (unlikely(arenas_have_remote(slot)))
         remote_work_off(slot, hold->call.source, REMOTE_MOST, &hold->found);
     return true;
 }
@@ -261,8 +256,7 @@ bool arenas_enter_patiently(struct arenas *arenas, struct arena_hold *hold, size
 
 void arenas_work_off(struct arena_hold *hold)
 {
-    if (has_remote(hold->slot))
-        remote_work_off(hold->slot, hold->call.source, SIZE_MAX, &hold->found);
+    remote_work_off(hold->slot, hold->call.source, SIZE_MAX, &hold->found);
 }
 
 static bool settle(struct arenas *arenas, size_t index, enum patience patience)
@@ -551,7 +545,7 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold)
     bool look = slot->arena.footprint > hold->footprint || ++slot->uses % LOOK_AFTER_USES == 0;
     if (unlikely(slot->arena.damaged))
         __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
-    if (unlikely(has_remote(slot)))
+    if (unlikely(arenas_have_remote(slot)))
         remote_work_off(slot, hold->call.source, REMOTE_MOST, &hold->found);
     if (unlikely(word_peek(&slot->stuck) != 0))
         __atomic_store_n(&slot->stuck, 0, __ATOMIC_RELAXED);

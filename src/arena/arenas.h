@@ -126,12 +126,13 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold);
  * none is locked. */
 bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold, size_t bytes);
 
-/* Whether the entered arena has remotely freed blocks left to work off. arenas_work_off() works off
- * all of them. */
-static inline bool arenas_have_remote(const struct arena_hold *hold)
+/* Whether the arena has remotely freed blocks left to work off. */
+static inline bool arenas_have_remote(const struct arena_slot *slot)
 {
-    return (word_peek(&hold->slot->remote) | hold->slot->reaping) != 0;
+    return (word_peek(&slot->remote) | slot->reaping) != 0;
 }
+
+/* Works off all of them, in the arena that is entered. */
 void arenas_work_off(struct arena_hold *hold);
 
 /* Whether there is an arena of that index, and the table's own fields are plausible. */

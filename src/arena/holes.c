@@ -21,25 +21,44 @@ static bool fill(struct arena_call *call, const char *start, size_t bytes)
                               (char *)(uintptr_t)start + bytes);
 }
 
+/* How much of the low end of `size` free bytes is touched when `need` bytes are cut from it: these,
+ * and the fields of the free chunk behind them. */
+static size_t touched_bytes(size_t size, size_t need)
+{
+    size_t least = need + sizeof(struct chunk);
+
+    return least > size || least < need ? size : least;
+}
+
 NOINLINE bool arena_fill_slowly(struct arena_call *call, const void *c, size_t size, size_t need)
 {
-    size_t least = need + sizeof(struct chunk), ahead;
+    size_t least = touched_bytes(size, need), ahead;
 
     if (call->source == NULL || call->source->fill == NULL)
         return true;
-    if (least > size || least < need)
-        least = size;
     ahead = size - least < FILL_AHEAD ? size : least + FILL_AHEAD;
     return fill(call, c, ahead) || fill(call, c, least);
+}
+
+/* A chunk in the trees may be looked at: it is one, and no more than `left` are met in one walk,
+ * which in a damaged tree would not end. */
+static bool meet(struct arena_call *call, const struct chunk *c, size_t *left)
+{
+    const struct bins *b = &call->arena->bins;
+
+    if (unlikely(*left == 0 || !bins_in_range(b, c) || !bins_is_sound(b, c)))
+        return fault_raise(&call->fault, FAULT_DAMAGE, "damaged header of a free chunk", c);
+    --*left;
+    return true;
 }
 
 /* Whether `need` bytes can be cut from c's low end without filling a hole. */
 static bool is_filled(const struct arena_call *call, const struct chunk *c, size_t need)
 {
-    size_t size = chunk_size(c), least = need + sizeof *c;
+    const char *start = (const char *)c;
 
-    return !call->source->has_holes(call->source, (const char *)c,
-                                    (const char *)c + (least < size ? least : size));
+    return !call->source->has_holes(call->source, start,
+                                    start + touched_bytes(chunk_size(c), need));
 }
 
 /* Looks for a filled chunk among those of the node's size. `left`: how many chunks may still be
@@ -47,17 +66,13 @@ static bool is_filled(const struct arena_call *call, const struct chunk *c, size
 static struct chunk *find_filled_in_ring(struct arena_call *call, struct chunk *node, size_t need,
                                          size_t *left)
 {
-    const struct bins *b = &call->arena->bins;
     struct chunk *c = node;
 
     do {
-        if (unlikely(*left == 0 || !bins_in_range(b, c) || !bins_is_sound(b, c))) {
-            fault_raise(&call->fault, FAULT_DAMAGE, "damaged header of a free chunk", c);
+        if (!meet(call, c, left))
             return NULL;
-        }
         if (is_filled(call, c, need))
             return c;
-        --*left;
         c = c->fd;
     } while (c != node);
     return NULL;
@@ -101,11 +116,8 @@ static void punch(struct punching *p, struct chunk *c, size_t size, size_t keep)
 
 static bool punch_binned(struct punching *p, struct chunk *c)
 {
-    struct arena *a = p->call->arena;
-
-    if (unlikely(p->left == 0 || !bins_in_range(&a->bins, c) || !bins_is_sound(&a->bins, c)))
-        return fault_raise(&p->call->fault, FAULT_DAMAGE, "damaged header of a free chunk", c);
-    p->left--;
+    if (!meet(p->call, c, &p->left))
+        return false;
     punch(p, c, chunk_size(c), 0);
     return true;
 }

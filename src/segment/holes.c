@@ -263,8 +263,9 @@ static bool fill(struct segments *s, struct page_run run, word *holes)
 
 bool segment_has_holes(const struct segment_map *map, const char *start, const char *end)
 {
-    return map->hole_pages != 0 && end > start &&
-           count_missing(map, page_of(map, start), page_of(map, end + map->page - 1)) != 0;
+    size_t first = page_of(map, start), beyond = page_of(map, end + map->page - 1);
+
+    return map->hole_pages != 0 && end > start && stretch(map, first, beyond, true, 1).count != 0;
 }
 
 bool segment_fill(struct segments *s, char *start, char *end, word *holes)
