@@ -277,6 +277,11 @@ bool arenas_settle(struct arenas *arenas, size_t index)
     return settle(arenas, index, A_MOMENT);
 }
 
+bool arenas_settle_patiently(struct arenas *arenas, size_t index)
+{
+    return settle(arenas, index, AS_LONG_AS_NEEDED);
+}
+
 void arenas_settle_all(struct arenas *arenas)
 {
     if (enter_table(arenas, AS_LONG_AS_NEEDED))

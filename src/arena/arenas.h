@@ -140,8 +140,9 @@ bool arenas_has(const struct arenas *arenas, size_t index);
 
 /* Makes sure that no change of a dead process to that arena is half done. A caller needs this
  * before it reads words of its own that the arena's changes may have stored. False: that cannot be
- * known now. */
+ * known now. The second one waits as long as it takes. */
 bool arenas_settle(struct arenas *arenas, size_t index);
+bool arenas_settle_patiently(struct arenas *arenas, size_t index);
 
 /* The same for all arenas and for the making of an arena, however long it takes. */
 void arenas_settle_all(struct arenas *arenas);

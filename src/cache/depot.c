@@ -147,7 +147,8 @@ static void set_aside(struct depot *d)
 }
 
 /* Whether the depot, just locked, can be used; if not, it is unlocked. */
-static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_state state)
+static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_state state,
+                                 bool patiently)
 {
     struct depot *d = depot_of(cache, class);
 
@@ -157,7 +158,7 @@ static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_
         lock_repaired(&d->lock);
     }
 
-    enum depot_recovery recovery = depot_recover(cache, class);
+    enum depot_recovery recovery = depot_recover(cache, class, patiently);
     if (recovery == DEPOT_DAMAGED)
         set_aside(d);
     if (recovery != DEPOT_NOT_NOW) {
@@ -168,14 +169,14 @@ static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_
     return false;
 }
 
-static bool begin(struct cache *cache, unsigned class, enum lock_state state)
+static bool begin(struct cache *cache, unsigned class, enum lock_state state, bool patiently)
 {
     const struct depot *d = depot_of(cache, class);
 
     if (unlikely(state == LOCK_TAKEN || state == LOCK_REENTERED))
         return false;
     if (unlikely(state == LOCK_OWNER_DIED || d->recovering))
-        return make_usable(cache, class, state);
+        return make_usable(cache, class, state, patiently);
     return true;
 }
 
@@ -187,12 +188,12 @@ bool depot_enter_any(struct cache *cache, unsigned class)
 
     if (unlikely(state == LOCK_TAKEN) && waits)
         word_show(&d->stuck, 1);
-    return begin(cache, class, state);
+    return begin(cache, class, state, false);
 }
 
 bool depot_enter_patiently(struct cache *cache, unsigned class)
 {
-    return begin(cache, class, lock_acquire_next(&depot_of(cache, class)->lock));
+    return begin(cache, class, lock_acquire_next(&depot_of(cache, class)->lock), true);
 }
 
 bool depot_enter_to_drain(struct cache *cache, unsigned class)

@@ -43,10 +43,11 @@ static inline bool depot_has(const struct cache *cache, unsigned class, word w)
     return place_is_magazine(cache, class, w);
 }
 
-/* recover.c: undoes what the dead left; may be interrupted and repeated. DEPOT_NOT_NOW: a lock that
- * it needs is not to be had; DEPOT_DAMAGED: what the depot holds cannot be theirs. */
+/* recover.c: undoes what the dead left; may be interrupted and repeated. `patiently`: waits for an
+ * arena as long as it takes. DEPOT_NOT_NOW: a lock that it needs is not to be had; DEPOT_DAMAGED:
+ * what the depot holds cannot be theirs. */
 enum depot_recovery { DEPOT_RECOVERED, DEPOT_NOT_NOW, DEPOT_DAMAGED };
-enum depot_recovery depot_recover(struct cache *cache, unsigned class);
+enum depot_recovery depot_recover(struct cache *cache, unsigned class, bool patiently);
 
 /* Puts the magazines of the unit that came last into the list of empty ones; a transaction of its
  * own. */
@@ -96,6 +97,12 @@ bool depot_is_loaded(const struct cache *cache, unsigned class, word w);
 static inline word lane_word(const struct cache *cache, size_t cpu, unsigned class)
 {
     return __atomic_load_n(&cache->table->lanes[cpu].loaded[class], __ATOMIC_RELAXED);
+}
+
+/* Whether the lane may have blocks. */
+static inline bool lane_is_filled(const struct cache *cache, size_t cpu)
+{
+    return __atomic_load_n(&cache->table->lanes[cpu].filled, __ATOMIC_ACQUIRE) != LANE_EMPTY;
 }
 
 /* Whether this process uses lanes for that class just now. */

@@ -14,33 +14,44 @@
 
 enum { VISITOR_STACK = 128 << 10, MASK_BYTES = (1 << 16) / CHAR_BIT };
 
+/* A sequence that was aborted is tried again, but not for ever: a debugger may step through it. */
+enum { TRADE_TRIES = 3 };
+
+/* Takes the lane's magazine to the depot. Whether the lane has none any more. */
+static bool unload_class(struct cache *cache, size_t cpu, unsigned class)
+{
+    struct depot *d = depot_of(cache, class);
+    word w = 0;
+    bool done = false;
+
+    if (!depot_enter(cache, class))
+        return false;
+    for (int tries = 0; tries < TRADE_TRIES && !done; tries++) {
+        w = lane_word(cache, cpu, class);
+        done = w == 0 || cache_trade(cache, class, cpu, w, 0);
+    }
+    depot_end_transit(d, class, shelf_of(cpu), done ? w : 0);
+    depot_leave(d);
+    return done;
+}
+
 /* Takes what is loaded on that CPU to the depots. Unless lanes are locked, the thread is on that
- * CPU. */
+ * CPU. If it dies here, the lane does not count as empty. */
 static void unload(struct cache *cache, size_t cpu)
 {
     struct lane *lane = &cache->table->lanes[cpu];
+    uint32_t state = LANE_BEING_EMPTIED;
+    bool empty = true;
 
-    if (__atomic_load_n(&lane->filled, __ATOMIC_ACQUIRE) == 0)
+    if (!lane_is_filled(cache, cpu))
         return;
-    __atomic_store_n(&lane->filled, 0,
-                     __ATOMIC_RELEASE); /* set again before a magazine is loaded */
-    for (unsigned class = 0; class < cache->table->classes_most; class ++) {
-        struct depot *d = depot_of(cache, class);
-        word w = lane_word(cache, cpu, class);
-
-        if (w == 0)
-            continue;
-        if (!depot_enter(cache, class)) {
-            __atomic_store_n(&lane->filled, 1, __ATOMIC_RELEASE);
-            continue;
-        }
-        w = lane_word(cache, cpu, class);
-        bool done = w != 0 && cache_trade(cache, class, cpu, w, 0);
-        if (!done && w != 0)
-            __atomic_store_n(&lane->filled, 1, __ATOMIC_RELEASE);
-        depot_end_transit(d, class, shelf_of(cpu), done ? w : 0);
-        depot_leave(d);
-    }
+    __atomic_store_n(&lane->filled, state, __ATOMIC_RELEASE);
+    for (unsigned class = 0; class < cache->table->classes_most; class ++)
+        if (lane_word(cache, cpu, class) != 0)
+            empty &= unload_class(cache, cpu, class);
+    if (empty)
+        __atomic_compare_exchange_n(&lane->filled, &state, LANE_EMPTY, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_RELAXED);
 }
 
 /* Goes to each CPU that the thread may run on. The thread was made for this alone. */
@@ -101,7 +112,7 @@ static bool others_have_blocks(const struct cache *cache)
     size_t here = cache_cpu(cache);
 
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
-        if (cpu != here && __atomic_load_n(&cache->table->lanes[cpu].filled, __ATOMIC_RELAXED) != 0)
+        if (cpu != here && lane_is_filled(cache, cpu))
             return true;
     return false;
 }

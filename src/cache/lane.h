@@ -32,12 +32,20 @@
 
 enum { LANE_SHIFT = 10, LANE_BYTES = 1 << LANE_SHIFT };
 
+/* Whether a lane may have blocks. One that is being emptied has only those that are left and, if it
+ * was filled in between, is not called empty in the end. */
+enum lane_state {
+    LANE_EMPTY, /* no magazine is loaded, all words are 0 */
+    LANE_FILLED,
+    LANE_BEING_EMPTIED
+};
+
 struct lane {
     word loaded[CACHE_CLASSES]; /* by class; 0 where the cache is not to be used */
     word noted;                 /* a sum of the words when memory was short (pressure.c) */
     uint32_t lock;              /* locked mode: a brief lock */
     uint32_t used;              /* 1: a magazine was once loaded here */
-    uint32_t filled;            /* 0: no magazine is loaded, all words are 0 */
+    uint32_t filled;            /* enum lane_state */
     char unused[LANE_BYTES - (CACHE_CLASSES + 1) * WORD - 3 * sizeof(uint32_t)];
 };
 _Static_assert(sizeof(struct lane) == LANE_BYTES,

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/fault.h"
 #include "cache/depot.h"
 
 static struct magazine_granule *granule_of_unit(word unit)
@@ -38,6 +39,11 @@ bool place_is_magazine(const struct cache *cache, unsigned class, word w)
     return w != 0 && place_class(cache, w) == class;
 }
 
+bool place_is_unit(const struct cache *cache, unsigned class, word w)
+{
+    return w != 0 && w % UNIT_BYTES == 0 && place_class(cache, w) == class;
+}
+
 /* Addresses with the same lower half lie 4 GiB apart. */
 word place_of_mark(const struct cache *cache, mark_half half)
 {
@@ -70,15 +76,30 @@ static void list_room(struct cache_table *table, struct journal *j, struct magaz
     journal_store(j, &table->room, g);
 }
 
-static void unlist_room(struct cache_table *table, struct journal *j,
+/* The granule that a link names; NULL: none, or the link is not to be believed. */
+static struct magazine_granule *listed(const struct cache *cache, word link)
+{
+    bool sound = link % GRANULE == 0 &&
+                 segment_has_memory_of(cache->segments->map, CACHE_OWNER, (const void *)link);
+
+    return sound ? (struct magazine_granule *)link : NULL;
+}
+
+static void unlist_room(const struct cache *cache, struct journal *j,
                         const struct magazine_granule *g)
 {
-    word *link = &table->room;
+    word *link = &cache->table->room;
+    struct magazine_granule *next;
 
-    while (*link != 0 && *link != (word)g)
-        link = &((struct magazine_granule *)*link)->next;
-    if (*link != 0)
-        journal_store(j, link, g->next);
+    for (size_t left = cache->table->granules; left > 0; left--) {
+        if ((next = listed(cache, *link)) == NULL)
+            return;
+        if (next == g) {
+            journal_store(j, link, g->next);
+            return;
+        }
+        link = &next->next;
+    }
 }
 
 /* ---- changes under the map's lock ------------------------------------------------------------ */
@@ -122,10 +143,13 @@ static void take_unit(struct journal *j, void *context)
 {
     struct exchange_of_unit *x = context;
     struct cache_table *table = x->cache->table;
-    struct magazine_granule *g = (struct magazine_granule *)table->room;
+    struct magazine_granule *g = listed(x->cache, table->room);
 
-    if (g == NULL)
+    if (g == NULL) {
+        if (table->room != 0)
+            journal_store(j, &table->room, 0);
         return;
+    }
     word unit = unlist_unit(j, g);
     if (!has_room(g))
         journal_store(j, &table->room, g->next);
@@ -154,6 +178,12 @@ static void give_unit(struct journal *j, void *context)
     struct exchange_of_unit *x = context;
     struct cache_table *table = x->cache->table;
     word unit = x->depot->units;
+
+    if (!place_is_unit(x->cache, x->class, unit)) {
+        fault_note("damaged list of a depot's units", x->depot);
+        journal_store(j, &x->depot->units, 0);
+        return;
+    }
     struct magazine_granule *g = granule_of_unit(unit);
     bool had_room = has_room(g);
 
@@ -162,7 +192,7 @@ static void give_unit(struct journal *j, void *context)
     set_class(j, g, number_of(unit), 0);
     if (g->used == 0) {
         if (had_room)
-            unlist_room(table, j, g);
+            unlist_room(x->cache, j, g);
         journal_store(j, &table->granules, table->granules - 1);
         journal_store(j, &x->depot->pending.start, (char *)g);
         journal_store(j, &x->depot->pending.bytes, GRANULE);
@@ -178,8 +208,10 @@ static void give_unit(struct journal *j, void *context)
 
 void place_settle(struct cache *cache, struct depot *d)
 {
-    if (d->pending.bytes != 0)
-        segment_give(cache->segments, &d->pending, (struct run){0});
+    if (d->pending.bytes == 0 || segment_recover(cache->segments, CACHE_OWNER, &d->pending, NULL))
+        return;
+    fault_note("damaged record of a granule on its way", d);
+    d->pending.bytes = 0;
 }
 
 /* Gets a granule for the cache. Nobody else knows of it until it is listed. */

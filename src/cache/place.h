@@ -52,8 +52,9 @@ static inline size_t place_magazines(unsigned class)
  * lock: right for a magazine that stays the class's during the call. */
 unsigned place_class(const struct cache *cache, word address);
 
-/* Whether the word can be that of a magazine of the class. */
+/* Whether the word can be that of a magazine of the class, or is a unit of the class. */
 bool place_is_magazine(const struct cache *cache, unsigned class, word w);
+bool place_is_unit(const struct cache *cache, unsigned class, word w);
 
 /* The address in a magazine of the cache whose lower half is `half`; 0: there is none. */
 word place_of_mark(const struct cache *cache, mark_half half);
@@ -65,7 +66,8 @@ bool place_take(struct cache *cache, unsigned class);
 /* Takes away the first of the class's units. None of its magazines may be in use. */
 void place_give(struct cache *cache, unsigned class);
 
-/* For a survivor: gives back a granule that was on its way. */
+/* Gives back a granule that is still on its way: the map's lock could not be had, or what a dead
+ * process left of a change of the map says so. It is believed only if it is the cache's. */
 void place_settle(struct cache *cache, struct depot *d);
 
 /* Checks every invariant of the granules; classes have `units` units. */

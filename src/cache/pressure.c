@@ -11,17 +11,12 @@
 
 enum { TIGHT_REQUESTS = 1024 };
 
-static bool is_filled(const struct cache *cache, size_t cpu)
-{
-    return __atomic_load_n(&cache->table->lanes[cpu].filled, __ATOMIC_RELAXED) != 0;
-}
-
 /* The sum changes with every block that comes to the lane or leaves it. */
 static word sum_of_words(const struct cache *cache, size_t cpu)
 {
     word sum = 0;
 
-    if (!is_filled(cache, cpu))
+    if (!lane_is_filled(cache, cpu))
         return 0;
     for (unsigned class = 0; class < cache->table->classes_most; class ++)
         sum += lane_word(cache, cpu, class) * (2 * class + 1);
@@ -52,9 +47,9 @@ bool cache_is_bare(const struct cache *cache)
         (table->classes_most != 0 && word_peek(&table->drained) == 0))
         return false;
     if (table->mode == CACHE_SEQUENCES)
-        return table->classes_most == 0 || !is_filled(cache, cache_cpu(cache));
+        return table->classes_most == 0 || !lane_is_filled(cache, cache_cpu(cache));
     for (size_t cpu = 0; cpu < table->cpus && table->classes_most != 0; cpu++)
-        if (is_filled(cache, cpu))
+        if (lane_is_filled(cache, cpu))
             return false;
     return true;
 }

@@ -104,7 +104,7 @@ static bool has_sound_units(const struct cache *cache, unsigned class)
     if (d->incoming != 0 && d->incoming != d->units)
         return false;
     for (word unit = d->units; unit != 0; unit = *place_link(unit), count++)
-        if (count >= most || unit % UNIT_BYTES != 0 || place_class(cache, unit) != class)
+        if (count >= most || !place_is_unit(cache, class, unit))
             return false;
     if (d->incoming != 0)
         return d->made == (count - 1) * place_magazines(class);
@@ -148,9 +148,15 @@ static void remark(const struct depot *d, unsigned class, word w)
     magazine_set_marks(class, w);
 }
 
+static bool settle_arena(const struct cache *cache, size_t index, bool patiently)
+{
+    return patiently ? arenas_settle_patiently(cache->arenas, index)
+                     : arenas_settle(cache->arenas, index);
+}
+
 /* Each step may be interrupted, and is then done again by the next survivor. NB: the map and the
  * arena are settled before a look at transit: their journals may hold words of this depot. */
-enum depot_recovery depot_recover(struct cache *cache, unsigned class)
+enum depot_recovery depot_recover(struct cache *cache, unsigned class, bool patiently)
 {
     struct depot *d = depot_of(cache, class);
     struct depot_guard guard = {{guards, NULL, JOURNAL_SHORT_CAPACITY}, cache, class};
@@ -162,7 +168,7 @@ enum depot_recovery depot_recover(struct cache *cache, unsigned class)
     if (d->arena != 0 && !PLANTED(12)) {
         if (!arenas_has(cache->arenas, d->arena - 1))
             return DEPOT_DAMAGED;
-        if (!arenas_settle(cache->arenas, d->arena - 1))
+        if (!settle_arena(cache, d->arena - 1, patiently))
             return DEPOT_NOT_NOW;
     }
     if (!is_whole(cache, class) ||

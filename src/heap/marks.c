@@ -45,8 +45,8 @@ static bool guards(const struct journal_guard *guard, const word *address)
            segment_has_memory_of(marks->map, CACHE_OWNER, address);
 }
 
-/* Two things are not checked here: pending runs, which the code that gives them back checks, and
- * units, which the code that has them checks. */
+/* Not checked here: pending runs, units and the links of the cache's granules, all of which are
+ * checked where they are used. */
 static bool is_sound(const struct journal_guard *guard, const word *address)
 {
     const struct region_marks *marks = (const struct region_marks *)guard;

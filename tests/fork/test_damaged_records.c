@@ -68,6 +68,12 @@ static struct segment_map *map(void)
     return heap->segments.map;
 }
 
+static void number_private_words(void)
+{
+    for (size_t i = 0; i < 64; i++)
+        private_words[i] = i;
+}
+
 /* The heap is in use: two arenas may be there, magazines are in stock, granules are retained. */
 enum { BLOCKS = 300 };
 static void *block[BLOCKS];
@@ -425,8 +431,7 @@ static int die_of(const struct damage *damage)
     use_heap();
     if (damage->part == DEPOT && !has_cache())
         return CHILD_SKIP;
-    for (size_t i = 0; i < 64; i++)
-        private_words[i] = i;
+    number_private_words();
     CHILD_CHECK(WIFSIGNALED(run_in_child(die_with_damage, (void *)(uintptr_t)damage)));
     return 0;
 }
@@ -608,6 +613,80 @@ static void test_the_default_handler_aborts_with_the_message(void **state)
     }
 }
 
+/* ---- the map's journal stores to words of a depot -------------------------------------------- */
+
+struct depot_word {
+    word *place;
+    word value;
+    const char *what; /* the fault's text */
+};
+
+static int die_with_wrong_word(void *context)
+{
+    const struct depot_word *wrong = context;
+
+    CHILD_CHECK(lock_acquire(&map()->lock) == LOCK_ACQUIRED);
+    entry(&map()->journal, wrong->place, wrong->value);
+    kill(getpid(), SIGKILL);
+    return 0;
+}
+
+/* The depot is not recovered, since nobody died with its lock. */
+static int survive_a_wrong_word(struct depot_word wrong)
+{
+    number_private_words();
+    CHILD_CHECK(WIFSIGNALED(run_in_child(die_with_wrong_word, &wrong)));
+    faults = 0;
+    dvsm_set_fault_handler(note_fault);
+    for (size_t i = 0; i < BLOCKS; i++)
+        dvsm_free(block[i]);
+    dvsm_heap_trim(heap, 0);
+    CHILD_CHECK(faults == 1);
+    CHILD_CHECK(strcmp(last_fault, wrong.what) == 0);
+    CHILD_CHECK(go_on(DEPOT) == 0);
+    CHILD_CHECK(private_words_are_whole());
+    return 0;
+}
+
+static int survive_a_wrong_pending_run(void *context)
+{
+    size_t bytes = *(const size_t *)context;
+
+    alarm(60);
+    make_heap();
+    use_heap();
+    struct depot *d = depot();
+    d->pending.start = heap->region->granules;
+    return survive_a_wrong_word(
+        (struct depot_word){&d->pending.bytes, bytes, "damaged record of a granule on its way"});
+}
+
+static int survive_wrong_units(void *context)
+{
+    size_t units = *(const size_t *)context;
+
+    alarm(60);
+    make_heap();
+    use_heap();
+    return survive_a_wrong_word(
+        (struct depot_word){&depot()->units, units, "damaged list of a depot's units"});
+}
+
+static void test_a_depots_words_are_checked_where_they_are_used(void **state)
+{
+    size_t bytes[] = {GRANULE, GRANULE + 1, (size_t)1 << 47, SIZE_MAX};
+    size_t units[] = {(size_t)private_words, 17, SIZE_MAX, SIZE_MAX & ~(size_t)(UNIT_BYTES - 1)};
+
+    (void)state;
+    make_heap();
+    bool cached = has_cache();
+    assert_int_equal(dvsm_heap_destroy(heap), 0);
+    for (size_t i = 0; i < 4 && cached; i++) {
+        assert_int_equal(run_in_child(survive_a_wrong_pending_run, &bytes[i]), 0);
+        assert_int_equal(run_in_child(survive_wrong_units, &units[i]), 0);
+    }
+}
+
 /* ---- at random ------------------------------------------------------------------------------- */
 
 static struct random_run arguments;
@@ -755,8 +834,7 @@ static int survive_mutations(void *context)
         make_heap();
         CHILD_CHECK(heap != NULL);
         use_heap();
-        for (size_t j = 0; j < 64; j++)
-            private_words[j] = j;
+        number_private_words();
         enum part part = (enum part)random_below(&random_words, 4);
         if (part == DEPOT && !has_cache())
             part = MAP;
@@ -794,6 +872,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_whoever_needs_the_lock_finds_it),
         cmocka_unit_test(test_a_survivor_killed_in_recovery_has_a_successor),
         cmocka_unit_test(test_the_default_handler_aborts_with_the_message),
+        cmocka_unit_test(test_a_depots_words_are_checked_where_they_are_used),
         cmocka_unit_test(test_random_mutations_of_what_the_dead_left),
     };
 
