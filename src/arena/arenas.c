@@ -1,6 +1,7 @@
 /* arenas.c - making arenas, choosing one, locking it. */
 #define _GNU_SOURCE
 #include "arena/arenas.h"
+#include "sync/report.h"
 
 #include <sched.h>
 

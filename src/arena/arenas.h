@@ -26,9 +26,9 @@
 #ifndef DVSM_ARENA_ARENAS_H
 #define DVSM_ARENA_ARENAS_H
 
-#include "arena/arena.h"
 #include "arena/region_source.h"
-#include "base/lock.h"
+#include "engine/arena.h"
+#include "sync/lock.h"
 
 enum { ARENAS_PREFERRED = 256, ARENAS_GROWTH_MOST = 2 << 20 };
 

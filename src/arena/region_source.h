@@ -6,7 +6,7 @@
 #ifndef DVSM_ARENA_REGION_SOURCE_H
 #define DVSM_ARENA_REGION_SOURCE_H
 
-#include "arena/arena.h"
+#include "engine/arena.h"
 #include "segment/segment.h"
 
 struct region_source {

@@ -2,8 +2,8 @@
  * off. */
 #include "arena/remote.h"
 
-#include "arena/arena_internal.h"
-#include "base/tsan.h"
+#include "engine/arena_internal.h"
+#include "sync/tsan.h"
 
 /* No magazine's word looks like this mark: those are 1 more than a multiple of 8
  * (cache/magazine.h). */

@@ -1,6 +1,6 @@
 /* cache.c - making and opening the cache, and the entrances to its slow paths. */
-#include "base/process.h"
 #include "cache/depot.h"
+#include "sync/process.h"
 
 enum {
     BYTES_A_CPU = 32 << 20, /* what a CPU may have cached, if the program does not say */

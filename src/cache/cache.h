@@ -47,10 +47,10 @@
 #include "arena/arenas.h"
 #include "base/check.h"
 #include "base/journal.h"
-#include "base/lock.h"
 #include "cache/lane.h"
 #include "cache/magazine.h"
 #include "segment/segment.h"
+#include "sync/lock.h"
 
 /* A depot's stock lies on shelves, each for some of the CPUs. So blocks stay with the CPU that had
  * them, as long as they can, and with them their neighbours in memory: a cache line that holds the

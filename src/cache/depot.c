@@ -1,7 +1,7 @@
 /* depot.c - a depot's lock and recovery, its lists, its magazines' memory. */
 #include "cache/depot.h"
 
-#include "base/fault.h"
+#include "sync/report.h"
 
 /* How long a thread waits for a depot before it asks the arenas. */
 enum { WAIT_MS = 2 };

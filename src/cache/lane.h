@@ -27,8 +27,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/brief.h"
 #include "cache/magazine.h"
+#include "sync/brief.h"
 
 enum { LANE_SHIFT = 10, LANE_BYTES = 1 << LANE_SHIFT };
 

@@ -6,8 +6,8 @@
 #ifndef DVSM_CACHE_LANE_LOCKED_H
 #define DVSM_CACHE_LANE_LOCKED_H
 
-#include "base/brief.h"
 #include "cache/lane.h"
+#include "sync/brief.h"
 
 enum { LANE_CHOICE_USES = 256 };
 

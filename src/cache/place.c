@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-#include "base/fault.h"
 #include "cache/depot.h"
+#include "sync/report.h"
 
 static struct magazine_granule *granule_of_unit(word unit)
 {

@@ -17,9 +17,9 @@
  */
 #include <errno.h>
 
-#include "base/cancel.h"
 #include "cache/place.h"
 #include "heap/heap.h"
+#include "sync/cancel.h"
 
 /* What the map says about one owner's granules. */
 struct claims {

@@ -7,10 +7,10 @@
 #include <sys/mman.h>
 
 #include "base/bits.h"
-#include "base/cancel.h"
-#include "base/tsan.h"
 #include "heap/heap.h"
 #include "shm/shm.h"
+#include "sync/cancel.h"
+#include "sync/tsan.h"
 
 /* Bytes of address space to try first, rounded up to whole granules; near SIZE_MAX, down. */
 static size_t wanted_bytes(const dvsm_options *options)

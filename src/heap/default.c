@@ -11,8 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/cancel.h"
 #include "heap/fast.h"
+#include "sync/cancel.h"
 
 /* If a backend cannot reserve this much, another backend is tried first: a large anonymous heap is
  * better than a tiny file (RLIMIT_FSIZE). */

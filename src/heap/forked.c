@@ -14,8 +14,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/brief.h"
 #include "heap/heap.h"
+#include "sync/brief.h"
 
 /* What SIGSEGV did before; set in such a child. */
 static struct sigaction former;

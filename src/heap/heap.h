@@ -32,6 +32,7 @@
 #include "cache/cache.h"
 #include "dvsm/dvsm.h"
 #include "heap/region.h"
+#include "sync/report.h"
 
 enum { HEAPS_MOST = 1024, HEAP_LABEL = 256 };
 

@@ -2,8 +2,8 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "base/cancel.h"
 #include "heap/heap.h"
+#include "sync/cancel.h"
 
 /* ---- one by one */
 

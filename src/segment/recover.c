@@ -1,7 +1,7 @@
 /* recover.c - recovers what the dead left of a change of the map, believed only as far as it can be
  * theirs. */
-#include "base/fault.h"
 #include "segment/segment_map.h"
+#include "sync/report.h"
 
 /* The run's last word, restored by the journal, says whether the run is taken and whose it is. The
  * first word must say the same. */

@@ -53,9 +53,9 @@
 
 #include "base/check.h"
 #include "base/journal.h"
-#include "base/lock.h"
 #include "base/run.h"
 #include "dvsm/backend.h"
+#include "sync/lock.h"
 
 enum { GRANULE_SHIFT = 16 };
 #define GRANULE ((size_t)1 << GRANULE_SHIFT)

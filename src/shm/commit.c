@@ -15,9 +15,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "base/cancel.h"
 #include "shm/shm.h"
 #include "shm/shm_internal.h"
+#include "sync/cancel.h"
 
 /* Linux 5.14; the C library's headers may be older than the kernel. */
 #ifndef MADV_POPULATE_WRITE

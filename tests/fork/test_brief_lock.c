@@ -14,8 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/brief.h"
 #include "support/child.h"
+#include "sync/brief.h"
 
 static uint32_t *word_of_all;
 

@@ -16,8 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/lock.h"
 #include "support/child.h"
+#include "sync/lock.h"
 
 enum { STEP_US = 1000, STEPS_MOST = 5000 };
 

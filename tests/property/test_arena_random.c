@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 #include "support/growing_arena.h"
 #include "support/guarded_backend.h"
 #include "support/random.h"

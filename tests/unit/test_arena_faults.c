@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 enum { BUFFER_BYTES = 64 << 10 };
 

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 #include "support/growing_arena.h"
 #include "support/random.h"
 

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 #include "support/growing_arena.h"
 #include "support/guarded_backend.h"
 

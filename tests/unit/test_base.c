@@ -17,10 +17,10 @@
 
 #include "base/bits.h"
 #include "base/check.h"
-#include "base/fault.h"
 #include "base/journal.h"
-#include "base/lock.h"
 #include "support/child.h"
+#include "sync/lock.h"
+#include "sync/report.h"
 
 static void *shared_pages(size_t bytes)
 {

@@ -16,8 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "arena/arena.h"
 #include "dvsm/dvsm.h"
+#include "engine/arena.h"
 #include "segment/segment.h"
 #include "support/growing_arena.h"
 

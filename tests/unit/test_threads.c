@@ -16,9 +16,9 @@
 #include <string.h>
 
 #include "base/journal.h"
-#include "base/lock.h"
 #include "dvsm/dvsm.h"
 #include "shm/shm.h"
+#include "sync/lock.h"
 
 enum { THREADS = 4 };
 

@@ -2,8 +2,8 @@
 #ifndef DVSM_REPLAY_REPLAY_H
 #define DVSM_REPLAY_REPLAY_H
 
-#include "arena/arena.h"
 #include "arena/region_source.h"
+#include "engine/arena.h"
 #include "trace.h"
 
 /* What the trace's ids stand for. */

@@ -1,7 +1,7 @@
 /* resize.c - realloc: in place if the neighbours allow it, else by a copy. */
 #include <string.h>
 
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 /* Gives c the size `need`. The rest of c is freed if it can be a chunk. */
 static struct chunk *cut_surplus(struct arena_call *call, struct chunk *c, size_t size, size_t need)

@@ -1,5 +1,5 @@
 /* free.c - giving a chunk back: checks, merging with its neighbours, bins. */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 /* Without a source the whole range is one segment. */
 static bool in_segment(const struct arena_call *call, const struct chunk *c)

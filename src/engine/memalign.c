@@ -4,7 +4,7 @@
  * The block is marked CHUNK_UNCACHED, so that when it is freed, lead and block become one free
  * chunk again. A large block needs no such mark.
  */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 struct chunk *arena_aligned_place(struct chunk *c, size_t alignment)
 {

@@ -1,5 +1,5 @@
 /* walk.c - visits every chunk of every segment, and reads the totals from counters. */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 /* Whether a record lies where it can in its segment: at the foot; or, if it lies on a top that was
  * too small for a chunk, one step before that. */

@@ -2,8 +2,8 @@
  * from locking an arena in vain. A word may change a moment later, just as it may before a lock is
  * got.
  */
-#include "arena/arena_internal.h"
 #include "bins/bins_internal.h"
+#include "engine/arena_internal.h"
 
 /* Giving back less would not let another arena grow. Pages of small chunks are left alone: they
  * would be wanted again at once, and each time cost calls into the system. The free chunk of an

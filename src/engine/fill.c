@@ -4,7 +4,7 @@
  * A block leaves or enters the arena in the same change that counts it in the caller's word. So a
  * thread that dies leaves each block in exactly one place.
  */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 static void count_blocks(struct arena_call *call, word *count, size_t blocks)
 {

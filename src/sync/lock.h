@@ -19,8 +19,8 @@
  * operation. NB: if the process is killed during just those instructions of a handler, the lock
  * that the interrupted call was taking stays locked.
  */
-#ifndef DVSM_BASE_LOCK_H
-#define DVSM_BASE_LOCK_H
+#ifndef DVSM_SYNC_LOCK_H
+#define DVSM_SYNC_LOCK_H
 
 #include <pthread.h>
 #include <stdbool.h>

@@ -1,5 +1,5 @@
 /* check.c - every invariant of arena.h and chunk.h. */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 struct walk {
     const struct arena *arena;

@@ -1,6 +1,6 @@
 /* brief.c - what a thread must know of itself to take a brief lock. */
 #define _GNU_SOURCE
-#include "base/brief.h"
+#include "sync/brief.h"
 
 #include <errno.h>
 #include <sys/syscall.h>

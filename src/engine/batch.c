@@ -1,7 +1,7 @@
 /* batch.c - many blocks in one call: independent_calloc, independent_comalloc, bulk_free. */
 #include <string.h>
 
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 enum { ELEMENT_CACHED_MOST = 1 << 10 };
 

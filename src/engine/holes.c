@@ -6,7 +6,7 @@
  * A free chunk's fields and foot, which the engine needs, lie outside the holes. So only code that
  * cuts from the chunk must know of holes.
  */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 /* This tree and those above it hold chunks of 4 KiB and more; no page is smaller than 4 KiB. */
 enum { TREE_OF_PAGES = 2 * (12 - BINS_TREE_SHIFT) };

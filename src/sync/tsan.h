@@ -5,8 +5,8 @@
  * same lock or the functions below tell it of the order. NB: never give them the address of a lock:
  * ThreadSanitizer forgets what was noted there when the lock is released.
  */
-#ifndef DVSM_BASE_TSAN_H
-#define DVSM_BASE_TSAN_H
+#ifndef DVSM_SYNC_TSAN_H
+#define DVSM_SYNC_TSAN_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,7 +3,7 @@
  * Slow and exact: the segment is walked from its start, so that each chunk's true borders are
  * known. That tells a wrong pointer (the caller's fault; the heap is sound) from a damaged header.
  */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 const struct arena_segment *arena_segment_of(const struct arena *a, const void *address)
 {

@@ -1,6 +1,6 @@
 /* grow.c - more memory from the source: it is appended to top's segment, prepended to another
  * segment, or becomes a new segment. */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 void arena_set_top(struct arena_call *call, struct chunk *c, size_t size)
 {

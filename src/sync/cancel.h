@@ -10,8 +10,8 @@
  *     ...
  *     cancel_restore(former);
  */
-#ifndef DVSM_BASE_CANCEL_H
-#define DVSM_BASE_CANCEL_H
+#ifndef DVSM_SYNC_CANCEL_H
+#define DVSM_SYNC_CANCEL_H
 
 #include <pthread.h>
 

@@ -1,8 +1,8 @@
 /* arena_internal.h - what the engine's files share: writing headers, the steps of a call. */
-#ifndef DVSM_ARENA_ARENA_INTERNAL_H
-#define DVSM_ARENA_ARENA_INTERNAL_H
+#ifndef DVSM_ENGINE_ARENA_INTERNAL_H
+#define DVSM_ENGINE_ARENA_INTERNAL_H
 
-#include "arena/arena.h"
+#include "engine/arena.h"
 
 static inline struct journal *arena_journal(struct arena_call *call)
 {

@@ -1,5 +1,5 @@
 /* trim.c - giving memory back: the end of top, and segments that hold nothing. */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 /* Ends the change under way, in which the run left the arena's segments, and gives it back. */
 static void give_back(struct arena_call *call, struct run run)

@@ -18,8 +18,8 @@
  * The kernel is asked only in doubt. Neither a child of fork nor a new thread needs a system call
  * here, unless the thread that forked had not come by before.
  */
-#ifndef DVSM_BASE_PROCESS_H
-#define DVSM_BASE_PROCESS_H
+#ifndef DVSM_SYNC_PROCESS_H
+#define DVSM_SYNC_PROCESS_H
 
 #include <stdbool.h>
 #include <stdint.h>

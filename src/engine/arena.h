@@ -26,8 +26,8 @@
  * A FAULT_DAMAGE sets `damaged`: from then on the arena allocates nothing and frees nothing. A
  * failed allocation returns NULL (or false) and changes nothing; errno is not touched.
  */
-#ifndef DVSM_ARENA_ARENA_H
-#define DVSM_ARENA_ARENA_H
+#ifndef DVSM_ENGINE_ARENA_H
+#define DVSM_ENGINE_ARENA_H
 
 #include <stdbool.h>
 #include <stddef.h>

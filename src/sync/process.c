@@ -1,6 +1,6 @@
 /* process.c - the page that fork wipes, and what a new process must be. */
 #define _GNU_SOURCE
-#include "base/process.h"
+#include "sync/process.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -1,5 +1,5 @@
 /* arena.c - making an arena, recovering it, its parameters, the end of a call. */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 enum { GRANULARITY_LEAST = 4096 };
 

@@ -1,7 +1,7 @@
 /* malloc.c - finding a chunk: exact small bin, victim, larger bins, trees, top; then grow. */
 #include <string.h>
 
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 enum { ROOMY_MOST = 4 }; /* the search is for at most so many times the needed room */
 

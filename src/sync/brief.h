@@ -15,14 +15,14 @@
  * kernel is asked only once (brief_start()). The thread's id is looked up at its first use in each
  * process (process.h), without a system call.
  */
-#ifndef DVSM_BASE_BRIEF_H
-#define DVSM_BASE_BRIEF_H
+#ifndef DVSM_SYNC_BRIEF_H
+#define DVSM_SYNC_BRIEF_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/compiler.h"
-#include "base/process.h"
+#include "sync/process.h"
 
 #define BRIEF_OWNER_DIED ((uint32_t)0x40000000)
 

@@ -9,7 +9,7 @@
  * a place with as much room again free behind it. So a buffer that grows piece by piece is copied
  * when its size has doubled, not at each piece.
  */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 /* Bytes of a large block that stands for a chunk of `need` bytes: no next chunk lends it its first
  * word. */

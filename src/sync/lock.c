@@ -1,17 +1,17 @@
 /* lock.c - the robust process-shared mutex. */
 #define _GNU_SOURCE
-#include "base/lock.h"
+#include "sync/lock.h"
 
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
 
-#include "base/brief.h"
 #include "base/compiler.h"
-#include "base/fault.h"
-#include "base/process.h"
-#include "base/tsan.h"
+#include "sync/brief.h"
+#include "sync/process.h"
+#include "sync/report.h"
+#include "sync/tsan.h"
 
 enum { SLICE_MS = 5, NS_A_MS = 1000000, NS_A_SECOND = 1000000000, BITS_A_RANK = 16 };
 

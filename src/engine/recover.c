@@ -1,6 +1,6 @@
 /* recover.c - undoes the change that a dead holder left half done, after checking that the journal
  * is plausible. */
-#include "arena/arena_internal.h"
+#include "engine/arena_internal.h"
 
 struct arena_guard {
     struct journal_guard guard;
