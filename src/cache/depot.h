@@ -102,7 +102,7 @@ static inline word lane_word(const struct cache *cache, size_t cpu, unsigned cla
 /* Whether the lane may have blocks. */
 static inline bool lane_is_filled(const struct cache *cache, size_t cpu)
 {
-    return __atomic_load_n(&cache->table->lanes[cpu].filled, __ATOMIC_ACQUIRE) != LANE_EMPTY;
+    return __atomic_load_n(&cache->table->lanes[cpu].filled, __ATOMIC_ACQUIRE) != 0;
 }
 
 /* Whether this process uses lanes for that class just now. */

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include "cache/depot.h"
+#include "cache/lane_locked.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -15,7 +16,7 @@
 enum { VISITOR_STACK = 128 << 10, MASK_BYTES = (1 << 16) / CHAR_BIT };
 
 /* A sequence that was aborted is tried again, but not for ever: a debugger may step through it. */
-enum { TRADE_TRIES = 3 };
+enum { SEQUENCE_TRIES = 3 };
 
 /* Takes the lane's magazine to the depot. Whether the lane has none any more. */
 static bool unload_class(struct cache *cache, size_t cpu, unsigned class)
@@ -26,7 +27,7 @@ static bool unload_class(struct cache *cache, size_t cpu, unsigned class)
 
     if (!depot_enter(cache, class))
         return false;
-    for (int tries = 0; tries < TRADE_TRIES && !done; tries++) {
+    for (int tries = 0; tries < SEQUENCE_TRIES && !done; tries++) {
         w = lane_word(cache, cpu, class);
         done = w == 0 || cache_trade(cache, class, cpu, w, 0);
     }
@@ -35,23 +36,31 @@ static bool unload_class(struct cache *cache, size_t cpu, unsigned class)
     return done;
 }
 
+static bool begin_to_empty(const struct cache *cache, size_t cpu)
+{
+    if (cache->table->mode == CACHE_LOCKED)
+        return lane_locked_begin_to_empty(&cache->table->lanes[cpu]);
+    for (int tries = 0; tries < SEQUENCE_TRIES; tries++)
+        if (lane_begin_to_empty(&cache->view, (unsigned)cpu))
+            return true;
+    return false;
+}
+
 /* Takes what is loaded on that CPU to the depots. Unless lanes are locked, the thread is on that
- * CPU. If it dies here, the lane does not count as empty. */
+ * CPU. */
 static void unload(struct cache *cache, size_t cpu)
 {
-    struct lane *lane = &cache->table->lanes[cpu];
     uint32_t state = LANE_BEING_EMPTIED;
     bool empty = true;
 
-    if (!lane_is_filled(cache, cpu))
+    if (!lane_is_filled(cache, cpu) || !begin_to_empty(cache, cpu))
         return;
-    __atomic_store_n(&lane->filled, state, __ATOMIC_RELEASE);
     for (unsigned class = 0; class < cache->table->classes_most; class ++)
         if (lane_word(cache, cpu, class) != 0)
             empty &= unload_class(cache, cpu, class);
     if (empty)
-        __atomic_compare_exchange_n(&lane->filled, &state, LANE_EMPTY, false, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_RELAXED);
+        __atomic_compare_exchange_n(&cache->table->lanes[cpu].filled, &state, 0, false,
+                                    __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
 /* Goes to each CPU that the thread may run on. The thread was made for this alone. */

@@ -32,20 +32,18 @@
 
 enum { LANE_SHIFT = 10, LANE_BYTES = 1 << LANE_SHIFT };
 
-/* Whether a lane may have blocks. One that is being emptied has only those that are left and, if it
- * was filled in between, is not called empty in the end. */
-enum lane_state {
-    LANE_EMPTY, /* no magazine is loaded, all words are 0 */
-    LANE_FILLED,
-    LANE_BEING_EMPTIED
-};
+/* Whether a lane may have blocks: 0, or either or both of these. Whoever loads a magazine sets
+ * LANE_FILLED in the same sequence, or under the same lock. Whoever empties the lane first stores
+ * LANE_BEING_EMPTIED, and in the end 0, if nothing was loaded meanwhile. So with 0 all words are 0,
+ * whoever was killed in between. */
+enum lane_filled { LANE_FILLED = 1, LANE_BEING_EMPTIED = 2 };
 
 struct lane {
     word loaded[CACHE_CLASSES]; /* by class; 0 where the cache is not to be used */
     word noted;                 /* a sum of the words when memory was short (pressure.c) */
     uint32_t lock;              /* locked mode: a brief lock */
     uint32_t used;              /* 1: a magazine was once loaded here */
-    uint32_t filled;            /* enum lane_state */
+    uint32_t filled;            /* enum lane_filled */
     char unused[LANE_BYTES - (CACHE_CLASSES + 1) * WORD - 3 * sizeof(uint32_t)];
 };
 _Static_assert(sizeof(struct lane) == LANE_BYTES,
@@ -85,6 +83,11 @@ static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, siz
                                  word replacement)
 {
     (void)view, (void)cpu, (void)class, (void)old, (void)replacement;
+    return false;
+}
+static inline bool lane_begin_to_empty(const struct lane_view *view, unsigned cpu)
+{
+    (void)view, (void)cpu;
     return false;
 }
 #endif

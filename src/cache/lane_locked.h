@@ -79,10 +79,24 @@ static inline bool lane_locked_exchange(struct lane *lane, size_t class, word ol
         return false;
 
     bool unchanged = lane->loaded[class] == old;
-    if (unchanged)
+    if (unchanged) {
+        if (replacement != 0)
+            __atomic_fetch_or(&lane->filled, LANE_FILLED, __ATOMIC_RELEASE);
         lane_store(lane, class, replacement);
+    }
     brief_release(&lane->lock, former);
     return unchanged;
+}
+
+static inline bool lane_locked_begin_to_empty(struct lane *lane)
+{
+    void *former = NULL;
+
+    if (!brief_acquire(&lane->lock, &former))
+        return false;
+    __atomic_store_n(&lane->filled, LANE_BEING_EMPTIED, __ATOMIC_RELEASE);
+    brief_release(&lane->lock, former);
+    return true;
 }
 
 #endif

@@ -7,7 +7,7 @@
  *
  * An aborted sequence is not begun again: it has no block, is full or has lost, and the slow path
  * goes on. A thread that is single-stepped is always aborted, and would try for ever. So the slow
- * paths try once or twice more, and then do without the lane (trade.c).
+ * paths try once or twice more, and then do without the lane (trade.c, drain.c).
  *
  *         lea  3b(%rip), %r8       the descriptor's address ...
  *         mov  %r8, %fs:8(rseq)    ... into the thread's rseq area, field rseq_cs
@@ -106,18 +106,39 @@ full:
     return false;
 }
 
+/* A lane that gets a magazine counts as filled from before the commit on. */
 static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, size_t class, word old,
                                  word replacement)
 {
+    uint32_t filled = replacement != 0 ? LANE_FILLED : 0;
+
     __asm__ goto volatile(
         LANE_BEGIN "cmpl %[cpu], %%fs:4(%[rseq])\n\t" /* another CPU? */
                    "jne %l[lost]\n\t"
                    "cmpq %[old], (%%r8,%[class],8)\n\t" /* used meanwhile? */
                    "jne %l[lost]\n\t"
+                   "orl %[filled], %c[place](%%r8)\n\t"
                    "movq %[replacement], (%%r8,%[class],8)\n" /* the other magazine */
         LANE_END("%l[lost]")
         :
-        : LANE_INPUTS, [cpu] "r"(cpu), [old] "r"(old), [replacement] "r"(replacement)
+        : LANE_INPUTS, [cpu] "r"(cpu), [old] "r"(old), [replacement] "r"(replacement),
+          [filled] "r"(filled), [place] "i"(offsetof(struct lane, filled))
+        : "r8", "memory", "cc"
+        : lost);
+    return true;
+lost:
+    return false;
+}
+
+static inline bool lane_begin_to_empty(const struct lane_view *view, unsigned cpu)
+{
+    __asm__ goto volatile(
+        LANE_BEGIN "cmpl %[cpu], %%fs:4(%[rseq])\n\t" /* another CPU? */
+                   "jne %l[lost]\n\t"
+                   "movl %[state], %c[place](%%r8)\n" LANE_END("%l[lost]")
+        :
+        : [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [cpu] "r"(cpu),
+          [state] "i"(LANE_BEING_EMPTIED), [place] "i"(offsetof(struct lane, filled))
         : "r8", "memory", "cc"
         : lost);
     return true;

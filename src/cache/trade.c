@@ -20,27 +20,15 @@ static void note_used(struct cache_table *table, struct lane *lane)
         __atomic_fetch_add(&table->lanes_used, 1, __ATOMIC_RELAXED);
 }
 
-static void note_filled(struct lane *lane)
-{
-    __atomic_store_n(&lane->filled, LANE_FILLED, __ATOMIC_RELEASE);
-}
-
-/* NB: the lane is noted as filled twice: before, because the thread may die afterwards, and
- * afterwards, because another thread may have found the lane empty in between. */
 static bool exchange(struct cache *cache, unsigned class, size_t cpu, word old, word w)
 {
     struct lane *lane = &cache->table->lanes[cpu];
 
     if (unlikely(__atomic_load_n(&lane->used, __ATOMIC_RELAXED) == 0))
         note_used(cache->table, lane);
-    if (w != 0)
-        note_filled(lane);
-    bool done = cache->table->mode == CACHE_LOCKED
-                    ? lane_locked_exchange(lane, class, old, w)
-                    : lane_exchange(&cache->view, (unsigned)cpu, class, old, w);
-    if (w != 0)
-        note_filled(lane);
-    return done;
+    if (cache->table->mode == CACHE_LOCKED)
+        return lane_locked_exchange(lane, class, old, w);
+    return lane_exchange(&cache->view, (unsigned)cpu, class, old, w);
 }
 
 bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word w)
