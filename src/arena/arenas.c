@@ -195,9 +195,9 @@ static NOINLINE bool make_usable(struct arenas *arenas, struct arena_slot *slot,
     }
     if (slot->recovering && !recover(arenas, slot))
         return false;
-    if (slot->arena.pending.bytes != 0 && !PLANTED(10))
+    if (slot->arena.pending.bytes != 0 && !PLANTED(PENDING_LEFT))
         source->give(source, &slot->arena, (struct run){0});
-    return slot->arena.pending.bytes == 0 || PLANTED(10) ||
+    return slot->arena.pending.bytes == 0 || PLANTED(PENDING_LEFT) ||
            segment_is_damaged(arenas->segments->map);
 }
 

@@ -97,12 +97,12 @@ static bool take_list(struct arena_slot *slot)
     word head = __atomic_load_n(&slot->remote, __ATOMIC_RELAXED);
 
     while (head != 0) {
-        if (!PLANTED(17))
+        if (!PLANTED(REMOTE_TAKEN_BEFORE_NOTED))
             slot->reaping = head;
         compiler_barrier();
         if (__atomic_compare_exchange_n(&slot->remote, &head, 0, false, __ATOMIC_ACQUIRE,
                                         __ATOMIC_RELAXED)) {
-            if (PLANTED(17))
+            if (PLANTED(REMOTE_TAKEN_BEFORE_NOTED))
                 slot->reaping = head;
             tsan_acquire(&slot->remote);
             return true;
@@ -122,11 +122,11 @@ static void free_first(struct arena_call *call, struct arena_slot *slot)
     struct chunk *c = arena_block_chunk(call, block);
 
     if (c != NULL) {
-        if (!PLANTED(18))
+        if (!PLANTED(REMOTE_PASSED_WHEN_DONE))
             journal_store(arena_journal(call), &slot->reaping, next);
         journal_store(arena_journal(call), link_of(block) - 1, 0); /* where the mark ends */
         arena_free_chunk(call, c);
-        if (PLANTED(18))
+        if (PLANTED(REMOTE_PASSED_WHEN_DONE))
             slot->reaping = next;
     }
     if (arena_faulted(call)) {

@@ -50,13 +50,4 @@ static inline void compiler_barrier(void)
     __asm__ volatile("" ::: "memory");
 }
 
-/* Planted faults for the crash harness to find; tests/crash/plants.c lists them. A build of the
- * harness's own enables one at a time; in every other build PLANTED() is the constant 0. */
-#ifdef DVSM_PLANT
-extern int dvsm_planted;
-#define PLANTED(fault) (dvsm_planted == (fault))
-#else
-#define PLANTED(fault) 0
-#endif
-
 #endif

@@ -5,7 +5,7 @@
 size_t journal_most_entries;
 #endif
 #ifdef DVSM_PLANT
-int dvsm_planted;
+enum planted dvsm_planted;
 #endif
 
 static bool may_store(const struct journal_guard *guard, const word *address)
@@ -25,9 +25,10 @@ static word *address_of(const struct journal_entry *entry)
 static bool put_back(struct journal *j, size_t count, const struct journal_guard *guard)
 {
     for (size_t n = count; n > 0; n--) {
-        if (PLANTED(13))
+        if (PLANTED(JOURNAL_EMPTIED_FIRST))
             j->count = 0;
-        const struct journal_entry *entry = &j->entry[PLANTED(2) ? count - n : n - 1];
+        const struct journal_entry *entry =
+            &j->entry[PLANTED(ROLL_BACK_FORWARDS) ? count - n : n - 1];
         word *address = address_of(entry);
 
         if (!may_store(guard, address))

@@ -26,6 +26,7 @@
 #include <stddef.h>
 
 #include "base/compiler.h"
+#include "base/plant.h"
 
 /* The change that needs the most entries: an arena takes a new segment, the old top goes to a tree,
  * and the new chunk is cut in two (tests/unit/test_arena_growth.c makes it). */
@@ -73,12 +74,12 @@ static inline void journal_store_word(struct journal *j, word *field, word value
     j->entry[n].address = field;
     j->entry[n].old = *field;
     compiler_barrier();
-    if (!PLANTED(1))
+    if (!PLANTED(COUNT_AFTER_STORE))
         __atomic_store_n(&j->count, n + 1, __ATOMIC_RELAXED); /* some look without the lock */
     compiler_barrier();
     __atomic_store_n(field, value, __ATOMIC_RELAXED); /* some words are read without the lock */
     compiler_barrier();
-    if (PLANTED(1))
+    if (PLANTED(COUNT_AFTER_STORE))
         j->count = n + 1;
 #ifndef NDEBUG
     if (n + 1 > __atomic_load_n(&journal_most_entries, __ATOMIC_RELAXED))

@@ -16,14 +16,14 @@ enum {
  * within `bytes`. 0: the cache is not used. */
 static size_t classes_within(size_t bytes)
 {
-    unsigned class = 2;
+    unsigned cls = 2;
 
-    for (size_t sum = 0; class < CACHE_CLASSES; class ++) {
-        sum += magazine_capacity(class) * class_size(class);
+    for (size_t sum = 0; cls < CACHE_CLASSES; cls++) {
+        sum += magazine_capacity(cls) * class_size(cls);
         if (sum > bytes)
             break;
     }
-    return class > 2 ? class : 0;
+    return cls > 2 ? cls : 0;
 }
 
 /* In a small heap, the blocks in a lane that only its own CPU can empty could be the ones that are
@@ -51,8 +51,8 @@ int cache_init(struct cache_table *table, size_t bytes_a_cpu, size_t limit)
     table->bytes_a_cpu = bytes_a_cpu == 0 ? BYTES_A_CPU : bytes_a_cpu;
     table->classes_most = bytes_a_cpu == SIZE_MAX ? 0 : classes_within(table->bytes_a_cpu);
     apply_limit(table, limit);
-    for (unsigned class = 0; class < CACHE_CLASSES && error == 0; class ++)
-        error = lock_init(&table->depots[class].lock, LOCK_DEPOT);
+    for (unsigned cls = 0; cls < CACHE_CLASSES && error == 0; cls++)
+        error = lock_init(&table->depots[cls].lock, LOCK_DEPOT);
     return error;
 }
 
@@ -72,9 +72,9 @@ void cache_set_limit(struct cache *cache, size_t limit, struct fault *fault)
 }
 
 /* The smallest request that the class does not serve any more. */
-static size_t limit_after(unsigned class)
+static size_t limit_after(unsigned cls)
 {
-    return class_size(class) - CHUNK_OVERHEAD + 1;
+    return class_size(cls) - CHUNK_OVERHEAD + 1;
 }
 
 static size_t limit_of(size_t classes)
@@ -129,26 +129,26 @@ void cache_extend_view(struct cache *cache)
 /* ---- slow paths ------------------------------------------------------------------------------ */
 
 /* Whether the cache serves the class just now. */
-static bool is_served(const struct cache *cache, unsigned class)
+static bool is_served(const struct cache *cache, unsigned cls)
 {
-    return class < cache->table->classes && word_peek(&cache->table->tight) == 0;
+    return cls < cache->table->classes && word_peek(&cache->table->tight) == 0;
 }
 
-void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault)
+void *cache_malloc(struct cache *cache, unsigned cls, struct fault *fault)
 {
-    return is_served(cache, class) ? cache_refill(cache, class, fault) : NULL;
+    return is_served(cache, cls) ? cache_refill(cache, cls, fault) : NULL;
 }
 
-bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault)
+bool cache_free(struct cache *cache, unsigned cls, void *block, struct fault *fault)
 {
-    if (!is_served(cache, class) || !cache_spill(cache, class, block))
+    if (!is_served(cache, cls) || !cache_spill(cache, cls, block))
         return false;
     cache_note_freed(cache);
 
-    const struct depot *d = depot_of(cache, class);
+    const struct depot *d = depot_of(cache, cls);
     size_t bound = stock_bound(cache);
     if (bound < BOUND_SMALL || word_peek(&d->stock_magazines) % LOOK_AT_BOUND == 0 ||
-        depot_bytes(d, class) > bound)
+        depot_bytes(d, cls) > bound)
         stock_keep_bound(cache, fault);
     return true;
 }
@@ -156,16 +156,16 @@ bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *
 /* ---- whether a block is here ----------------------------------------------------------------- */
 
 /* Whether the word does not count the slot. */
-static bool counts_not(void *slot, unsigned class, word w)
+static bool counts_not(void *slot, unsigned cls, word w)
 {
     word wanted = *(const word *)slot;
 
-    return magazine_of(class, w) != magazine_of(class, wanted) || wanted >= w;
+    return magazine_of(cls, w) != magazine_of(cls, wanted) || wanted >= w;
 }
 
-static bool is_counted(const struct cache *cache, unsigned class, word slot)
+static bool is_counted(const struct cache *cache, unsigned cls, word slot)
 {
-    return !depot_walk(cache, class, counts_not, &slot);
+    return !depot_walk(cache, cls, counts_not, &slot);
 }
 
 /* The word by which the block was pushed, if its mark can be right; 0: it cannot. */
@@ -181,12 +181,12 @@ static bool is_in_slot(const void *block, word slot)
 
 /* NB: the slot is checked again after the walk: the lane may have changed meanwhile. It is checked
  * before the walk, too: most false marks end there, without a walk. */
-bool cache_has(const struct cache *cache, unsigned class, const void *block)
+bool cache_has(const struct cache *cache, unsigned cls, const void *block)
 {
     word mark = marked_word(cache, block);
 
-    return depot_has(cache, class, mark) && is_in_slot(block, mark) &&
-           is_counted(cache, class, mark) && is_in_slot(block, mark);
+    return depot_has(cache, cls, mark) && is_in_slot(block, mark) && is_counted(cache, cls, mark) &&
+           is_in_slot(block, mark);
 }
 
 /* The mark is read again under the lock: a split may just have moved the block. If the depot is not
@@ -195,14 +195,14 @@ bool cache_has(const struct cache *cache, unsigned class, const void *block)
 bool cache_holds(struct cache *cache, const void *block)
 {
     word mark = magazine_is_marked(block) ? marked_word(cache, block) : 0;
-    unsigned class = mark != 0 ? place_class(cache, mark) : CACHE_CLASSES;
+    unsigned cls = mark != 0 ? place_class(cache, mark) : CACHE_CLASSES;
 
-    if (class == 0 || class >= cache->table->classes_most)
+    if (cls == 0 || cls >= cache->table->classes_most)
         return false;
 
-    struct depot *d = depot_of(cache, class);
-    bool locked = depot_enter_any(cache, class);
-    bool held = cache_has(cache, class, block);
+    struct depot *d = depot_of(cache, cls);
+    bool locked = depot_enter_any(cache, cls);
+    bool held = cache_has(cache, cls, block);
 
     if (locked)
         depot_leave(d);

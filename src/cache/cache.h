@@ -10,13 +10,13 @@
  *     depot       one a class: a stock of magazines that hold blocks, and of empty ones. It has a
  *                 robust lock, the outermost in the lock order, and its own journal
  *
- *         thread <-- pop/push --> lane <-- trade --> depot <-- fill/drain --> arenas
+ *         thread <-- pop/push --> lane <-- exchange --> depot <-- fill/drain --> arenas
  *
- * A trade gives an empty lane a magazine from the stock, or exchanges a full magazine for one that
- * has room. If the last trade on the CPU's shelf went the other way, the lane gets a magazine that
- * is at most half full (a fuller one is split): then at least 31 operations pass before the next
- * trade, whichever way that goes. If it went the same way, the lane gets a whole magazine or an
- * empty one. A thread waits for a depot only for a moment, because the depot's holder may be
+ * An exchange gives an empty lane a magazine from the stock, or swaps a full magazine for one that
+ * has room. If the last exchange in the CPU's group went the other way, the lane gets a magazine
+ * that is at most half full (a fuller one is split): then at least 31 operations pass before the
+ * next exchange, whichever way that goes. If it went the same way, the lane gets a whole magazine
+ * or an empty one. A thread waits for a depot only for a moment, because the depot's holder may be
  * stopped; the arenas then serve the class. Functions that look at the whole cache wait as long as
  * it takes. A CPU without stock of its own has its arena fill a magazine, if the arena need not
  * grow; else it takes another CPU's stock; else any arena fills one. Blocks return to their arenas
@@ -24,9 +24,9 @@
  *
  * Crash safety (at any instruction each block and each magazine is in just one place):
  *  - a lane's word changes by one store.
- *  - a trade: a first depot transaction takes the new magazine off its list and names it and the
- *    lane's old word in `transit`; then the lane's word is exchanged; a second transaction puts
- *    away whichever of the two is now outside the lane and clears `transit`. NB: magazines of a
+ *  - an exchange: a first depot transaction takes the new magazine off its list, and names it and
+ *    the lane's old word in `transit`; then the lane's word is exchanged; a second transaction puts
+ *    away whichever of the two is now outside the lane, and clears `transit`. NB: magazines of a
  *    class enter and leave lanes only under its depot's lock, so a survivor finds out which one is
  *    outside by looking through the lanes.
  *  - the next thread that takes a dead holder's depot lock repairs the depot, if the arena and the
@@ -52,17 +52,17 @@
 #include "segment/segment.h"
 #include "sync/lock.h"
 
-/* A depot's stock lies on shelves, each for some of the CPUs. So blocks stay with the CPU that had
+/* A depot's stock is kept apart for each group of CPUs. So blocks stay with the CPU that had
  * them, as long as they can, and with them their neighbours in memory: a cache line that holds the
  * end of one block and the header of the next is not sent to and fro. */
-enum { DEPOT_SHELVES = 8 };
+enum { CPU_GROUPS = 8 };
 
 struct depot {
     struct lock lock;
-    word stock[DEPOT_SHELVES]; /* lists of magazines that hold blocks */
-    size_t stock_magazines;    /* their length */
-    size_t stock_blocks;       /* in all of them */
-    word empty;                /* list of magazines that hold no blocks */
+    word stock[CPU_GROUPS]; /* lists of magazines that hold blocks */
+    size_t stock_magazines; /* their length */
+    size_t stock_blocks;    /* in all of them */
+    word empty;             /* list of magazines that hold no blocks */
     word transit_new;   /* the magazine on its way into a lane, being filled or drained; 0: none */
     word transit_old;   /* the lane's word that transit_new (0: nothing) is to replace */
     size_t arena;       /* id of the arena whose change may be counting in transit_new */
@@ -71,7 +71,7 @@ struct depot {
     word incoming;      /* the unit whose magazines are not made yet; 0: none */
     struct run pending; /* a granule on its way between the map and the cache */
     size_t demand;      /* how often arenas filled it: decides how many blocks come at once */
-    unsigned char last_trade[DEPOT_SHELVES]; /* enum trade: a hint */
+    unsigned char last_exchange[CPU_GROUPS]; /* enum exchange_way: a hint */
     size_t alignment;  /* of the blocks that arenas cut for the class; 0: any. A hint */
     size_t foreign;    /* refills left that try other CPUs' stock before the arena: a hint */
     size_t recovering; /* 1: a holder died, and what it left is not repaired yet */
@@ -85,7 +85,7 @@ static inline struct journal *depot_journal(struct depot *d)
     return (struct journal *)(void *)&d->log;
 }
 
-enum trade { TRADE_REFILL, TRADE_SPILL };
+enum exchange_way { EXCHANGE_REFILL, EXCHANGE_SPILL };
 enum cache_mode { CACHE_LOCKED, CACHE_SEQUENCES };
 
 /* In the region. */
@@ -134,20 +134,20 @@ size_t cache_limit(const struct cache *cache);
 /* Lets the fast path know of granules that have come into use since the last call. */
 void cache_extend_view(struct cache *cache);
 
-/* The slow paths: what a lane could not do. `class` may be CLASS_NONE. A fault found on the way, in
+/* The slow paths: what a lane could not do. `cls` may be CLASS_NONE. A fault found on the way, in
  * whatever block, is raised in *fault.
  *     cache_malloc  a block of the class; NULL: the cache has none
  *     cache_free    whether the cache took the block, which is in use and of the class
  *     cache_holds   whether the block has a mark, and the mark is right: then the block is free
  *                   already, and in the cache */
-void *cache_malloc(struct cache *cache, unsigned class, struct fault *fault);
-bool cache_free(struct cache *cache, unsigned class, void *block, struct fault *fault);
+void *cache_malloc(struct cache *cache, unsigned cls, struct fault *fault);
+bool cache_free(struct cache *cache, unsigned cls, void *block, struct fault *fault);
 bool cache_holds(struct cache *cache, const void *block);
 
 /* From now on arenas align the blocks that they cut for the class, since somebody asks for such
  * blocks. `alignment` is a power of two that divides the class's size. Blocks that are cached
  * already may not be aligned. */
-void cache_align(struct cache *cache, unsigned class, size_t alignment);
+void cache_align(struct cache *cache, unsigned cls, size_t alignment);
 
 /* Called before an arena grows: returns some of what the depots hold to the arenas, if that is
  * worth while. True if any was returned. */
@@ -194,7 +194,7 @@ static inline void cache_note_served(struct cache *cache)
 
 /* Visits every cached block; stops when `visit` returns false. The depots are locked; blocks in
  * lanes may come and go, so one may be visited twice or not at all. */
-typedef bool (*cache_visit)(void *context, void *block, unsigned class);
+typedef bool (*cache_visit)(void *context, void *block, unsigned cls);
 void cache_walk(struct cache *cache, cache_visit visit, void *context);
 
 /* How many blocks are cached, and the sum of their classes' sizes; each depot and lane is counted
@@ -209,18 +209,18 @@ void cache_settle(struct cache *cache);
 
 /* The set of all cached blocks. It lies in private memory of its own, because threads may have
  * small stacks. */
-enum { CENSUS_FEW = 256 };
+enum { CACHED_SET_FEW = 256 };
 
-struct census {
+struct cached_set {
     void **block; /* open addressing; NULL: no memory for the set, and nothing is known */
     size_t slots;
     size_t count;
     size_t twice; /* how often a block was met once more */
     size_t bytes; /* the sum of the blocks' class sizes */
 };
-void census_take(struct census *census, struct cache *cache);
-bool census_has(const struct census *census, const void *block);
-void census_end(struct census *census);
+void cached_set_take(struct cached_set *set, struct cache *cache);
+bool cached_set_has(const struct cached_set *set, const void *block);
+void cached_set_end(struct cached_set *set);
 
 /* Locks all depots, in order, however long it takes: then blocks move only between lanes and their
  * users. False: a depot is not to be had, because this is a signal handler that would have to

@@ -70,12 +70,12 @@ static inline unsigned class_below(size_t size)
 }
 
 /* Bytes of the class's chunks. */
-static inline size_t class_size(unsigned class)
+static inline size_t class_size(unsigned cls)
 {
-    if (class <= CLASS_EXACT_LAST)
-        return (size_t) class * CLASS_STEP;
+    if (cls <= CLASS_EXACT_LAST)
+        return (size_t)cls * CLASS_STEP;
 
-    unsigned n = class - CLASS_EXACT_LAST - 1;
+    unsigned n = cls - CLASS_EXACT_LAST - 1;
 
     return (size_t)(9 + n % 8) << (7 + n / 8);
 }

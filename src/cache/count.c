@@ -1,22 +1,22 @@
 /* count.c - how much is cached, without a look at any block. */
 #include "cache/depot.h"
 
-static void add(struct cache_count *count, unsigned class, size_t blocks)
+static void add(struct cache_count *count, unsigned cls, size_t blocks)
 {
     count->blocks += blocks;
-    count->bytes += blocks * class_size(class);
+    count->bytes += blocks * class_size(cls);
 }
 
 /* Enters each depot by itself, so that nobody waits for long. Entering repairs what the dead left
  * half done. */
 static void add_stock(struct cache *cache, struct cache_count *count)
 {
-    for (unsigned class = 0; class < CACHE_CLASSES; class ++) {
-        struct depot *d = depot_of(cache, class);
+    for (unsigned cls = 0; cls < CACHE_CLASSES; cls++) {
+        struct depot *d = depot_of(cache, cls);
 
-        if (!depot_enter(cache, class))
+        if (!depot_enter(cache, cls))
             continue;
-        add(count, class, d->stock_blocks);
+        add(count, cls, d->stock_blocks);
         depot_leave(d);
     }
 }
@@ -25,11 +25,11 @@ static void add_stock(struct cache *cache, struct cache_count *count)
 static void add_lanes(const struct cache *cache, struct cache_count *count)
 {
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
-        for (unsigned class = 0; class < CACHE_CLASSES; class ++) {
-            word w = lane_word(cache, cpu, class);
+        for (unsigned cls = 0; cls < CACHE_CLASSES; cls++) {
+            word w = lane_word(cache, cpu, cls);
 
             if (w != 0)
-                add(count, class, magazine_count(class, w));
+                add(count, cls, magazine_count(cls, w));
         }
 }
 

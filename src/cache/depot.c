@@ -8,80 +8,79 @@ enum { WAIT_MS = 2 };
 
 /* ---- lists ----------------------------------------------------------------------------------- */
 
-void depot_list(struct depot *d, unsigned class, word *list, word w)
+void depot_list(struct depot *d, unsigned cls, word *list, word w)
 {
-    journal_store(depot_journal(d), &magazine_of(class, w)->link, *list);
+    journal_store(depot_journal(d), &magazine_of(cls, w)->link, *list);
     journal_store(depot_journal(d), list, w);
 }
 
-word depot_unlist(struct depot *d, unsigned class, word *list)
+word depot_unlist(struct depot *d, unsigned cls, word *list)
 {
     word w = *list;
 
     if (w != 0) {
-        journal_store(depot_journal(d), list, magazine_of(class, w)->link);
+        journal_store(depot_journal(d), list, magazine_of(cls, w)->link);
         if (*list != 0)
-            magazine_expect(class, *list);
+            magazine_expect(cls, *list);
     }
     return w;
 }
 
-size_t depot_find_stock(const struct depot *d, size_t shelf)
+size_t depot_find_stock(const struct depot *d, size_t group)
 {
-    for (size_t i = 0; i < DEPOT_SHELVES; i++, shelf = (shelf + 1) % DEPOT_SHELVES)
-        if (d->stock[shelf] != 0)
-            return shelf;
-    return DEPOT_SHELVES;
+    for (size_t i = 0; i < CPU_GROUPS; i++, group = (group + 1) % CPU_GROUPS)
+        if (d->stock[group] != 0)
+            return group;
+    return CPU_GROUPS;
 }
 
-void depot_put_away(struct depot *d, unsigned class, size_t shelf, word w)
+void depot_put_away(struct depot *d, unsigned cls, size_t group, word w)
 {
     if (w == 0)
         return;
-    if (magazine_is_empty(class, w)) {
-        depot_list(d, class, &d->empty, w);
+    if (magazine_is_empty(cls, w)) {
+        depot_list(d, cls, &d->empty, w);
         return;
     }
-    depot_list(d, class, &d->stock[shelf], w);
+    depot_list(d, cls, &d->stock[group], w);
     journal_store(depot_journal(d), &d->stock_magazines, d->stock_magazines + 1);
-    journal_store(depot_journal(d), &d->stock_blocks, d->stock_blocks + magazine_count(class, w));
+    journal_store(depot_journal(d), &d->stock_blocks, d->stock_blocks + magazine_count(cls, w));
 }
 
-void depot_end_transit(struct depot *d, unsigned class, size_t shelf, word outside)
+void depot_end_transit(struct depot *d, unsigned cls, size_t group, word outside)
 {
-    depot_put_away(d, class, shelf, outside);
-    if (!PLANTED(6))
+    depot_put_away(d, cls, group, outside);
+    if (!PLANTED(TRANSIT_NOT_CLEARED))
         depot_set_transit(d, 0, 0);
     journal_commit(depot_journal(d));
 }
 
-word depot_take_stock(struct depot *d, unsigned class, size_t shelf)
+word depot_take_stock(struct depot *d, unsigned cls, size_t group)
 {
-    word w = depot_unlist(d, class, &d->stock[shelf]);
+    word w = depot_unlist(d, cls, &d->stock[group]);
 
     if (w != 0) {
         journal_store(depot_journal(d), &d->stock_magazines, d->stock_magazines - 1);
-        journal_store(depot_journal(d), &d->stock_blocks,
-                      d->stock_blocks - magazine_count(class, w));
+        journal_store(depot_journal(d), &d->stock_blocks, d->stock_blocks - magazine_count(cls, w));
     }
     return w;
 }
 
-bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, void *context)
+bool depot_walk(const struct cache *cache, unsigned cls, depot_visit visit, void *context)
 {
-    const struct depot *d = depot_of(cache, class);
+    const struct depot *d = depot_of(cache, cls);
     size_t left = word_peek(&d->made);
 
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
-        word w = lane_word(cache, cpu, class);
+        word w = lane_word(cache, cpu, cls);
 
-        if (depot_has(cache, class, w) && !visit(context, class, w))
+        if (depot_has(cache, cls, w) && !visit(context, cls, w))
             return false;
     }
-    for (size_t shelf = 0; shelf < DEPOT_SHELVES && !d->damaged; shelf++)
-        for (word w = d->stock[shelf]; depot_has(cache, class, w) && left-- > 0;
-             w = magazine_of(class, w)->link)
-            if (!visit(context, class, w))
+    for (size_t group = 0; group < CPU_GROUPS && !d->damaged; group++)
+        for (word w = d->stock[group]; depot_has(cache, cls, w) && left-- > 0;
+             w = magazine_of(cls, w)->link)
+            if (!visit(context, cls, w))
                 return false;
     return true;
 }
@@ -89,13 +88,13 @@ bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, vo
 /* ---- magazines ------------------------------------------------------------------------------- */
 
 /* The magazines' links are written before anybody can see the magazines. */
-void depot_make_magazines(struct depot *d, unsigned class)
+void depot_make_magazines(struct depot *d, unsigned cls)
 {
-    size_t count = place_magazines(class);
+    size_t count = place_magazines(cls);
     word list = d->empty;
 
     for (size_t i = 0; i < count; i++) {
-        struct magazine *m = (struct magazine *)(d->incoming + i * magazine_bytes(class));
+        struct magazine *m = (struct magazine *)(d->incoming + i * magazine_bytes(cls));
 
         m->link = list;
         list = magazine_word(m, 0);
@@ -107,13 +106,13 @@ void depot_make_magazines(struct depot *d, unsigned class)
     journal_commit(depot_journal(d));
 }
 
-void depot_give_units(struct cache *cache, unsigned class)
+void depot_give_units(struct cache *cache, unsigned cls)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
     word unit;
 
     while ((unit = d->units) != 0) {
-        place_give(cache, class);
+        place_give(cache, cls);
         if (d->units == unit)
             break; /* the map's lock is not to be had */
     }
@@ -121,12 +120,12 @@ void depot_give_units(struct cache *cache, unsigned class)
 
 /* ---- the lock -------------------------------------------------------------------------------- */
 
-bool depot_is_loaded(const struct cache *cache, unsigned class, word w)
+bool depot_is_loaded(const struct cache *cache, unsigned cls, word w)
 {
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
-        word loaded = lane_word(cache, cpu, class);
+        word loaded = lane_word(cache, cpu, cls);
 
-        if (loaded != 0 && magazine_of(class, loaded) == magazine_of(class, w))
+        if (loaded != 0 && magazine_of(cls, loaded) == magazine_of(cls, w))
             return true;
     }
     return false;
@@ -147,10 +146,10 @@ static void set_aside(struct depot *d)
 }
 
 /* Whether the depot, just locked, can be used; if not, it is unlocked. */
-static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_state state,
+static NOINLINE bool make_usable(struct cache *cache, unsigned cls, enum lock_state state,
                                  bool patiently)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
 
     if (state == LOCK_OWNER_DIED) {
         word_show(&d->recovering, 1);
@@ -158,7 +157,7 @@ static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_
         lock_repaired(&d->lock);
     }
 
-    enum depot_recovery recovery = depot_recover(cache, class, patiently);
+    enum depot_recovery recovery = depot_recover(cache, cls, patiently);
     if (recovery == DEPOT_DAMAGED)
         set_aside(d);
     if (recovery != DEPOT_NOT_NOW) {
@@ -169,38 +168,38 @@ static NOINLINE bool make_usable(struct cache *cache, unsigned class, enum lock_
     return false;
 }
 
-static bool begin(struct cache *cache, unsigned class, enum lock_state state, bool patiently)
+static bool begin(struct cache *cache, unsigned cls, enum lock_state state, bool patiently)
 {
-    const struct depot *d = depot_of(cache, class);
+    const struct depot *d = depot_of(cache, cls);
 
     if (unlikely(state == LOCK_TAKEN || state == LOCK_REENTERED))
         return false;
     if (unlikely(state == LOCK_OWNER_DIED || d->recovering))
-        return make_usable(cache, class, state, patiently);
+        return make_usable(cache, cls, state, patiently);
     return true;
 }
 
-bool depot_enter_any(struct cache *cache, unsigned class)
+bool depot_enter_any(struct cache *cache, unsigned cls)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
     bool waits = word_peek(&d->stuck) == 0 && lock_may_wait(LOCK_DEPOT);
     enum lock_state state = lock_acquire_within(&d->lock, waits ? WAIT_MS : 0);
 
     if (unlikely(state == LOCK_TAKEN) && waits)
         word_show(&d->stuck, 1);
-    return begin(cache, class, state, false);
+    return begin(cache, cls, state, false);
 }
 
-bool depot_enter_patiently(struct cache *cache, unsigned class)
+bool depot_enter_patiently(struct cache *cache, unsigned cls)
 {
-    return begin(cache, class, lock_acquire_next(&depot_of(cache, class)->lock), true);
+    return begin(cache, cls, lock_acquire_next(&depot_of(cache, cls)->lock), true);
 }
 
-bool depot_enter_to_drain(struct cache *cache, unsigned class)
+bool depot_enter_to_drain(struct cache *cache, unsigned cls)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
 
-    if (!depot_enter_any(cache, class))
+    if (!depot_enter_any(cache, cls))
         return false;
     if (likely(!d->damaged))
         return true;
@@ -208,9 +207,9 @@ bool depot_enter_to_drain(struct cache *cache, unsigned class)
     return false;
 }
 
-bool depot_enter(struct cache *cache, unsigned class)
+bool depot_enter(struct cache *cache, unsigned cls)
 {
-    if (!depot_enter_to_drain(cache, class))
+    if (!depot_enter_to_drain(cache, cls))
         return false;
     if (word_peek(&cache->table->drained) != 0)
         word_show(&cache->table->drained, 0);
@@ -226,37 +225,37 @@ void depot_leave(struct depot *d)
 
 /* ---- using magazines ------------------------------------------------------------------------- */
 
-bool depot_provide_empty(struct cache *cache, unsigned class)
+bool depot_provide_empty(struct cache *cache, unsigned cls)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
 
     if (d->empty != 0)
         return true;
-    if (!place_take(cache, class))
+    if (!place_take(cache, cls))
         return false;
-    depot_make_magazines(d, class);
+    depot_make_magazines(d, cls);
     return true;
 }
 
-static bool is_used(const struct cache *cache, const struct depot *d, unsigned class)
+static bool is_used(const struct cache *cache, const struct depot *d, unsigned cls)
 {
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
-        if (lane_word(cache, cpu, class) != 0)
+        if (lane_word(cache, cpu, cls) != 0)
             return true;
     return d->stock_magazines != 0;
 }
 
-void depot_shrink(struct cache *cache, unsigned class)
+void depot_shrink(struct cache *cache, unsigned cls)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
 
-    if (word_peek(&d->made) == 0 || !depot_enter_to_drain(cache, class))
+    if (word_peek(&d->made) == 0 || !depot_enter_to_drain(cache, cls))
         return;
-    if (!is_used(cache, d, class)) {
+    if (!is_used(cache, d, cls)) {
         journal_store(depot_journal(d), &d->empty, 0);
         journal_store(depot_journal(d), &d->made, 0);
         journal_commit(depot_journal(d));
-        depot_give_units(cache, class);
+        depot_give_units(cache, cls);
     }
     depot_leave(d);
 }

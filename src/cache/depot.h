@@ -5,78 +5,78 @@
 #include "cache/cache.h"
 #include "cache/place.h"
 
-static inline struct depot *depot_of(const struct cache *cache, unsigned class)
+static inline struct depot *depot_of(const struct cache *cache, unsigned cls)
 {
-    return &cache->table->depots[class];
+    return &cache->table->depots[cls];
 }
 
-static inline size_t depot_bytes(const struct depot *d, unsigned class)
+static inline size_t depot_bytes(const struct depot *d, unsigned cls)
 {
-    return word_peek(&d->stock_blocks) * class_size(class);
+    return word_peek(&d->stock_blocks) * class_size(cls);
 }
 
 /* Locks the depot and, if its holder died, repairs it. False: the lock is held for longer than a
  * moment, or by the calling thread, interrupted by a signal; or the depot cannot be repaired just
  * now; or the class was set aside. */
-bool depot_enter(struct cache *cache, unsigned class);
+bool depot_enter(struct cache *cache, unsigned cls);
 
 /* The same for a caller that only takes stock away. Every other caller makes known that the depots
  * may have some stock. */
-bool depot_enter_to_drain(struct cache *cache, unsigned class);
+bool depot_enter_to_drain(struct cache *cache, unsigned cls);
 
 /* The same for a caller that looks at a class even if it was set aside. The second one waits as
  * long as it takes. The thread may then hold depots of lower classes that it got by the same
  * function. */
-bool depot_enter_any(struct cache *cache, unsigned class);
-bool depot_enter_patiently(struct cache *cache, unsigned class);
+bool depot_enter_any(struct cache *cache, unsigned cls);
+bool depot_enter_patiently(struct cache *cache, unsigned cls);
 void depot_leave(struct depot *d);
 
 /* Lists of magazines, linked by words; within the caller's transaction. */
-void depot_list(struct depot *d, unsigned class, word *list, word w);
-word depot_unlist(struct depot *d, unsigned class, word *list);
+void depot_list(struct depot *d, unsigned cls, word *list, word w);
+word depot_unlist(struct depot *d, unsigned cls, word *list);
 
 /* Whether the word is that of a magazine that was made. A walk along a list asks before each step,
  * and takes no more steps than there are magazines, because the links lie where users could
  * overwrite them. */
-static inline bool depot_has(const struct cache *cache, unsigned class, word w)
+static inline bool depot_has(const struct cache *cache, unsigned cls, word w)
 {
-    return place_is_magazine(cache, class, w);
+    return place_is_magazine(cache, cls, w);
 }
 
 /* recover.c: undoes what the dead left; may be interrupted and repeated. `patiently`: waits for an
  * arena as long as it takes. DEPOT_NOT_NOW: a lock that it needs is not to be had; DEPOT_DAMAGED:
  * what the depot holds cannot be theirs. */
 enum depot_recovery { DEPOT_RECOVERED, DEPOT_NOT_NOW, DEPOT_DAMAGED };
-enum depot_recovery depot_recover(struct cache *cache, unsigned class, bool patiently);
+enum depot_recovery depot_recover(struct cache *cache, unsigned cls, bool patiently);
 
 /* Puts the magazines of the unit that came last into the list of empty ones; a transaction of its
  * own. */
-void depot_make_magazines(struct depot *d, unsigned class);
+void depot_make_magazines(struct depot *d, unsigned cls);
 
 /* Gives back the units of a class that has no magazines. */
-void depot_give_units(struct cache *cache, unsigned class);
+void depot_give_units(struct cache *cache, unsigned cls);
 
 /* Visits each magazine of the class that holds blocks, in lanes and in stock, by its word, until
  * the visitor returns false. True if it never did. If the class was set aside, visits only those in
  * lanes. */
-typedef bool (*depot_visit)(void *context, unsigned class, word w);
-bool depot_walk(const struct cache *cache, unsigned class, depot_visit visit, void *context);
+typedef bool (*depot_visit)(void *context, unsigned cls, word w);
+bool depot_walk(const struct cache *cache, unsigned cls, depot_visit visit, void *context);
 
-/* A CPU's shelf. depot_find_stock: the first shelf from `shelf` on that has stock, or
- * DEPOT_SHELVES. */
-static inline size_t shelf_of(size_t cpu)
+/* A CPU's group. depot_find_stock: the first group from `group` on that has stock, or
+ * CPU_GROUPS. */
+static inline size_t cpu_group_of(size_t cpu)
 {
-    return cpu % DEPOT_SHELVES;
+    return cpu % CPU_GROUPS;
 }
-size_t depot_find_stock(const struct depot *d, size_t shelf);
+size_t depot_find_stock(const struct depot *d, size_t group);
 
 /* Puts a magazine that is nowhere else into the stock or among the empty ones; w = 0: does
  * nothing. */
-void depot_put_away(struct depot *d, unsigned class, size_t shelf, word w);
-word depot_take_stock(struct depot *d, unsigned class, size_t shelf);
+void depot_put_away(struct depot *d, unsigned cls, size_t group, word w);
+word depot_take_stock(struct depot *d, unsigned cls, size_t group);
 
 /* Clears transit: puts `outside` away and commits, all in one transaction. */
-void depot_end_transit(struct depot *d, unsigned class, size_t shelf, word outside);
+void depot_end_transit(struct depot *d, unsigned cls, size_t group, word outside);
 
 static inline void depot_set_transit(struct depot *d, word new, word old)
 {
@@ -86,17 +86,17 @@ static inline void depot_set_transit(struct depot *d, word new, word old)
 
 /* Makes magazines if the depot has no empty one; a transaction of its own. Whether it has one
  * now. */
-bool depot_provide_empty(struct cache *cache, unsigned class);
+bool depot_provide_empty(struct cache *cache, unsigned cls);
 
 /* Gives up all magazines of the class and their memory, if none is used. */
-void depot_shrink(struct cache *cache, unsigned class);
+void depot_shrink(struct cache *cache, unsigned cls);
 
 /* Whether the word's magazine is in a lane. */
-bool depot_is_loaded(const struct cache *cache, unsigned class, word w);
+bool depot_is_loaded(const struct cache *cache, unsigned cls, word w);
 
-static inline word lane_word(const struct cache *cache, size_t cpu, unsigned class)
+static inline word lane_word(const struct cache *cache, size_t cpu, unsigned cls)
 {
-    return __atomic_load_n(&cache->table->lanes[cpu].loaded[class], __ATOMIC_RELAXED);
+    return __atomic_load_n(&cache->table->lanes[cpu].loaded[cls], __ATOMIC_RELAXED);
 }
 
 /* Whether the lane may have blocks. */
@@ -106,25 +106,25 @@ static inline bool lane_is_filled(const struct cache *cache, size_t cpu)
 }
 
 /* Whether this process uses lanes for that class just now. */
-static inline bool cache_has_lanes(const struct cache *cache, unsigned class)
+static inline bool cache_has_lanes(const struct cache *cache, unsigned cls)
 {
-    return class < cache->table->classes && word_peek(&cache->table->tight) == 0 &&
+    return cls < cache->table->classes && word_peek(&cache->table->tight) == 0 &&
            (cache->table->mode == CACHE_LOCKED || cache->view.exact_limit != 0);
 }
 
-/* trade.c: the CPU whose lane the thread uses. */
+/* exchange.c: the CPU whose lane the thread uses. */
 size_t cache_cpu(const struct cache *cache);
 
-/* trade.c: replaces this CPU's lane word `old` by `w`, which is in no list; both are named in
+/* exchange.c: replaces this CPU's lane word `old` by `w`, which is in no list; both are named in
  * transit meanwhile. Commits what the caller changed so far. Whether the exchange took place. */
-bool cache_trade(struct cache *cache, unsigned class, size_t cpu, word old, word w);
+bool cache_exchange(struct cache *cache, unsigned cls, size_t cpu, word old, word w);
 
 /* The slow paths proper, for a class that is cached. */
-void *cache_refill(struct cache *cache, unsigned class, struct fault *fault);
-bool cache_spill(struct cache *cache, unsigned class, void *block);
+void *cache_refill(struct cache *cache, unsigned cls, struct fault *fault);
+bool cache_spill(struct cache *cache, unsigned cls, void *block);
 
 /* cache_holds() for a marked block of the class, whose depot is locked. */
-bool cache_has(const struct cache *cache, unsigned class, const void *block);
+bool cache_has(const struct cache *cache, unsigned cls, const void *block);
 
 /* stock.c: a magazine with as many blocks as the demand asks for, named in transit_new and so
  * committed. 0 or an empty magazine if no arena has any blocks. */
@@ -133,11 +133,11 @@ enum fill_from {
     FILL_FROM_ANY, /* any arena, as it is */
     FILL_GROWING   /* the CPU's arena, which may grow */
 };
-word stock_fill(struct cache *cache, unsigned class, enum fill_from from, bool *short_of_memory,
+word stock_fill(struct cache *cache, unsigned cls, enum fill_from from, bool *short_of_memory,
                 struct fault *fault);
 
 /* Returns up to `magazines` magazines of a class's stock to the arenas. Returns how many. */
-size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct fault *fault);
+size_t stock_drain(struct cache *cache, unsigned cls, size_t magazines, struct fault *fault);
 
 /* Returns at least `bytes` of the largest stocks to the arenas, as far as there are any. Returns
  * how many. */

@@ -19,19 +19,19 @@ enum { VISITOR_STACK = 128 << 10, MASK_BYTES = (1 << 16) / CHAR_BIT };
 enum { SEQUENCE_TRIES = 3 };
 
 /* Takes the lane's magazine to the depot. Whether the lane has none any more. */
-static bool unload_class(struct cache *cache, size_t cpu, unsigned class)
+static bool unload_class(struct cache *cache, size_t cpu, unsigned cls)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
     word w = 0;
     bool done = false;
 
-    if (!depot_enter(cache, class))
+    if (!depot_enter(cache, cls))
         return false;
     for (int tries = 0; tries < SEQUENCE_TRIES && !done; tries++) {
-        w = lane_word(cache, cpu, class);
-        done = w == 0 || cache_trade(cache, class, cpu, w, 0);
+        w = lane_word(cache, cpu, cls);
+        done = w == 0 || cache_exchange(cache, cls, cpu, w, 0);
     }
-    depot_end_transit(d, class, shelf_of(cpu), done ? w : 0);
+    depot_end_transit(d, cls, cpu_group_of(cpu), done ? w : 0);
     depot_leave(d);
     return done;
 }
@@ -55,9 +55,9 @@ static void unload(struct cache *cache, size_t cpu)
 
     if (!lane_is_filled(cache, cpu) || !begin_to_empty(cache, cpu))
         return;
-    for (unsigned class = 0; class < cache->table->classes_most; class ++)
-        if (lane_word(cache, cpu, class) != 0)
-            empty &= unload_class(cache, cpu, class);
+    for (unsigned cls = 0; cls < cache->table->classes_most; cls++)
+        if (lane_word(cache, cpu, cls) != 0)
+            empty &= unload_class(cache, cpu, cls);
     if (empty)
         __atomic_compare_exchange_n(&cache->table->lanes[cpu].filled, &state, 0, false,
                                     __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
@@ -150,9 +150,9 @@ bool cache_drain(struct cache *cache, enum drain drain, struct fault *fault)
     if (word_peek(&cache->table->drained) != 0)
         return false;
     word_show(&cache->table->drained, 1); /* a thread that puts something into a depot clears it */
-    for (unsigned class = 0; class < CACHE_CLASSES; class ++) {
-        drained += stock_drain(cache, class, SIZE_MAX, fault);
-        depot_shrink(cache, class);
+    for (unsigned cls = 0; cls < CACHE_CLASSES; cls++) {
+        drained += stock_drain(cache, cls, SIZE_MAX, fault);
+        depot_shrink(cache, cls);
     }
     return drained > 0;
 }

@@ -9,9 +9,9 @@
  * sequences are in lane_x86_64.h; technique: Linux rseq(2), by Mathieu Desnoyers and Paul Turner,
  * as tcmalloc's per-CPU mode uses it.
  *
- * Elsewhere lanes are locked: the same words and the same single store, each lane behind a brief
- * lock (brief.h). A thread that finds the lock taken goes to the depot. A heap keeps its mode for
- * good. In a heap with sequences, a process without rseq leaves the lanes alone.
+ * Elsewhere lanes are locked: the same words and the same single store, each lane behind a word
+ * lock (word_lock.h). A thread that finds the lock taken goes to the depot. A heap keeps its mode
+ * for good. In a heap with sequences, a process without rseq leaves the lanes alone.
  *
  *     lane_pop        a block of that class, or NULL: the lane has none (or was never used)
  *     lane_push       false: the lane is full (or was never used)
@@ -28,7 +28,7 @@
 #include <stdint.h>
 
 #include "cache/magazine.h"
-#include "sync/brief.h"
+#include "sync/word_lock.h"
 
 enum { LANE_SHIFT = 10, LANE_BYTES = 1 << LANE_SHIFT };
 
@@ -41,7 +41,7 @@ enum lane_filled { LANE_FILLED = 1, LANE_BEING_EMPTIED = 2 };
 struct lane {
     word loaded[CACHE_CLASSES]; /* by class; 0 where the cache is not to be used */
     word noted;                 /* a sum of the words when memory was short (pressure.c) */
-    uint32_t lock;              /* locked mode: a brief lock */
+    uint32_t lock;              /* locked mode: a word lock */
     uint32_t used;              /* 1: a magazine was once loaded here */
     uint32_t filled;            /* enum lane_filled */
     char unused[LANE_BYTES - (CACHE_CLASSES + 1) * WORD - 3 * sizeof(uint32_t)];
@@ -69,20 +69,20 @@ struct lane_view {
 #include "cache/lane_x86_64.h"
 #else
 #define LANE_HAS_SEQUENCES 0
-static inline void *lane_pop(const struct lane_view *view, size_t class, size_t mask)
+static inline void *lane_pop(const struct lane_view *view, size_t cls, size_t mask)
 {
-    (void)view, (void)class, (void)mask;
+    (void)view, (void)cls, (void)mask;
     return NULL;
 }
-static inline bool lane_push(const struct lane_view *view, size_t class, size_t mask, void *block)
+static inline bool lane_push(const struct lane_view *view, size_t cls, size_t mask, void *block)
 {
-    (void)view, (void)class, (void)mask, (void)block;
+    (void)view, (void)cls, (void)mask, (void)block;
     return false;
 }
-static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, size_t class, word old,
+static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, size_t cls, word old,
                                  word replacement)
 {
-    (void)view, (void)cpu, (void)class, (void)old, (void)replacement;
+    (void)view, (void)cpu, (void)cls, (void)old, (void)replacement;
     return false;
 }
 static inline bool lane_begin_to_empty(const struct lane_view *view, unsigned cpu)

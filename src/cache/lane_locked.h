@@ -1,4 +1,4 @@
-/* lane_locked.h - pop, push and exchange on a lane behind its brief lock; any lane will do.
+/* lane_locked.h - pop, push and exchange on a lane behind its word lock; any lane will do.
  *
  * Without an rseq area to read it from, the thread's CPU costs a call. So it is asked only now and
  * then, and when the lane's lock was found taken.
@@ -7,7 +7,7 @@
 #define DVSM_CACHE_LANE_LOCKED_H
 
 #include "cache/lane.h"
-#include "sync/brief.h"
+#include "sync/word_lock.h"
 
 enum { LANE_CHOICE_USES = 256 };
 
@@ -28,63 +28,63 @@ static inline size_t lane_chosen(void)
 }
 
 /* The commit is one store, so what a dead holder leaves needs no repair. */
-static inline void lane_store(struct lane *lane, size_t class, word w)
+static inline void lane_store(struct lane *lane, size_t cls, word w)
 {
     compiler_barrier();
-    __atomic_store_n(&lane->loaded[class], w, __ATOMIC_RELAXED);
+    __atomic_store_n(&lane->loaded[cls], w, __ATOMIC_RELAXED);
     compiler_barrier();
 }
 
-static inline void *lane_locked_pop(struct lane *lane, size_t class)
+static inline void *lane_locked_pop(struct lane *lane, size_t cls)
 {
     void *block = NULL, *former = NULL;
 
-    if (!brief_acquire(&lane->lock, &former))
+    if (!word_lock_acquire(&lane->lock, &former))
         return NULL;
 
-    word w = lane->loaded[class];
-    if (!magazine_is_empty((unsigned)class, w)) {
+    word w = lane->loaded[cls];
+    if (!magazine_is_empty((unsigned)cls, w)) {
         block = (void *)*magazine_last(w);
         __builtin_prefetch((const void *)magazine_last(w)[-1], 1); /* the block that comes next */
-        lane_store(lane, class, w - WORD);
+        lane_store(lane, cls, w - WORD);
     }
-    brief_release(&lane->lock, former);
+    word_lock_release(&lane->lock, former);
     return block;
 }
 
-static inline bool lane_locked_push(struct lane *lane, size_t class, void *block)
+static inline bool lane_locked_push(struct lane *lane, size_t cls, void *block)
 {
     void *former = NULL;
 
-    if (!brief_acquire(&lane->lock, &former))
+    if (!word_lock_acquire(&lane->lock, &former))
         return false;
 
-    word w = lane->loaded[class];
+    word w = lane->loaded[cls];
     /* Marked by now: a child that a handler forked since the caller looked has freed it, too. */
-    bool room = !magazine_is_full((unsigned)class, w) && !magazine_is_marked(block);
+    bool room = !magazine_is_full((unsigned)cls, w) && !magazine_is_marked(block);
     if (room) {
         __atomic_store_n(magazine_next(w), (word)block, __ATOMIC_RELAXED);
         magazine_set_mark(block, w);
-        lane_store(lane, class, w + WORD);
+        lane_store(lane, cls, w + WORD);
     }
-    brief_release(&lane->lock, former);
+    word_lock_release(&lane->lock, former);
     return room;
 }
 
-static inline bool lane_locked_exchange(struct lane *lane, size_t class, word old, word replacement)
+static inline bool lane_locked_exchange(struct lane *lane, size_t cls, word old, word replacement)
 {
     void *former = NULL;
 
-    if (!brief_acquire(&lane->lock, &former))
+    if (!word_lock_acquire(&lane->lock, &former))
         return false;
 
-    bool unchanged = lane->loaded[class] == old;
+    bool unchanged = lane->loaded[cls] == old;
     if (unchanged) {
         if (replacement != 0)
             __atomic_fetch_or(&lane->filled, LANE_FILLED, __ATOMIC_RELEASE);
-        lane_store(lane, class, replacement);
+        lane_store(lane, cls, replacement);
     }
-    brief_release(&lane->lock, former);
+    word_lock_release(&lane->lock, former);
     return unchanged;
 }
 
@@ -92,10 +92,10 @@ static inline bool lane_locked_begin_to_empty(struct lane *lane)
 {
     void *former = NULL;
 
-    if (!brief_acquire(&lane->lock, &former))
+    if (!word_lock_acquire(&lane->lock, &former))
         return false;
     __atomic_store_n(&lane->filled, LANE_BEING_EMPTIED, __ATOMIC_RELEASE);
-    brief_release(&lane->lock, former);
+    word_lock_release(&lane->lock, former);
     return true;
 }
 

@@ -7,7 +7,7 @@
  *
  * An aborted sequence is not begun again: it has no block, is full or has lost, and the slow path
  * goes on. A thread that is single-stepped is always aborted, and would try for ever. So the slow
- * paths try once or twice more, and then do without the lane (trade.c, drain.c).
+ * paths try once or twice more, and then do without the lane (exchange.c, drain.c).
  *
  *         lea  3b(%rip), %r8       the descriptor's address ...
  *         mov  %r8, %fs:8(rseq)    ... into the thread's rseq area, field rseq_cs
@@ -15,7 +15,7 @@
  *         shl  $10, %r8            ... as the distance of its lane from that of CPU 0
  *         add  lanes, %r8          ... and the lane's address
  *         ...
- *         mov  %r9, (%r8,class,8)     the commit
+ *         mov  %r9, (%r8,cls,8)     the commit
  *     2:
  *
  * NB: no asm goto with outputs: gcc 12 loses what a jump out of one returns (its bug 113921). So a
@@ -52,24 +52,24 @@
     ".popsection\n\t"
 
 /* The inputs of each sequence. */
-#define LANE_INPUTS [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [class] "r"(class)
+#define LANE_INPUTS [rseq] "r"(view->rseq), [lanes] "m"(view->lanes), [cls] "r"(cls)
 
 /* The block below is the next one of the class that this lane hands out. Its cache line is
  * prefetched for writing once the commit is done (done before the commit, batches took a tenth
  * longer on Zen 4). NB: the block's address is read inside the sequence: outside, the magazine may
  * be another's, or gone. On processors that do not know prefetchw it does nothing. */
 static inline __attribute__((always_inline)) void *lane_pop(const struct lane_view *view,
-                                                            size_t class, size_t mask)
+                                                            size_t cls, size_t mask)
 {
     void *block;
 
-    __asm__ volatile(LANE_BEGIN "movq (%%r8,%[class],8), %%r9\n\t" /* the word */
-                                "testl %[mask], %%r9d\n\t"         /* no block in the magazine? */
+    __asm__ volatile(LANE_BEGIN "movq (%%r8,%[cls],8), %%r9\n\t" /* the word */
+                                "testl %[mask], %%r9d\n\t"       /* no block in the magazine? */
                                 "jz 6f\n\t"
                                 "movq -9(%%r9), %[block]\n\t" /* the last slot's block */
                                 "movq -17(%%r9), %%r10\n\t"   /* the one below, or the link */
                                 "subq $8, %%r9\n\t"
-                                "movq %%r9, (%%r8,%[class],8)\n" /* one fewer */
+                                "movq %%r9, (%%r8,%[cls],8)\n" /* one fewer */
                      LANE_END("6f") "prefetchw (%%r10)\n"
                                     "7:\n\t"
                                     ".pushsection __rseq_abort, \"ax\"\n"
@@ -85,17 +85,17 @@ static inline __attribute__((always_inline)) void *lane_pop(const struct lane_vi
 
 /* The mark is stored before the commit: a block that is not in the cache may have a mark. */
 static inline __attribute__((always_inline)) bool lane_push(const struct lane_view *view,
-                                                            size_t class, size_t mask, void *block)
+                                                            size_t cls, size_t mask, void *block)
 {
     __asm__ goto volatile(
-        LANE_BEGIN "movq (%%r8,%[class],8), %%r9\n\t" /* the word */
-                   "leaq 8(%%r9), %%r10\n\t"          /* with one more */
-                   "testl %[mask], %%r10d\n\t"        /* no slot left in the magazine? */
+        LANE_BEGIN "movq (%%r8,%[cls],8), %%r9\n\t" /* the word */
+                   "leaq 8(%%r9), %%r10\n\t"        /* with one more */
+                   "testl %[mask], %%r10d\n\t"      /* no slot left in the magazine? */
                    "jz %l[full]\n\t"
                    "movq %[block], -1(%%r9)\n\t" /* into the next slot */
                    "movl %%r9d, (%[block])\n\t"  /* the mark */
                    "movl %[mark], 4(%[block])\n\t"
-                   "movq %%r10, (%%r8,%[class],8)\n" /* one more */
+                   "movq %%r10, (%%r8,%[cls],8)\n" /* one more */
         LANE_END("%l[full]")
         :
         : LANE_INPUTS, [block] "r"(block), [mask] "ri"((unsigned)mask), [mark] "i"(MAGAZINE_MARK)
@@ -107,7 +107,7 @@ full:
 }
 
 /* A lane that gets a magazine counts as filled from before the commit on. */
-static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, size_t class, word old,
+static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, size_t cls, word old,
                                  word replacement)
 {
     uint32_t filled = replacement != 0 ? LANE_FILLED : 0;
@@ -115,10 +115,10 @@ static inline bool lane_exchange(const struct lane_view *view, unsigned cpu, siz
     __asm__ goto volatile(
         LANE_BEGIN "cmpl %[cpu], %%fs:4(%[rseq])\n\t" /* another CPU? */
                    "jne %l[lost]\n\t"
-                   "cmpq %[old], (%%r8,%[class],8)\n\t" /* used meanwhile? */
+                   "cmpq %[old], (%%r8,%[cls],8)\n\t" /* used meanwhile? */
                    "jne %l[lost]\n\t"
                    "orl %[filled], %c[place](%%r8)\n\t"
-                   "movq %[replacement], (%%r8,%[class],8)\n" /* the other magazine */
+                   "movq %[replacement], (%%r8,%[cls],8)\n" /* the other magazine */
         LANE_END("%l[lost]")
         :
         : LANE_INPUTS, [cpu] "r"(cpu), [old] "r"(old), [replacement] "r"(replacement),

@@ -24,25 +24,25 @@ struct magazine {
     word slot[]; /* slot[i] is called slot i + 1 above */
 };
 
-static inline size_t magazine_bytes(unsigned class)
+static inline size_t magazine_bytes(unsigned cls)
 {
-    return class <= CLASS_EXACT_LAST ? MAGAZINE_BYTES : MAGAZINE_COARSE_BYTES;
+    return cls <= CLASS_EXACT_LAST ? MAGAZINE_BYTES : MAGAZINE_COARSE_BYTES;
 }
 
 /* How many blocks a magazine of the class can hold; its last word is never used for a block. */
-static inline size_t magazine_capacity(unsigned class)
+static inline size_t magazine_capacity(unsigned cls)
 {
-    return magazine_bytes(class) / WORD - 2;
+    return magazine_bytes(cls) / WORD - 2;
 }
 
-static inline struct magazine *magazine_of(unsigned class, word w)
+static inline struct magazine *magazine_of(unsigned cls, word w)
 {
-    return (struct magazine *)(w & ~(word)(magazine_bytes(class) - 1));
+    return (struct magazine *)(w & ~(word)(magazine_bytes(cls) - 1));
 }
 
-static inline size_t magazine_count(unsigned class, word w)
+static inline size_t magazine_count(unsigned cls, word w)
 {
-    return w == 0 ? 0 : (w & (magazine_bytes(class) - 1)) / WORD - 1;
+    return w == 0 ? 0 : (w & (magazine_bytes(cls) - 1)) / WORD - 1;
 }
 
 static inline word magazine_word(const struct magazine *m, size_t count)
@@ -50,23 +50,23 @@ static inline word magazine_word(const struct magazine *m, size_t count)
     return (word)(uintptr_t)&m->slot[count] + 1;
 }
 
-static inline bool magazine_is_empty(unsigned class, word w)
+static inline bool magazine_is_empty(unsigned cls, word w)
 {
-    return (w & (magazine_bytes(class) - 2 * WORD)) == 0;
+    return (w & (magazine_bytes(cls) - 2 * WORD)) == 0;
 }
 
-static inline bool magazine_is_full(unsigned class, word w)
+static inline bool magazine_is_full(unsigned cls, word w)
 {
-    return ((w + WORD) & (magazine_bytes(class) - 2 * WORD)) == 0;
+    return ((w + WORD) & (magazine_bytes(cls) - 2 * WORD)) == 0;
 }
 
 /* Prefetches all of a magazine that is going to be loaded, and was used long ago.
  * NB: always inlined: gcc removes calls of a function that only prefetches, as without effect. */
-static inline __attribute__((always_inline)) void magazine_expect(unsigned class, word w)
+static inline __attribute__((always_inline)) void magazine_expect(unsigned cls, word w)
 {
-    const char *m = (const char *)magazine_of(class, w);
+    const char *m = (const char *)magazine_of(cls, w);
 
-    for (size_t i = 0; i < magazine_bytes(class); i += CACHE_LINE)
+    for (size_t i = 0; i < magazine_bytes(cls); i += CACHE_LINE)
         __builtin_prefetch(m + i);
 }
 
@@ -108,11 +108,11 @@ static inline void magazine_clear_mark(void *block)
 }
 
 /* Marks all blocks of the magazine. */
-static inline void magazine_set_marks(unsigned class, word w)
+static inline void magazine_set_marks(unsigned cls, word w)
 {
-    const struct magazine *m = magazine_of(class, w);
+    const struct magazine *m = magazine_of(cls, w);
 
-    for (size_t i = 0; i < magazine_count(class, w); i++)
+    for (size_t i = 0; i < magazine_count(cls, w); i++)
         magazine_set_mark((void *)m->slot[i], magazine_word(m, i));
 }
 

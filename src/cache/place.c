@@ -34,14 +34,14 @@ unsigned place_class(const struct cache *cache, word address)
                            __ATOMIC_RELAXED);
 }
 
-bool place_is_magazine(const struct cache *cache, unsigned class, word w)
+bool place_is_magazine(const struct cache *cache, unsigned cls, word w)
 {
-    return w != 0 && place_class(cache, w) == class;
+    return w != 0 && place_class(cache, w) == cls;
 }
 
-bool place_is_unit(const struct cache *cache, unsigned class, word w)
+bool place_is_unit(const struct cache *cache, unsigned cls, word w)
 {
-    return w != 0 && w % UNIT_BYTES == 0 && place_class(cache, w) == class;
+    return w != 0 && w % UNIT_BYTES == 0 && place_class(cache, w) == cls;
 }
 
 /* Addresses with the same lower half lie 4 GiB apart. */
@@ -107,15 +107,15 @@ static void unlist_room(const struct cache *cache, struct journal *j,
 struct exchange_of_unit {
     struct cache *cache;
     struct depot *depot;
-    unsigned class;
+    unsigned cls;
     bool done;
 };
 
-static void set_class(struct journal *j, struct magazine_granule *g, size_t number, unsigned class)
+static void set_class(struct journal *j, struct magazine_granule *g, size_t number, unsigned cls)
 {
     word *w = &g->class_of[number / WORD], changed = *w;
 
-    ((unsigned char *)&changed)[number % WORD] = (unsigned char)class;
+    ((unsigned char *)&changed)[number % WORD] = (unsigned char)cls;
     journal_store(j, w, changed);
 }
 
@@ -156,7 +156,7 @@ static void take_unit(struct journal *j, void *context)
     if (unit == 0)
         return;
     journal_store(j, &g->used, g->used + 1);
-    set_class(j, g, number_of(unit), x->class);
+    set_class(j, g, number_of(unit), x->cls);
     journal_store(j, place_link(unit), x->depot->units);
     journal_store(j, &x->depot->units, unit);
     journal_store(j, &x->depot->incoming, unit);
@@ -179,7 +179,7 @@ static void give_unit(struct journal *j, void *context)
     struct cache_table *table = x->cache->table;
     word unit = x->depot->units;
 
-    if (!place_is_unit(x->cache, x->class, unit)) {
+    if (!place_is_unit(x->cache, x->cls, unit)) {
         fault_note("damaged list of a depot's units", x->depot);
         journal_store(j, &x->depot->units, 0);
         return;
@@ -237,9 +237,9 @@ static bool get_granule(struct exchange_of_unit *x)
     return false;
 }
 
-bool place_take(struct cache *cache, unsigned class)
+bool place_take(struct cache *cache, unsigned cls)
 {
-    struct exchange_of_unit x = {cache, depot_of(cache, class), class, false};
+    struct exchange_of_unit x = {cache, depot_of(cache, cls), cls, false};
 
     place_settle(cache, x.depot); /* gives back what could not be given back before */
     if (x.depot->pending.bytes != 0)
@@ -252,9 +252,9 @@ bool place_take(struct cache *cache, unsigned class)
     return x.done;
 }
 
-void place_give(struct cache *cache, unsigned class)
+void place_give(struct cache *cache, unsigned cls)
 {
-    struct exchange_of_unit x = {cache, depot_of(cache, class), class, false};
+    struct exchange_of_unit x = {cache, depot_of(cache, cls), cls, false};
 
     if (segment_change(cache->segments, give_unit, &x))
         place_settle(cache, x.depot);
@@ -277,13 +277,13 @@ static void check_granule(struct place_check *walk, const struct magazine_granul
                     (size_t)g->unused))
         return;
     for (size_t i = 0; i < UNITS; i++) {
-        unsigned class = *class_byte(g, i);
+        unsigned cls = *class_byte(g, i);
 
-        if (class == 0)
+        if (cls == 0)
             continue;
         used++;
-        check_that(walk->check, class < CACHE_CLASSES && i > 0 && i < g->unused,
-                   "cache: granule %p: unit %zu is class %u's", (const void *)g, i, class);
+        check_that(walk->check, cls < CACHE_CLASSES && i > 0 && i < g->unused,
+                   "cache: granule %p: unit %zu is class %u's", (const void *)g, i, cls);
     }
     for (word unit = g->given; unit != 0 && given < UNITS; unit = *(const word *)unit, given++)
         if (!check_that(walk->check,

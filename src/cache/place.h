@@ -43,9 +43,9 @@ _Static_assert(UNIT_BYTES *UNITS == 1 << GRANULE_SHIFT && CACHE_CLASSES <= 256 &
                "units fill a granule, and the first has room for the header");
 
 /* How many magazines of the class are in a unit. */
-static inline size_t place_magazines(unsigned class)
+static inline size_t place_magazines(unsigned cls)
 {
-    return UNIT_BYTES / magazine_bytes(class);
+    return UNIT_BYTES / magazine_bytes(cls);
 }
 
 /* The class that has the unit in which the address lies; 0: the cache has no such unit. Needs no
@@ -53,18 +53,18 @@ static inline size_t place_magazines(unsigned class)
 unsigned place_class(const struct cache *cache, word address);
 
 /* Whether the word can be that of a magazine of the class, or is a unit of the class. */
-bool place_is_magazine(const struct cache *cache, unsigned class, word w);
-bool place_is_unit(const struct cache *cache, unsigned class, word w);
+bool place_is_magazine(const struct cache *cache, unsigned cls, word w);
+bool place_is_unit(const struct cache *cache, unsigned cls, word w);
 
 /* The address in a magazine of the cache whose lower half is `half`; 0: there is none. */
 word place_of_mark(const struct cache *cache, mark_half half);
 
 /* Gives the class one more unit, first in its list and named as its depot's `incoming`. Whether
  * there was one. */
-bool place_take(struct cache *cache, unsigned class);
+bool place_take(struct cache *cache, unsigned cls);
 
 /* Takes away the first of the class's units. None of its magazines may be in use. */
-void place_give(struct cache *cache, unsigned class);
+void place_give(struct cache *cache, unsigned cls);
 
 /* Gives back a granule that is still on its way: the map's lock could not be had, or what a dead
  * process left of a change of the map says so. It is believed only if it is the cache's. */

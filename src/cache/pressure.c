@@ -18,8 +18,8 @@ static word sum_of_words(const struct cache *cache, size_t cpu)
 
     if (!lane_is_filled(cache, cpu))
         return 0;
-    for (unsigned class = 0; class < cache->table->classes_most; class ++)
-        sum += lane_word(cache, cpu, class) * (2 * class + 1);
+    for (unsigned cls = 0; cls < cache->table->classes_most; cls++)
+        sum += lane_word(cache, cpu, cls) * (2 * cls + 1);
     return sum;
 }
 

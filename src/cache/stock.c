@@ -12,9 +12,9 @@ enum {
 /* ---- filling --------------------------------------------------------------------------------- */
 
 /* One block at the first miss, four times as many at each further one, up to half a magazine. */
-static size_t blocks_wanted(const struct depot *d, unsigned class)
+static size_t blocks_wanted(const struct depot *d, unsigned cls)
 {
-    size_t half = magazine_capacity(class) / 2, most = FILL_BYTES_MOST / class_size(class) + 1;
+    size_t half = magazine_capacity(cls) / 2, most = FILL_BYTES_MOST / class_size(cls) + 1;
     size_t wanted = d->demand < 4 ? (size_t)1 << 2 * d->demand : half;
 
     if (wanted > most)
@@ -22,9 +22,9 @@ static size_t blocks_wanted(const struct depot *d, unsigned class)
     return wanted < half ? wanted : half;
 }
 
-void cache_align(struct cache *cache, unsigned class, size_t alignment)
+void cache_align(struct cache *cache, unsigned cls, size_t alignment)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
 
     if (word_peek(&d->alignment) < alignment)
         __atomic_store_n(&d->alignment, alignment, __ATOMIC_RELAXED);
@@ -38,10 +38,10 @@ static size_t alignment_of(const struct depot *d)
 }
 
 /* Fills a magazine that is empty and in transit. Returns the number of blocks. */
-static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine *m,
+static size_t fill_magazine(struct cache *cache, unsigned cls, struct magazine *m,
                             enum fill_from from, bool *short_of_memory, struct fault *fault)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
     struct arena_hold hold;
     size_t n = 0;
 
@@ -52,33 +52,33 @@ static size_t fill_magazine(struct cache *cache, unsigned class, struct magazine
         d->arena = hold.slot->arena.id;
         compiler_barrier();
         hold.call.no_growth = from != FILL_GROWING;
-        n = arena_fill(&hold.call, class_size(class) - CHUNK_OVERHEAD, alignment_of(d),
-                       blocks_wanted(d, class), (void **)m->slot, &d->transit_new);
+        n = arena_fill(&hold.call, class_size(cls) - CHUNK_OVERHEAD, alignment_of(d),
+                       blocks_wanted(d, cls), (void **)m->slot, &d->transit_new);
         if (hold.call.fault.kind != FAULT_NONE)
             *fault = hold.call.fault;
         *short_of_memory |= n == 0 && hold.call.short_of_memory;
     } while (n == 0 && from == FILL_FROM_ANY &&
-             arenas_move_on(cache->arenas, &hold, class_size(class) - CHUNK_OVERHEAD));
+             arenas_move_on(cache->arenas, &hold, class_size(cls) - CHUNK_OVERHEAD));
     arenas_leave(cache->arenas, &hold);
     if (fault->kind == FAULT_NONE)
         *fault = hold.found;
     return n;
 }
 
-word stock_fill(struct cache *cache, unsigned class, enum fill_from from, bool *short_of_memory,
+word stock_fill(struct cache *cache, unsigned cls, enum fill_from from, bool *short_of_memory,
                 struct fault *fault)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
 
-    if (!depot_provide_empty(cache, class))
+    if (!depot_provide_empty(cache, cls))
         return 0;
 
-    struct magazine *m = magazine_of(class, d->empty);
-    depot_set_transit(d, depot_unlist(d, class, &d->empty), 0);
+    struct magazine *m = magazine_of(cls, d->empty);
+    depot_set_transit(d, depot_unlist(d, cls, &d->empty), 0);
     journal_commit(depot_journal(d));
     *short_of_memory = false;
-    size_t n = fill_magazine(cache, class, m, from, short_of_memory, fault);
-    magazine_set_marks(class, magazine_word(m, n));
+    size_t n = fill_magazine(cache, cls, m, from, short_of_memory, fault);
+    magazine_set_marks(cls, magazine_word(m, n));
     if (n > 0 && d->demand < 4)
         word_show(&d->demand, d->demand + 1);
     return d->transit_new;
@@ -106,13 +106,13 @@ static bool enter_arena_of(struct cache *cache, struct depot *d, struct arena_ho
 /* Empties the magazine in transit. A block that its arena does not take (its header was
  * overwritten, or the arena is damaged) is dropped: nobody will get it again. False: an arena is
  * not to be had, and the other blocks are still in the magazine. */
-static bool empty_transit(struct cache *cache, unsigned class, struct fault *fault)
+static bool empty_transit(struct cache *cache, unsigned cls, struct fault *fault)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
     struct arena_hold hold;
 
     arena_hold_none(&hold);
-    while (!magazine_is_empty(class, d->transit_new)) {
+    while (!magazine_is_empty(cls, d->transit_new)) {
         void *block = (void *)*magazine_last(d->transit_new);
 
         if (!enter_arena_of(cache, d, &hold, block))
@@ -130,7 +130,7 @@ static bool empty_transit(struct cache *cache, unsigned class, struct fault *fau
     arenas_leave(cache->arenas, &hold);
     if (fault->kind == FAULT_NONE)
         *fault = hold.found;
-    return magazine_is_empty(class, d->transit_new);
+    return magazine_is_empty(cls, d->transit_new);
 }
 
 /* Whether the depot has no stock now, and will have none once it is repaired. A look without the
@@ -142,19 +142,19 @@ static bool seems_bare(const struct depot *d)
            __atomic_load_n(&d->log.count, __ATOMIC_RELAXED) == 0;
 }
 
-size_t stock_drain(struct cache *cache, unsigned class, size_t magazines, struct fault *fault)
+size_t stock_drain(struct cache *cache, unsigned cls, size_t magazines, struct fault *fault)
 {
-    struct depot *d = depot_of(cache, class);
+    struct depot *d = depot_of(cache, cls);
     size_t drained = 0;
 
-    if (seems_bare(d) || !depot_enter_to_drain(cache, class))
+    if (seems_bare(d) || !depot_enter_to_drain(cache, cls))
         return 0;
     for (bool emptied = true; emptied && drained < magazines && d->stock_magazines != 0;
          drained += emptied) {
-        depot_set_transit(d, depot_take_stock(d, class, depot_find_stock(d, 0)), 0);
+        depot_set_transit(d, depot_take_stock(d, cls, depot_find_stock(d, 0)), 0);
         journal_commit(depot_journal(d));
-        emptied = empty_transit(cache, class, fault);
-        depot_end_transit(d, class, 0, d->transit_new);
+        emptied = empty_transit(cache, cls, fault);
+        depot_end_transit(d, cls, 0, d->transit_new);
     }
     word_show(&d->demand, d->demand / 2);
     depot_leave(d);
@@ -165,8 +165,8 @@ size_t stock_bytes(const struct cache *cache)
 {
     size_t bytes = 0;
 
-    for (unsigned class = 0; class < CACHE_CLASSES && cache->table->classes_most > 0; class ++)
-        bytes += depot_bytes(depot_of(cache, class), class);
+    for (unsigned cls = 0; cls < CACHE_CLASSES && cache->table->classes_most > 0; cls++)
+        bytes += depot_bytes(depot_of(cache, cls), cls);
     return bytes;
 }
 
@@ -184,10 +184,9 @@ static unsigned largest_stock(const struct cache *cache)
 {
     unsigned largest = 0;
 
-    for (unsigned class = 1; class < CACHE_CLASSES; class ++)
-        if (depot_bytes(depot_of(cache, class), class) >
-            depot_bytes(depot_of(cache, largest), largest))
-            largest = class;
+    for (unsigned cls = 1; cls < CACHE_CLASSES; cls++)
+        if (depot_bytes(depot_of(cache, cls), cls) > depot_bytes(depot_of(cache, largest), largest))
+            largest = cls;
     return largest;
 }
 
@@ -196,10 +195,10 @@ size_t stock_reduce(struct cache *cache, size_t bytes, struct fault *fault)
     size_t done = 0;
 
     while (done < bytes) {
-        unsigned class = largest_stock(cache);
-        size_t unit = magazine_capacity(class) / 2 * class_size(class);
+        unsigned cls = largest_stock(cache);
+        size_t unit = magazine_capacity(cls) / 2 * class_size(cls);
         size_t wanted = unit == 0 ? 0 : (bytes - done + unit - 1) / unit;
-        size_t drained = stock_drain(cache, class, wanted, fault);
+        size_t drained = stock_drain(cache, cls, wanted, fault);
 
         if (drained == 0)
             break;

@@ -8,7 +8,7 @@
 
 static void count_blocks(struct arena_call *call, word *count, size_t blocks)
 {
-    if (PLANTED(8))
+    if (PLANTED(FILLED_WITHOUT_JOURNAL))
         *count += blocks * WORD;
     else
         journal_store(arena_journal(call), count, *count + blocks * WORD);

@@ -165,7 +165,7 @@ static struct chunk *absorb(struct arena_call *call, struct run fresh, size_t ne
         call->source->give(call->source, a, (struct run){0});
         return NULL;
     }
-    if (!PLANTED(5))
+    if (!PLANTED(ABSORBED_STAYS_PENDING))
         journal_store(arena_journal(call), &a->pending.bytes, 0);
     arena_count_footprint(call, fresh.bytes);
     bins_extend_range(&a->bins, arena_journal(call), fresh.start, fresh.bytes);

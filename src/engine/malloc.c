@@ -12,7 +12,7 @@ bool arena_bin(struct arena_call *call, struct chunk *c, size_t size)
 
 void arena_set_victim(struct arena_call *call, struct chunk *c, size_t size)
 {
-    if (PLANTED(3))
+    if (PLANTED(VICTIM_STORED_FIRST))
         call->arena->dv = c;
     journal_store(arena_journal(call), &call->arena->dv, c);
     journal_store(arena_journal(call), &call->arena->dv_size, size);

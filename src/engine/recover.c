@@ -58,7 +58,7 @@ bool arena_recover(struct arena *a, const struct arena_source *source)
     bool known = source != NULL && source->may_store != NULL;
     bool sound = journal_recover(&a->journal, known ? &guard.guard : NULL);
 
-    if (sound && source != NULL && !PLANTED(10))
+    if (sound && source != NULL && !PLANTED(PENDING_LEFT))
         sound = give_back_pending(a, source);
     if (sound)
         return true;

@@ -2,10 +2,10 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/bits.h"
 #include "heap/fast.h"
+#include "sync/page.h"
 
 static void *fail(int error)
 {
@@ -89,7 +89,7 @@ static void send_home(void *block, const char *function)
     struct heap_call call;
 
     if (heap_enter_owner(&call, block, function))
-        arena_free(&call.hold.call, block);
+        arena_free(heap_arena(&call), block);
     heap_leave(&call);
 }
 
@@ -237,11 +237,6 @@ int dvsm_posix_memalign(void **out, size_t alignment, size_t size)
     int saved = errno;
 
     return heap_posix_memalign(heap_default(), out, alignment, size, saved, "dvsm_posix_memalign");
-}
-
-static size_t page_size(void)
-{
-    return (size_t)sysconf(_SC_PAGESIZE);
 }
 
 void *dvsm_valloc(size_t size)

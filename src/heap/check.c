@@ -99,7 +99,7 @@ static void check_holes(struct dvsm_heap *heap, const struct arena *arena, struc
 
 /* The cached blocks that are chunks in use of the arenas looked at so far. */
 struct cached {
-    const struct census *census;
+    const struct cached_set *set;
     size_t found;
 };
 
@@ -109,7 +109,7 @@ static void find_cached(void *context, const struct chunk *c, size_t bytes,
     struct cached *cached = context;
 
     (void)bytes;
-    cached->found += state == ARENA_CHUNK_USED && census_has(cached->census, chunk_payload(c));
+    cached->found += state == ARENA_CHUNK_USED && cached_set_has(cached->set, chunk_payload(c));
 }
 
 /* Checks an arena; of a damaged one, reports only that it is damaged. */
@@ -157,41 +157,41 @@ static void check_owners(struct dvsm_heap *heap, struct check *check)
 }
 
 /* Checks that each cached block is one chunk in use of one arena. The depots are locked. If a
- * thread has meanwhile taken a block from a lane and freed it to its arena, a second census does
+ * thread has meanwhile taken a block from a lane and freed it to its arena, a second set does
  * not find that block any more. */
 static void check_cached(struct dvsm_heap *heap, const struct cached *cached, struct check *check)
 {
-    struct census again;
+    struct cached_set again;
 
-    if (cached->census->block == NULL)
+    if (cached->set->block == NULL)
         return;
-    if (cached->found == cached->census->count && cached->census->twice == 0)
+    if (cached->found == cached->set->count && cached->set->twice == 0)
         return;
-    census_take(&again, &heap->cache);
-    bool same = again.count == cached->census->count && again.twice == cached->census->twice;
+    cached_set_take(&again, &heap->cache);
+    bool same = again.count == cached->set->count && again.twice == cached->set->twice;
     check_that(check, !same || cached->found == again.count,
                "cache: %zu of %zu blocks are no chunks in use", again.count - cached->found,
                again.count);
     check_that(check, !same || again.twice == 0, "cache: %zu blocks are in two places",
                again.twice);
-    census_end(&again);
+    cached_set_end(&again);
 }
 
 static void check_arenas(struct dvsm_heap *heap, struct check *check)
 {
-    struct census census = {0};
+    struct cached_set set = {0};
     size_t damaged = 0;
 
     if (check->violations == 0) /* a damaged list could lead anywhere, and for ever */
-        census_take(&census, &heap->cache);
-    struct cached cached = {.census = &census};
+        cached_set_take(&set, &heap->cache);
+    struct cached cached = {.set = &set};
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         check_arena(heap, i, &cached, check);
         damaged += region_arena(heap->region, i)->arena.damaged;
     }
     if (damaged == 0)
         check_cached(heap, &cached, check);
-    census_end(&census);
+    cached_set_end(&set);
 }
 
 static void check_region(const struct dvsm_heap *heap, struct check *check)

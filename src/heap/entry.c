@@ -29,7 +29,7 @@ bool heap_enter_index(struct heap_call *call, struct dvsm_heap *heap, size_t ind
 
 bool heap_refuse(struct heap_call *call, const char *what, const void *block)
 {
-    return fault_raise(&call->hold.call.fault, FAULT_ARGUMENT, what, block);
+    return fault_raise(&heap_arena(call)->fault, FAULT_ARGUMENT, what, block);
 }
 
 bool heap_enter_owner(struct heap_call *call, const void *block, const char *function)
@@ -131,5 +131,5 @@ bool heap_leave(struct heap_call *call)
         heap_report(call->heap, &call->hold.found, call->function);
         errno = saved;
     }
-    return !heap_report(call->heap, &call->hold.call.fault, call->function);
+    return !heap_report(call->heap, &heap_arena(call)->fault, call->function);
 }

@@ -70,7 +70,7 @@ static inline bool heap_is_plain(const void *block, size_t head)
  * and the next chunk's header are read. A block with a mark, right or wrong, is for the slow
  * path. */
 static inline __attribute__((always_inline)) bool
-heap_may_cache(const struct lane_view *view, const void *block, size_t *class, size_t *bytes)
+heap_may_cache(const struct lane_view *view, const void *block, size_t *cls, size_t *bytes)
 {
     size_t unit = heap_rotate((uintptr_t)block - view->base);
 
@@ -84,33 +84,31 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *class, s
     __asm__("" : "+r"(head)); /* keeps the subtractions inside addresses, where they are free */
 
     if (likely(step <= CLASS_EXACT_LAST)) {
-        *class = step;
+        *cls = step;
         *bytes = MAGAZINE_BYTES;
         return heap_is_plain(block, head);
     }
     if (unlikely(step > CLASS_MOST / CLASS_STEP + 1))
         return false;
-    *class = view->coarse[step / 8];
+    *cls = view->coarse[step / 8];
     *bytes = MAGAZINE_COARSE_BYTES;
     return heap_is_plain(block, head);
 }
 
 /* Whether this CPU's lane took the block; class and bytes are from heap_may_cache(). */
 static inline __attribute__((always_inline)) bool heap_push(const struct lane_view *view,
-                                                            size_t class, size_t bytes, void *block)
+                                                            size_t cls, size_t bytes, void *block)
 {
-    return bytes == MAGAZINE_BYTES
-               ? lane_push(view, class, LANE_MASK(MAGAZINE_BYTES), block)
-               : lane_push(view, class, LANE_MASK(MAGAZINE_COARSE_BYTES), block);
+    return bytes == MAGAZINE_BYTES ? lane_push(view, cls, LANE_MASK(MAGAZINE_BYTES), block)
+                                   : lane_push(view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES), block);
 }
 
 static inline __attribute__((always_inline)) bool heap_free_fast(const struct lane_view *view,
                                                                  void *block)
 {
-    size_t class, bytes;
+    size_t cls, bytes;
 
-    return likely(heap_may_cache(view, block, &class, &bytes)) &&
-           heap_push(view, class, bytes, block);
+    return likely(heap_may_cache(view, block, &cls, &bytes)) && heap_push(view, cls, bytes, block);
 }
 
 /* ---- locked mode: the first thing that the slow paths try */
@@ -135,10 +133,10 @@ static inline void *heap_malloc_locked(const struct lane_view *view, size_t size
 
 static inline bool heap_free_locked(const struct lane_view *view, void *block)
 {
-    size_t class, bytes;
+    size_t cls, bytes;
 
-    return heap_may_cache(view, block, &class, &bytes) &&
-           lane_locked_push(heap_locked_lane(view), class, block);
+    return heap_may_cache(view, block, &cls, &bytes) &&
+           lane_locked_push(heap_locked_lane(view), cls, block);
 }
 
 #endif

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "heap/heap.h"
-#include "sync/brief.h"
+#include "sync/word_lock.h"
 
 /* What SIGSEGV did before; set in such a child. */
 static struct sigaction former;
@@ -37,10 +37,10 @@ static void stop(int number, siginfo_t *info, void *context)
 }
 
 /* Whether the robust list names a heap's lock as pending: one that is being taken or left, or a
- * lock held so briefly that only this entry names it (brief.h). */
+ * lock held so briefly that only this entry names it (word_lock.h). */
 static bool names_a_lock(void)
 {
-    const struct brief_list_head *head = brief_head();
+    const struct word_lock_list *head = word_lock_head();
 
     return head != NULL && head->list_op_pending != NULL &&
            dvsm_heap_of(head->list_op_pending) != NULL;

@@ -148,6 +148,12 @@ struct heap_call {
     struct arena_hold hold;  /* hold.slot NULL: no arena is locked */
 };
 
+/* The engine's part of the call. */
+static inline struct arena_call *heap_arena(struct heap_call *call)
+{
+    return &call->hold.call;
+}
+
 /* Each of the next three locks an arena of the heap and makes the call ready, or returns false.
  * Call heap_leave() either way. */
 

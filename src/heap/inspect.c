@@ -11,7 +11,7 @@ struct walk {
     dvsm_visit_fn visit;
     void *context;
     const struct arena *arena; /* the one being walked, locked */
-    struct census census;      /* what is in the cache */
+    struct cached_set set;     /* what is in the cache */
 };
 
 static dvsm_chunk_state public_state(enum arena_chunk_state state)
@@ -38,7 +38,7 @@ static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
         .arena = (unsigned)walk->arena->id - 1,
     };
 
-    if (state == ARENA_CHUNK_USED && census_has(&walk->census, chunk.block)) {
+    if (state == ARENA_CHUNK_USED && cached_set_has(&walk->set, chunk.block)) {
         chunk.state = DVSM_CHUNK_CACHED;
         chunk.usable = 0;
     }
@@ -78,13 +78,13 @@ static void visit_large(void *context, struct run run, segment_owner_id owner, e
     walk->visit(&chunk, walk->context);
 }
 
-/* A census of the whole cache at one instant, provided that the heap is quiet. */
-static void take_census(struct dvsm_heap *heap, struct census *census)
+/* The set of all that is in the cache at one instant, provided that the heap is quiet. */
+static void take_cached_set(struct dvsm_heap *heap, struct cached_set *set)
 {
-    census->block = NULL;
+    set->block = NULL;
     if (!cache_lock_all(&heap->cache))
         return;
-    census_take(census, &heap->cache);
+    cached_set_take(set, &heap->cache);
     cache_unlock_all(&heap->cache);
 }
 
@@ -94,7 +94,7 @@ static void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context
 {
     struct walk walk = {.visit = visit, .context = context};
 
-    take_census(heap, &walk.census);
+    take_cached_set(heap, &walk.set);
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
@@ -105,7 +105,7 @@ static void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context
         }
         heap_leave(&call);
     }
-    census_end(&walk.census);
+    cached_set_end(&walk.set);
 }
 
 void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context)

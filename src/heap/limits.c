@@ -32,8 +32,8 @@ static int heap_trim(struct dvsm_heap *heap, size_t pad, const char *function)
         if (heap_enter_index(&call, heap, i, function)) {
             size_t keep = pad > kept ? pad - kept : 0;
 
-            arena_trim(&call.hold.call, keep);
-            arena_punch(&call.hold.call, keep);
+            arena_trim(heap_arena(&call), keep);
+            arena_punch(heap_arena(&call), keep);
             kept += call.hold.slot->arena.top_size;
         }
         heap_leave(&call);
@@ -81,7 +81,7 @@ int dvsm_mallopt(int parameter, int value)
         done = i < region_arena_count(heap->region)
                    ? heap_enter_index(&call, heap, i, "dvsm_mallopt")
                    : heap_enter(&call, heap, "dvsm_mallopt");
-        done = done && arena_set_parameter(call.hold.call.arena, parameter, wanted);
+        done = done && arena_set_parameter(heap_arena(&call)->arena, parameter, wanted);
         heap_leave(&call);
     }
     return done;

@@ -9,6 +9,7 @@
 
 #include "heap/heap.h"
 #include "shm/shm.h"
+#include "sync/page.h"
 
 /* OPTIONS_LEAST is the size of the first version's options; later versions are longer. NB: all of
  * `size` bytes are read. A size that no version will ever have is from an uninitialised
@@ -77,7 +78,7 @@ static size_t address_space_used(void)
     if (read(fd, text, sizeof text - 1) < 0)
         text[0] = '\0';
     close(fd);
-    return (size_t)strtoull(text, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE);
+    return (size_t)strtoull(text, NULL, 10) * page_size();
 }
 
 /* Half of what is left of the process's limit. The other half is for its own malloc, its threads

@@ -13,17 +13,13 @@
 #include "base/bits.h"
 #include "cache/place.h"
 #include "shm/shm.h"
+#include "sync/page.h"
 
 enum {
     ARENAS_A_CPU = 4,
     ARENAS_LEAST = 64,  /* the most arenas on a small machine: damaged ones need successors */
     GRANULES_LEAST = 16 /* of the smallest region */
 };
-
-static size_t page_size(void)
-{
-    return (size_t)sysconf(_SC_PAGESIZE);
-}
 
 static size_t whole_pages(size_t bytes)
 {

@@ -49,7 +49,7 @@ NOINLINE void heap_free(void *block, const char *function)
         return;
     }
     if (heap_enter_owner(&call, block, function))
-        arena_free(&call.hold.call, block);
+        arena_free(heap_arena(&call), block);
     else if (call.busy != NULL)
         heap_free_remotely(&call, block);
     heap_leave(&call);
@@ -94,14 +94,14 @@ static bool free_with_the_first(void **blocks, size_t count)
     if (!may_be_block(blocks[0]))
         return true;
     if (heap_enter_owner(&call, blocks[0], "dvsm_bulk_free") && !call.hold.slot->arena.damaged) {
-        arena_bulk_free(&call.hold.call, blocks, count);
+        arena_bulk_free(heap_arena(&call), blocks, count);
     } else if (call.busy != NULL && !call.busy->arena.damaged) {
         heap_free_remotely(&call, blocks[0]);
-        if (call.hold.call.fault.kind == FAULT_NONE)
+        if (heap_arena(&call)->fault.kind == FAULT_NONE)
             blocks[0] = NULL;
     }
-    if (blocks[0] == NULL && call.hold.call.fault.kind == FAULT_ARGUMENT)
-        call.hold.call.fault.kind = FAULT_NONE;
+    if (blocks[0] == NULL && heap_arena(&call)->fault.kind == FAULT_ARGUMENT)
+        heap_arena(&call)->fault.kind = FAULT_NONE;
     return heap_leave(&call);
 }
 
@@ -162,7 +162,7 @@ size_t dvsm_malloc_usable_size(void *block)
         break;
     }
     if (heap_enter_owner(&call, block, "dvsm_malloc_usable_size"))
-        usable = arena_usable(&call.hold.call, block);
+        usable = arena_usable(heap_arena(&call), block);
     else if (call.busy != NULL)
         usable = heap_usable_by_look(heap, block);
     return heap_leave(&call) ? usable : 0;

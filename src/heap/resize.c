@@ -36,9 +36,9 @@ static enum advice advise(const void *block, size_t have, size_t need, size_t li
 static void *realloc_fast(const struct lane_view *view, void *block, size_t size,
                           const char *function)
 {
-    size_t class, bytes;
+    size_t cls, bytes;
 
-    if (!heap_may_cache(view, block, &class, &bytes) || size >= REQUEST_LIMIT)
+    if (!heap_may_cache(view, block, &cls, &bytes) || size >= REQUEST_LIMIT)
         return NULL;
 
     size_t have = heap_chunk_size(block);
@@ -51,7 +51,7 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
     if (copy == NULL)
         return NULL;
     memcpy(copy, block, size < have - CHUNK_OVERHEAD ? size : have - CHUNK_OVERHEAD);
-    if (!heap_push(view, class, bytes, block))
+    if (!heap_push(view, cls, bytes, block))
         heap_free(block, function);
     return copy;
 }
@@ -132,7 +132,7 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
     if (heap != NULL && is_settled(heap, stays, attempt, block, size, &result, function))
         return result;
     if (heap_enter_owner(&call, block, function)) {
-        struct arena_call *arena = &call.hold.call;
+        struct arena_call *arena = heap_arena(&call);
 
         result.home = heap;
         if (stays)

@@ -89,10 +89,11 @@ static enum outcome attempt(struct search *s, enum reach reach)
     s->block = NULL;
     if (heap_enter(&call, s->heap, s->function)) {
         do {
-            call.hold.call.no_growth = reach == AS_THEY_ARE;
-            s->block = serve(&call.hold.call, s->request);
-            would_grow |= call.hold.call.short_of_memory;
-        } while (s->block == NULL && reach != GROW_ONE && call.hold.call.fault.kind == FAULT_NONE &&
+            heap_arena(&call)->no_growth = reach == AS_THEY_ARE;
+            s->block = serve(heap_arena(&call), s->request);
+            would_grow |= heap_arena(&call)->short_of_memory;
+        } while (s->block == NULL && reach != GROW_ONE &&
+                 heap_arena(&call)->fault.kind == FAULT_NONE &&
                  arenas_move_on(&s->heap->arenas, &call.hold, bytes));
     }
     if (unlikely(!heap_leave(&call)))
@@ -125,8 +126,8 @@ static bool squeeze(struct dvsm_heap *heap, const char *function)
         if (!arena_may_give(&region_arena(heap->region, i)->arena, heap->arenas.source.source.page))
             continue;
         if (heap_enter_index(&call, heap, i, function)) {
-            given |= arena_trim(&call.hold.call, 0);
-            given |= arena_punch(&call.hold.call, 0);
+            given |= arena_trim(heap_arena(&call), 0);
+            given |= arena_punch(heap_arena(&call), 0);
         }
         heap_leave(&call);
     }

@@ -103,7 +103,7 @@ static void set_holes(struct segment_map *map, struct page_run run, bool are, wo
         journal_store(j, &map->level[0][i], are ? w | bits : w & ~bits);
     }
     journal_store(j, &map->holes, are ? map->holes + run.count : map->holes - run.count);
-    if (PLANTED(16))
+    if (PLANTED(HOLES_WITHOUT_JOURNAL))
         *holes += are ? run.count : -run.count;
     else
         journal_store(j, holes, are ? *holes + run.count : *holes - run.count);

@@ -1,16 +1,11 @@
 /* map.c - the map as a whole: its layout, its lock and what it may commit and retain. */
 #define _GNU_SOURCE
 #include "segment/segment_map.h"
+#include "sync/page.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 static const struct granule_run no_run = {0, 0};
-
-static size_t page_size(void)
-{
-    return (size_t)sysconf(_SC_PAGESIZE);
-}
 
 size_t segment_map_committed_bytes(void)
 {

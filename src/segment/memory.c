@@ -175,7 +175,7 @@ static bool release_slice(struct segments *s, struct granule_run slice)
 {
     struct segment_map *map = s->map;
 
-    if (!PLANTED(15))
+    if (!PLANTED(RELEASED_WITHOUT_NOTE))
         segment_note(&map->releasing, slice);
     if (!release_run(s, slice, COMMITTED)) {
         map->releasing.count = 0;

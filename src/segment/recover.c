@@ -9,7 +9,7 @@ static bool restore_inner(struct segment_map *map)
 {
     struct granule_run run = map->rewriting;
 
-    if (run.count == 0 || PLANTED(11))
+    if (run.count == 0 || PLANTED(INNER_WORDS_LEFT))
         return true;
     if (!run_is_ready(map, run))
         return false;

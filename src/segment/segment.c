@@ -103,7 +103,7 @@ static bool take_run(struct segments *s, size_t first, struct granule_run run,
     segment_rewrite_inner(map, run, granule_word(flags, owner));
     cut_from_free(map, first, run, flags, owner);
     count_taken(map, run, had_memory);
-    if (PLANTED(4))
+    if (PLANTED(RUN_TAKEN_BEFORE_PENDING))
         journal_commit(j);
     set_pending(j, pending, run_address(map, run), run_bytes(run));
     journal_store(j, &map->rewriting.count, 0);

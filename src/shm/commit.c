@@ -18,6 +18,7 @@
 #include "shm/shm.h"
 #include "shm/shm_internal.h"
 #include "sync/cancel.h"
+#include "sync/page.h"
 
 /* Linux 5.14; the C library's headers may be older than the kernel. */
 #ifndef MADV_POPULATE_WRITE
@@ -94,7 +95,7 @@ static int allocate_in_file(const dvsm_mapping *mapping, const char *start, size
  * a range that is being committed. */
 static int touch_each_page(char *start, size_t bytes)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_size();
 
     for (size_t done = 0; done < bytes; done += page) {
         if (shm_kernel.store(start + done) != 0)

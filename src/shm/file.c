@@ -19,6 +19,7 @@
 
 #include "shm/shm.h"
 #include "shm/shm_internal.h"
+#include "sync/page.h"
 
 /* ---- above stdio */
 
@@ -203,7 +204,7 @@ int shm_check_length(size_t length)
  * commits the last page can have anything in it. */
 static int extend(int fd, size_t length)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_size();
     int error;
 
     do

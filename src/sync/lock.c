@@ -8,10 +8,10 @@
 #include <time.h>
 
 #include "base/compiler.h"
-#include "sync/brief.h"
 #include "sync/process.h"
 #include "sync/report.h"
 #include "sync/tsan.h"
+#include "sync/word_lock.h"
 
 enum { SLICE_MS = 5, NS_A_MS = 1000000, NS_A_SECOND = 1000000000, BITS_A_RANK = 16 };
 
@@ -49,7 +49,7 @@ int lock_init(struct lock *lock, enum lock_rank rank)
     struct lock made = {.rank = rank};
     int error = pthread_mutexattr_init(&attributes);
 
-    brief_start();
+    word_lock_start();
     if (error != 0)
         return error;
     pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
@@ -142,7 +142,7 @@ static void greet(void)
 /* What an interrupted call named for the kernel, if this is a signal handler. */
 static void *named(void)
 {
-    struct brief_list_head *head = brief_head();
+    struct word_lock_list *head = word_lock_head();
 
     return likely(head != NULL) ? head->list_op_pending : NULL;
 }
@@ -150,7 +150,7 @@ static void *named(void)
 /* NB: needed outside a handler, too: after a wait that timed out, glibc leaves the mutex named. */
 static void name_again(void *former)
 {
-    struct brief_list_head *head = brief_head();
+    struct word_lock_list *head = word_lock_head();
 
     compiler_barrier();
     if (likely(head != NULL))

@@ -15,7 +15,7 @@
  *
  * A handler may also end the process. For the kernel, the C library names the mutex that is being
  * taken or released in the thread's `list_op_pending`, and clears that field in the end. What an
- * interrupted call had there, its mutex or a brief lock (brief.h), is put back after each
+ * interrupted call had there, its mutex or a word lock (word_lock.h), is put back after each
  * operation. NB: if the process is killed during just those instructions of a handler, the lock
  * that the interrupted call was taking stays locked.
  */

@@ -1,6 +1,7 @@
 /* process.c - the page that fork wipes, and what a new process must be. */
 #define _GNU_SOURCE
 #include "sync/process.h"
+#include "sync/page.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -23,7 +24,7 @@ static _Atomic(uint32_t) last_number = 1;
 
 void process_start(void)
 {
-    size_t bytes = (size_t)sysconf(_SC_PAGESIZE);
+    size_t bytes = page_size();
 
     if (process_number != NULL)
         return;

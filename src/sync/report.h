@@ -1,8 +1,8 @@
 /* report.h - faults on their way to the program.
  *
  * A fault is reported at the boundary, when the thread holds no lock any more: by default, by one
- * line on stderr and abort(); the program's handler may decide otherwise. A fault that a lower layer
- * finds outside any call's `struct fault` is kept for the thread until then.
+ * line on stderr and abort(); the program's handler may decide otherwise. A fault that a lower
+ * layer finds outside any call's `struct fault` is kept for the thread until then.
  */
 #ifndef DVSM_SYNC_REPORT_H
 #define DVSM_SYNC_REPORT_H

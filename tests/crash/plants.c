@@ -1,7 +1,7 @@
 /* plants.c - faults planted in the library, one at a time, each to be found: the harness can fail.
  *
- * They are the uses of PLANTED() in src/, by number. Only the harness's own build of the library
- * has them.
+ * They are the uses of PLANTED() in src/, listed in base/plant.h. Only the harness's own build of
+ * the library has them.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -17,30 +17,38 @@
 
 static const struct plant {
     const char *what;
-    int (*found_by)(const struct budget *budget);
-    const char *only; /* the scenario that goes by it; NULL: many do */
+    int (*found_by)(const struct budget *budget); /* NULL: by run_boundaries() */
+    const char *only;                             /* the scenario that goes by it; NULL: many do */
 } plants[] = {
-    {"(nothing: all must be well)", run_boundaries, NULL},
-    {"the journal's count is raised after the store", run_boundaries, NULL},
-    {"a journal is rolled back from its first entry on", run_boundaries, NULL},
-    {"the victim is stored before it is journaled", run_boundaries, NULL},
-    {"a run is taken and committed before it is pending", run_boundaries, NULL},
-    {"what the arena absorbed stays pending", run_boundaries, NULL},
-    {"a trade's transit record is not cleared", run_boundaries, NULL},
-    {"a magazine to be split is out of its list before the copy", run_boundaries, NULL},
-    {"a magazine is filled and drained without the journal", run_boundaries, NULL},
-    {"recovery leaves what is in transit", run_boundaries, NULL},
-    {"recovery leaves what is pending", run_boundaries, NULL},
-    {"recovery does not restore the words inside a run", run_boundaries, NULL},
-    {"a depot is recovered before the arena that counts in it", run_boundaries, NULL},
-    {"a roll back empties the journal before it puts back", run_recovery, NULL},
-    {"recovery takes the new magazine for loaded", run_boundaries, NULL},
-    {"memory is released without a note", run_boundaries, NULL},
-    {"an arena's holes are counted without the journal", run_boundaries, "punch"},
-    {"a list of remote frees is taken off before it is noted", run_boundaries, "work-off"},
-    {"a remote free is passed on when it is done", run_boundaries, "work-off"},
+    [PLANT_NONE] = {.what = "(nothing: all must be well)"},
+    [PLANT_COUNT_AFTER_STORE] = {.what = "the journal's count is raised after the store"},
+    [PLANT_ROLL_BACK_FORWARDS] = {.what = "a journal is rolled back from its first entry on"},
+    [PLANT_VICTIM_STORED_FIRST] = {.what = "the victim is stored before it is journaled"},
+    [PLANT_RUN_TAKEN_BEFORE_PENDING] = {.what =
+                                            "a run is taken and committed before it is pending"},
+    [PLANT_ABSORBED_STAYS_PENDING] = {.what = "what the arena absorbed stays pending"},
+    [PLANT_TRANSIT_NOT_CLEARED] = {.what = "an exchange's transit record is not cleared"},
+    [PLANT_SPLIT_UNLISTED_FIRST] =
+        {.what = "a magazine to be split is out of its list before the copy"},
+    [PLANT_FILLED_WITHOUT_JOURNAL] = {.what =
+                                          "a magazine is filled and drained without the journal"},
+    [PLANT_TRANSIT_LEFT] = {.what = "recovery leaves what is in transit"},
+    [PLANT_PENDING_LEFT] = {.what = "recovery leaves what is pending"},
+    [PLANT_INNER_WORDS_LEFT] = {.what = "recovery does not restore the words inside a run"},
+    [PLANT_DEPOT_BEFORE_ARENA] = {.what =
+                                      "a depot is recovered before the arena that counts in it"},
+    [PLANT_JOURNAL_EMPTIED_FIRST] = {.what = "a roll back empties the journal before it puts back",
+                                     .found_by = run_recovery},
+    [PLANT_NEW_TAKEN_FOR_LOADED] = {.what = "recovery takes the new magazine for loaded"},
+    [PLANT_RELEASED_WITHOUT_NOTE] = {.what = "memory is released without a note"},
+    [PLANT_HOLES_WITHOUT_JOURNAL] = {.what = "an arena's holes are counted without the journal",
+                                     .only = "punch"},
+    [PLANT_REMOTE_TAKEN_BEFORE_NOTED] =
+        {.what = "a list of remote frees is taken off before it is noted", .only = "work-off"},
+    [PLANT_REMOTE_PASSED_WHEN_DONE] = {.what = "a remote free is passed on when it is done",
+                                       .only = "work-off"},
 };
-enum { PLANTS = sizeof plants / sizeof *plants };
+_Static_assert(sizeof plants / sizeof *plants == PLANTS, "each fault is looked for");
 
 /* In a process of its own, whose last words are kept. 0: found nothing; 1: found. */
 static int try_plant(size_t number, const struct budget *budget, char *line, size_t bytes)
@@ -60,11 +68,12 @@ static int try_plant(size_t number, const struct budget *budget, char *line, siz
         close(fds[0]);
         struct budget less = *budget;
 
-        dvsm_planted = (int)number;
+        dvsm_planted = (enum planted)number;
         less.only = number == 0            ? "random"
                     : budget->only != NULL ? budget->only
                                            : plants[number].only;
-        _exit(plants[number].found_by(&less));
+        _exit(plants[number].found_by != NULL ? plants[number].found_by(&less)
+                                              : run_boundaries(&less));
     }
     close(fds[1]);
     size_t have = 0;
@@ -86,6 +95,8 @@ int run_plants(const struct budget *budget)
     char line[200];
 
     for (size_t number = 0; number < PLANTS; number++) {
+        if (plants[number].what == NULL)
+            give_up("a planted fault that nobody looks for");
         int result = try_plant(number, budget, line, sizeof line);
 
         printf("  %2zu %-60s %s\n", number, plants[number].what,

@@ -123,7 +123,7 @@ bool in_release(void);
 bool in_punching(void);
 bool in_settling(void);
 bool in_filling(void);
-bool in_trade(void);
+bool in_exchange(void);
 bool in_shrinking(void);
 bool in_making(void);
 bool in_lane(void);

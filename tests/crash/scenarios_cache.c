@@ -30,7 +30,7 @@ void prepare_stock(void)
     hold(0, MANY, 40);
 }
 
-/* Full magazines in stock, and the last trade went the other way than the next: magazines are
+/* Full magazines in stock, and the last exchange went the other way than the next: magazines are
  * split. */
 void prepare_split(void)
 {
@@ -59,7 +59,7 @@ void act_pop_and_push(void)
     drop(40, 4, 1);
 }
 
-/* One more than a lane holds: a trade, a split. */
+/* One more than a lane holds: an exchange, a split. */
 void act_spill(void)
 {
     drop(0, FEW, 1);
@@ -129,19 +129,19 @@ void prepare_magazines(void)
     stock_drain(&the_heap->cache, class_above(chunk_size_for(40)), SIZE_MAX, &fault);
 }
 
-static void take_units(unsigned class, size_t until)
+static void take_units(unsigned cls, size_t until)
 {
     struct cache *cache = &the_heap->cache;
 
-    if (!depot_enter(cache, class))
+    if (!depot_enter(cache, cls))
         give_up("the depot is not to be had");
     while (cache->table->room == 0 ||
            ((struct magazine_granule *)cache->table->room)->unused < until) {
-        if (!place_take(cache, class))
+        if (!place_take(cache, cls))
             give_up("no unit");
-        depot_make_magazines(depot_of(cache, class), class);
+        depot_make_magazines(depot_of(cache, cls), cls);
     }
-    depot_leave(depot_of(cache, class));
+    depot_leave(depot_of(cache, cls));
 }
 
 /* The magazines' granule is used up but for the last unit, by two classes that hold nothing; the

@@ -67,7 +67,7 @@ void hold_lane(void)
     void *former;
 
     if (lanes_are_locked())
-        brief_acquire(&this_lane()->lock, &former);
+        word_lock_acquire(&this_lane()->lock, &former);
     raise(SIGSTOP);
 }
 
@@ -150,7 +150,7 @@ bool in_filling(void)
     return a_depot()->transit_new != 0 && first_arena()->journal.count > 1;
 }
 
-bool in_trade(void)
+bool in_exchange(void)
 {
     return a_depot()->transit_old != 0 && a_depot()->log.count == 0;
 }

@@ -213,8 +213,8 @@ static void *get(size_t size)
     return block;
 }
 
-/* Enough to make a lane trade, in both directions. */
-static void trade(size_t size)
+/* Enough to make a lane exchange magazines, in both directions. */
+static void exchange_magazines(size_t size)
 {
     enum { MANY = 70 };
     void *blocks[MANY];
@@ -242,8 +242,8 @@ static void work_a_little(void)
     }
     for (size_t i = 1; i < KINDS; i += 2)
         dvsm_free(blocks[i]);
-    trade(40);
-    trade(1500);
+    exchange_magazines(40);
+    exchange_magazines(1500);
 }
 
 /* The size of what the dead were at. */

@@ -13,8 +13,8 @@ enum variant {
     VARIANTS
 };
 
-/* All of it: the account, allocating, freeing, trading, trimming, and in the end freeing all that
- * is left. The ledger is as it was afterwards, the heap is not. */
+/* All of it: the account, allocating, freeing, exchanging magazines, trimming, and in the end
+ * freeing all that is left. The ledger is as it was afterwards, the heap is not. */
 void survive(enum variant variant);
 
 /* Only the account: every byte is free, cached, the allocator's own, or in a block that the ledger

@@ -2,6 +2,8 @@
  * or has the kernel refuse it.
  *
  * docs/sandbox.md lists what is needed and when; here each of its lines is held to.
+ *
+ * Not under sanitizers: a filter ends the process at any other call, and they make their own.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -4,6 +4,8 @@
  * with its second, and so on until there are no more; then the same with release, and with all
  * calls from the k-th on failing. Whatever fails: the map stays sound, its account exact, nothing
  * is lost, and when the backend works again so does the map.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

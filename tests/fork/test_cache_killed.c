@@ -1,12 +1,14 @@
 /* test_cache_killed.c - a process is killed at each store of what the cache does.
  *
- * A scene brings a heap into a state and then does one thing: a pop, a trade, a fill, a drain, ...
- * It is first played in a child, instruction by instruction, to see after which of them shared
+ * A scene brings a heap into a state and then does one thing: a pop, an exchange, a fill, a drain,
+ * ... It is first played in a child, instruction by instruction, to see after which of them shared
  * memory is no longer the same: the cuts. Then once more for each cut (or a part of them, if there
  * are many), from the same state: there the child is killed. The survivor finds each block in just
  * one place, what it holds itself untouched, and can use and free everything.
  *
  *     fork_cache_killed [seed [thousands of steps a scene, by three]]
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -75,7 +77,7 @@ static size_t held(void)
     return n;
 }
 
-/* Pops what the lane has, so that the next malloc has to trade. */
+/* Pops what the lane has, so that the next malloc has to exchange. */
 static void empty_the_lane(size_t from)
 {
     for (; !magazine_is_empty(CLASS, lane_word(cache, 0, CLASS)); from++) {
@@ -84,7 +86,7 @@ static void empty_the_lane(size_t from)
     }
 }
 
-/* Pushes until the next free has to trade. */
+/* Pushes until the next free has to exchange. */
 static size_t fill_the_lane(size_t from)
 {
     for (; !magazine_is_full(CLASS, lane_word(cache, 0, CLASS)); from++) {
@@ -127,14 +129,14 @@ static void lane_is_empty_and_the_stock_not(void)
     empty_the_lane(0);
 }
 
-/* The trade before went the other way: the stock's magazine, a full one, is split. */
+/* The exchange before went the other way: the stock's magazine, a full one, is split. */
 static void lane_is_empty_after_frees(void)
 {
     hold(0, 280);
     drop(0, 200);
-    depot_of(cache, CLASS)->last_trade[0] = TRADE_REFILL;
+    depot_of(cache, CLASS)->last_exchange[0] = EXCHANGE_REFILL;
     empty_the_lane(0);
-    depot_of(cache, CLASS)->last_trade[0] = TRADE_SPILL;
+    depot_of(cache, CLASS)->last_exchange[0] = EXCHANGE_SPILL;
 }
 
 static void nothing_is_cached(void)
@@ -164,7 +166,7 @@ static void lane_is_full(void)
     hold(0, 200);
     give(199);
     fill_the_lane(0);
-    depot_of(cache, CLASS)->last_trade[0] = TRADE_SPILL;
+    depot_of(cache, CLASS)->last_exchange[0] = EXCHANGE_SPILL;
 }
 
 /* A full lane gets the lower half of a magazine that is split. */
@@ -174,7 +176,7 @@ static void lane_is_full_after_mallocs(void)
     give(279);
     drop(0, 140);
     fill_the_lane(140);
-    depot_of(cache, CLASS)->last_trade[0] = TRADE_REFILL;
+    depot_of(cache, CLASS)->last_exchange[0] = EXCHANGE_REFILL;
     assert_true(depot_of(cache, CLASS)->stock[0] != 0);
 }
 
@@ -188,7 +190,7 @@ static void magazines_are_used_up(void)
     size_t i = fill_the_lane(0);
     for (; i < BLOCKS - 1 && d->empty != 0; i = fill_the_lane(i + 1))
         drop(i, i + 1);
-    depot_of(cache, CLASS)->last_trade[0] = TRADE_SPILL;
+    depot_of(cache, CLASS)->last_exchange[0] = EXCHANGE_SPILL;
 }
 
 static void drain_a_magazine(void *context)
@@ -208,7 +210,7 @@ static void unload_the_lane(void)
     if (w == 0)
         return;
     assert_true(depot_enter(cache, CLASS));
-    assert_true(cache_trade(cache, CLASS, 0, w, 0));
+    assert_true(cache_exchange(cache, CLASS, 0, w, 0));
     depot_put_away(d, CLASS, 0, w);
     depot_set_transit(d, 0, 0);
     journal_commit(depot_journal(d));
@@ -461,11 +463,11 @@ static bool content_is_intact(void)
 }
 
 /* That freeing it once more would be seen. */
-static bool is_known(void *context, void *cached, unsigned class)
+static bool is_known(void *context, void *cached, unsigned cls)
 {
     bool *known = context;
 
-    (void)class;
+    (void)cls;
     *known = cache_holds(cache, cached);
     return *known;
 }

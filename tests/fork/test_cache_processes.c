@@ -1,5 +1,7 @@
 /* test_cache_processes.c - what is cached belongs to CPUs: processes and threads of all kinds use
  * it, come and go, and nothing piles up or is lost.
+ *
+ * Modes: default, locked
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

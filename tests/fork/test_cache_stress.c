@@ -2,6 +2,8 @@
  * while another checks everything all the time; at the end the account is exact.
  *
  * DVSM_TEST_SECONDS says how long (3).
+ *
+ * Modes: default, locked
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -295,14 +295,14 @@ static void transit_was_never_made(void)
 
 static void transit_is_in_stock(void)
 {
-    for (size_t i = 0; i < DEPOT_SHELVES; i++)
+    for (size_t i = 0; i < CPU_GROUPS; i++)
         if (depot()->stock[i] != 0)
             depot()->transit_new = depot()->stock[i];
 }
 
 static void stock_has_a_private_block(void)
 {
-    for (size_t i = 0; i < DEPOT_SHELVES; i++)
+    for (size_t i = 0; i < CPU_GROUPS; i++)
         if (depot()->stock[i] != 0)
             *magazine_last(depot()->stock[i]) = (word)private_words;
 }

@@ -2,6 +2,8 @@
  *
  * The C library's mutex notes in its word that somebody waits, and forgets it when the one that it
  * woke dies before it took the lock and another takes it: played here by taking the note away.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -8,6 +8,8 @@
  * At some boundaries the child is killed for real, and the result must be the same; in a last round
  * the survivor is killed, too, and a third process takes over. How many of those is the number of
  * operations (random.h).
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -2,6 +2,8 @@
  *
  * Each worker takes runs, signs every granule in a table that all share, looks after a while
  * whether its signature is still there, and gives the runs back. So a run handed out twice is seen.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -4,6 +4,8 @@
  * One child goes through calls an instruction at a time; at every few of them it stands still while
  * another, the witness, allocates and frees and measures its longest call. The moments in which the
  * one that stands still has the granule map's lock are counted: then the witness may have to wait.
+ *
+ * Not under sanitizers: it single-steps whole calls, and instrumentation adds millions of steps.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

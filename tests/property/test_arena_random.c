@@ -6,6 +6,8 @@
  * arena, and every now and then in a large one, every check is clean. Sources fail at random.
  * Memory inside free chunks is given back now and then, and cannot be touched until it has come
  * again. In the end all is freed and nothing is left.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -3,6 +3,8 @@
  * The model knows of each granule who has it and whether it has memory, finds runs by looking at
  * all of them, and follows the rules of segment.h for what is retained and released. After each
  * operation the map must have done exactly what the model did, and be sound.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

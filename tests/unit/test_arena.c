@@ -1,5 +1,8 @@
 /* test_arena.c - the engine over a caller's buffer: where blocks go, how they are merged, resized,
- * aligned, batched. */
+ * aligned, batched.
+ *
+ * Modes: default
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

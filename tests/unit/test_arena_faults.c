@@ -2,6 +2,8 @@
  *
  * Each gives the right fault, and leaves the arena as it was but for `damaged`. Where metadata is
  * damaged the arena refuses everything from then on.
+ *
+ * Modes: default
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,7 @@
 /* test_arena_growth.c - an arena over the granule map: where new memory goes, how it is given back,
  * large blocks, and a source that fails at each call.
+ *
+ * Modes: default
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,7 @@
 /* test_arena_growth_faults.c - wrong pointers and overwritten metadata in arenas that have grown:
  * records of segments, large blocks, places without memory; and anything anywhere.
+ *
+ * Modes: default
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -3,6 +3,8 @@
  * Each call is made within one change and not committed; it is cut at its end or after any of its
  * stores, and undone. In the end everything that anyone reads is as before: blocks in use to the
  * last byte, free chunks but for their inside.
+ *
+ * Modes: default
  */
 #include <setjmp.h>
 #include <stdarg.h>

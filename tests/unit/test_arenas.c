@@ -1,5 +1,7 @@
 /* test_arenas.c - several arenas: which one serves, making one, moving on, evening out, damage.
  * Caches are off, so that each call reaches an arena.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

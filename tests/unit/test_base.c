@@ -1,4 +1,7 @@
-/* test_base.c - bits, checks, faults, journal, lock. */
+/* test_base.c - bits, checks, faults, journal, lock.
+ *
+ * Modes: default
+ */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,8 @@
 /* test_bins.c - the bins alone, over a row of chunks laid out by hand; bins_check after each
- * step. */
+ * step.
+ *
+ * Modes: default
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -4,6 +4,8 @@
  * Each case runs with sequences (by a stand-in, so that one CPU's lane is known to be in use), with
  * locked lanes, and as a process without rseq in a heap with it, which has depots only. The number
  * of cached blocks is known at each step, and everything is checked.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -74,15 +76,15 @@ static void expect(size_t cached, size_t used)
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
-static size_t in_lane(unsigned cpu, unsigned class)
+static size_t in_lane(unsigned cpu, unsigned cls)
 {
-    return magazine_count(class, lane_word(cache, cpu, class));
+    return magazine_count(cls, lane_word(cache, cpu, cls));
 }
 
 /* The request that a class just serves. */
-static size_t request(unsigned class)
+static size_t request(unsigned cls)
 {
-    return class_size(class) - CHUNK_OVERHEAD;
+    return class_size(cls) - CHUNK_OVERHEAD;
 }
 
 static void allocate(size_t from, size_t to, size_t size)
@@ -112,8 +114,8 @@ static void test_a_fill_brings_four_times_as_much_each_time_up_to_half_a_magazin
 {
     (void)state;
     for (size_t k = 0; k < CLASSES; k++) {
-        unsigned class = classes[k];
-        size_t half = magazine_capacity(class) / 2, most = 32 * KIB / class_size(class) + 1;
+        unsigned cls = classes[k];
+        size_t half = magazine_capacity(cls) / 2, most = 32 * KIB / class_size(cls) + 1;
         size_t left = 0, wanted = 1;
 
         use_heap(NULL);
@@ -125,9 +127,9 @@ static void test_a_fill_brings_four_times_as_much_each_time_up_to_half_a_magazin
                 wanted *= 4;
             }
             left--;
-            if (i * class_size(class) > 100 * KIB)
+            if (i * class_size(cls) > 100 * KIB)
                 break;
-            allocate(i, i + 1, request(class));
+            allocate(i, i + 1, request(cls));
             if (i < 40 || i % 16 == 0)
                 expect(left, i + 1);
         }
@@ -180,7 +182,7 @@ static void test_a_fill_takes_free_chunks_of_the_size_first(void **state)
     expect(0, 0);
 }
 
-/* ---- trades */
+/* ---- exchanges */
 
 static void test_nothing_is_lost_or_doubled_up_and_down(void **state)
 {
@@ -207,15 +209,15 @@ static void test_nothing_is_lost_or_doubled_up_and_down(void **state)
 /* A link that was overwritten leads nowhere, or round and round: looks end all the same. */
 static void test_a_damaged_list_keeps_nobody_busy(void **state)
 {
-    const unsigned class = 10;
+    const unsigned cls = 10;
     const struct depot *d;
 
     (void)state;
     use_heap(NULL);
-    d = depot_of(cache, class);
-    allocate(0, 300, request(class));
+    d = depot_of(cache, cls);
+    allocate(0, 300, request(cls));
     release(0, 300);
-    word *link = &magazine_of(class, d->stock[0])->link, right = *link;
+    word *link = &magazine_of(cls, d->stock[0])->link, right = *link;
     const word wrong[] = {d->stock[0], 1, (word)(uintptr_t)link + GRANULE, ~(word)0};
 
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -227,80 +229,81 @@ static void test_a_damaged_list_keeps_nobody_busy(void **state)
     expect(300, 0);
 }
 
-/* Whatever the order, trades are rare: counted by the magazines that the lane is seen to have. */
-static void test_at_least_thirty_operations_between_trades_at_a_turn(void **state)
+/* Whatever the order, exchanges are rare: counted by the magazines that the lane is seen to
+ * have. */
+static void test_at_least_thirty_operations_between_exchanges_at_a_turn(void **state)
 {
-    const unsigned class = 10;
-    size_t n = 0, trades = 0, operations = 0;
+    const unsigned cls = 10;
+    size_t n = 0, exchanges = 0, operations = 0;
 
     (void)state;
     use_heap(NULL);
     if (kind == LANES_NONE)
         skip();
-    allocate(0, 300, request(class));
+    allocate(0, 300, request(cls));
     release(100, 300);
     n = 100;
-    struct magazine *last = magazine_of(class, lane_word(cache, 0, class));
+    struct magazine *last = magazine_of(cls, lane_word(cache, 0, cls));
     for (unsigned turn = 0; turn < 40; turn++)
         for (unsigned i = 0; i < 7 + 13 * (turn / 2 % 6); i++, operations++) {
             if (turn % 2 == 0)
-                allocate(n, n + 1, request(class));
+                allocate(n, n + 1, request(cls));
             else
                 release(n - 1, n);
             n += turn % 2 == 0 ? 1 : (size_t)-1;
-            trades += magazine_of(class, lane_word(cache, 0, class)) != last;
-            last = magazine_of(class, lane_word(cache, 0, class));
+            exchanges += magazine_of(cls, lane_word(cache, 0, cls)) != last;
+            last = magazine_of(cls, lane_word(cache, 0, cls));
         }
-    assert_true(trades > 0);
-    assert_true(trades * 30 <= operations + 60);
+    assert_true(exchanges > 0);
+    assert_true(exchanges * 30 <= operations + 60);
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
 /* At the edge of a magazine back and forth: the worst that could be. */
-static void test_a_pair_at_any_fill_of_the_lane_trades_rarely(void **state)
+static void test_a_pair_at_any_fill_of_the_lane_exchanges_rarely(void **state)
 {
-    const unsigned class = 10;
+    const unsigned cls = 10;
 
     (void)state;
     use_heap(NULL);
     if (kind == LANES_NONE)
         skip();
-    allocate(0, 300, request(class));
+    allocate(0, 300, request(cls));
     for (size_t n = 300; n > 0; n--) {
-        struct magazine *last = magazine_of(class, lane_word(cache, 0, class));
-        size_t trades = 0;
+        struct magazine *last = magazine_of(cls, lane_word(cache, 0, cls));
+        size_t exchanges = 0;
 
         release(n - 1, n);
         for (size_t i = 0; i < 40; i++) {
-            dvsm_free(dvsm_heap_malloc(heap, request(class)));
-            trades += magazine_of(class, lane_word(cache, 0, class)) != last;
-            last = magazine_of(class, lane_word(cache, 0, class));
+            dvsm_free(dvsm_heap_malloc(heap, request(cls)));
+            exchanges += magazine_of(cls, lane_word(cache, 0, cls)) != last;
+            last = magazine_of(cls, lane_word(cache, 0, cls));
         }
-        assert_in_range(trades, 0, 3);
+        assert_in_range(exchanges, 0, 3);
     }
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
 static void test_what_one_cpu_freed_serves_another(void **state)
 {
-    const unsigned class = 7;
+    const unsigned cls = 7;
 
     (void)state;
     use_heap(NULL);
     if (cache->table->cpus < 2 || !stand_in_be_on(1))
         skip();
     stand_in_be_on(0);
-    allocate(0, 300, request(class));
+    allocate(0, 300, request(cls));
     release(0, 300);
-    size_t cached = stats().cached_blocks, mine = in_lane(0, class);
+    size_t cached = stats().cached_blocks, mine = in_lane(0, cls);
     size_t granules = stats().committed_bytes - stats().metadata_bytes;
     stand_in_be_on(1);
-    allocate(0, cached - mine, request(class));
-    assert_int_equal(in_lane(0, class), mine);
+    allocate(0, cached - mine, request(cls));
+    assert_int_equal(in_lane(0, cls), mine);
     expect(mine, cached - mine);
     assert_int_equal(stats().committed_bytes - stats().metadata_bytes, granules);
-    allocate(cached - mine, cached - mine + 1, request(class)); /* the other's lane is its own */
-    assert_int_equal(in_lane(0, class), mine);
+    allocate(cached - mine, cached - mine + 1, request(cls)); /* the other's lane is its own */
+    assert_int_equal(in_lane(0, cls), mine);
     release(0, cached - mine + 1);
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
@@ -339,12 +342,12 @@ static void test_a_block_of_a_size_between_classes_is_cached_in_the_lower_one(vo
         assert_non_null(p);
         assert_ptr_equal(dvsm_realloc_in_place(p, size - CHUNK_OVERHEAD), p);
         memset(p, 1, size - CHUNK_OVERHEAD);
-        unsigned class = class_below(dvsm_malloc_usable_size(p) + CHUNK_OVERHEAD);
-        word_show(&depot_of(cache, class)->demand, 2); /* no longer its first blocks */
+        unsigned cls = class_below(dvsm_malloc_usable_size(p) + CHUNK_OVERHEAD);
+        word_show(&depot_of(cache, cls)->demand, 2); /* no longer its first blocks */
         dvsm_free(p);
-        void *again = dvsm_heap_malloc(heap, request(class));
+        void *again = dvsm_heap_malloc(heap, request(cls));
         assert_ptr_equal(again, p);
-        memset(again, 2, request(class));
+        memset(again, 2, request(cls));
         dvsm_free(again);
         assert_int_equal(dvsm_check(heap, stderr), 0);
         dvsm_heap_trim(heap, 0);
@@ -356,14 +359,14 @@ static void test_a_block_of_a_size_between_classes_is_cached_in_the_lower_one(vo
 
 static void test_magazines_memory_is_given_back(void **state)
 {
-    const unsigned class = 5;
+    const unsigned cls = 5;
     const struct depot *d;
 
     (void)state;
     use_heap(NULL);
-    d = depot_of(cache, class);
+    d = depot_of(cache, cls);
     for (int turn = 0; turn < 2; turn++) {
-        allocate(0, BLOCKS, request(class));
+        allocate(0, BLOCKS, request(cls));
         release(0, BLOCKS);
         assert_true(d->made >= BLOCKS / 62);
         assert_true(cache->table->granules >= 1);
@@ -381,12 +384,12 @@ static void test_a_heap_of_few_blocks_has_no_magazines(void **state)
 {
     (void)state;
     use_heap(NULL);
-    for (unsigned class = 2; class < CACHE_CLASSES; class ++)
-        dvsm_free(dvsm_heap_malloc(heap, request(class)));
+    for (unsigned cls = 2; cls < CACHE_CLASSES; cls++)
+        dvsm_free(dvsm_heap_malloc(heap, request(cls)));
     assert_int_equal(cache->table->granules, 0);
     expect(0, 0);
-    for (unsigned class = 2; class < CACHE_CLASSES; class ++)
-        dvsm_free(dvsm_heap_malloc(heap, request(class)));
+    for (unsigned cls = 2; cls < CACHE_CLASSES; cls++)
+        dvsm_free(dvsm_heap_malloc(heap, request(cls)));
     assert_true(cache->table->granules > 0);
     assert_true(stats().cached_blocks > 0);
     expect(stats().cached_blocks, 0);
@@ -403,17 +406,17 @@ static void test_one_block_takes_little_memory(void **state)
 /* No memory for magazines: what is freed goes to the arena. */
 static void test_without_memory_for_magazines_a_class_does_without(void **state)
 {
-    const unsigned class = 4;
+    const unsigned cls = 4;
     enum { MORE = 3000 };
     static void *many[MORE];
 
     (void)state;
     use_heap(&(dvsm_options){.limit = 64 * MIB});
     dvsm_free(dvsm_heap_malloc(heap, 100 * KIB));
-    many[0] = dvsm_heap_malloc(heap, request(class));
+    many[0] = dvsm_heap_malloc(heap, request(cls));
     segment_set_limit(&heap->segments, dvsm_heap_footprint(heap));
     for (size_t i = 1; i < MORE; i++)
-        many[i] = dvsm_heap_malloc(heap, request(class));
+        many[i] = dvsm_heap_malloc(heap, request(cls));
     for (size_t i = 0; i < MORE; i++) {
         dvsm_free(many[i]);
         if (i % 100 == 0)
@@ -429,10 +432,10 @@ static size_t classes_for(size_t bytes)
 {
     size_t sum = 0;
 
-    for (unsigned class = 2; class < CACHE_CLASSES; class ++) {
-        sum += magazine_capacity(class) * class_size(class);
+    for (unsigned cls = 2; cls < CACHE_CLASSES; cls++) {
+        sum += magazine_capacity(cls) * class_size(cls);
         if (sum > bytes)
-            return class > 2 ? class : 0;
+            return cls > 2 ? cls : 0;
     }
     return CACHE_CLASSES;
 }
@@ -447,10 +450,10 @@ static void test_cache_bytes_decides_which_classes_are_cached(void **state)
         use_heap(&(dvsm_options){.cache_bytes = bytes[i]});
         assert_int_equal(cache->table->classes, classes_for(bytes[i]));
         assert_int_equal(stock_bound(cache), bytes[i]);
-        for (unsigned class = 2; class < CACHE_CLASSES; class ++) {
-            dvsm_free(dvsm_heap_malloc(heap, request(class)));
-            dvsm_free(dvsm_heap_malloc(heap, request(class)));
-            assert_int_equal(stats().cached_blocks > 0, class < cache->table->classes);
+        for (unsigned cls = 2; cls < CACHE_CLASSES; cls++) {
+            dvsm_free(dvsm_heap_malloc(heap, request(cls)));
+            dvsm_free(dvsm_heap_malloc(heap, request(cls)));
+            assert_int_equal(stats().cached_blocks > 0, cls < cache->table->classes);
             dvsm_heap_trim(heap, 0);
         }
         assert_int_equal(dvsm_check(heap, stderr), 0);
@@ -463,8 +466,8 @@ static void test_without_a_cache_nothing_is_ever_cached(void **state)
 {
     (void)state;
     use_heap(&(dvsm_options){.cache_bytes = SIZE_MAX});
-    for (unsigned class = 2; class < CACHE_CLASSES; class ++)
-        dvsm_free(dvsm_heap_malloc(heap, request(class)));
+    for (unsigned cls = 2; cls < CACHE_CLASSES; cls++)
+        dvsm_free(dvsm_heap_malloc(heap, request(cls)));
     expect(0, 0);
     dvsm_heap_trim(heap, 0);
     expect(0, 0);
@@ -481,10 +484,10 @@ static void test_depots_hold_no_more_than_the_bound(void **state)
 
     (void)state;
     use_heap(&(dvsm_options){.cache_bytes = bytes});
-    const unsigned class = class_above(chunk_size_for(size));
-    if (class >= cache->table->classes)
+    const unsigned cls = class_above(chunk_size_for(size));
+    if (cls >= cache->table->classes)
         use_heap(&(dvsm_options){.cache_bytes = 3 * MIB});
-    size_t magazine = magazine_capacity(class) * class_size(class);
+    size_t magazine = magazine_capacity(cls) * class_size(cls);
     size_t most = stock_bound(cache) + cache->table->bytes_a_cpu + 2 * magazine;
 
     for (size_t i = 0; i < MORE; i++)
@@ -659,8 +662,8 @@ static const struct {
     TEST(test_a_fill_takes_free_chunks_of_the_size_first),
     TEST(test_nothing_is_lost_or_doubled_up_and_down),
     TEST(test_a_damaged_list_keeps_nobody_busy),
-    TEST(test_at_least_thirty_operations_between_trades_at_a_turn),
-    TEST(test_a_pair_at_any_fill_of_the_lane_trades_rarely),
+    TEST(test_at_least_thirty_operations_between_exchanges_at_a_turn),
+    TEST(test_a_pair_at_any_fill_of_the_lane_exchanges_rarely),
     TEST(test_what_one_cpu_freed_serves_another),
     TEST(test_a_process_without_rseq_leaves_the_lanes_alone),
     TEST(test_a_block_of_a_size_between_classes_is_cached_in_the_lower_one),

@@ -1,5 +1,7 @@
 /* test_cache_freed.c - what is in the cache is free: freed once more it is found wherever it lies,
  * and what only looks so is not. Damage to lanes, depots and magazines is found by the check.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -125,7 +127,7 @@ static void test_a_block_in_another_cpus_lane_is_not_freed_again(void **state)
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
-/* Lane and stock, after trades and splits in both directions. */
+/* Lane and stock, after exchanges and splits in both directions. */
 static void test_no_block_of_many_is_freed_again(void **state)
 {
     (void)state;

@@ -1,5 +1,7 @@
 /* test_cache_lanes.c - size classes, magazine words, and one lane: by sequences through the
  * thread's rseq area and through a stand-in, and locked.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -29,13 +31,13 @@
 static void test_each_class_serves_its_own_size(void **state)
 {
     (void)state;
-    for (unsigned class = 2; class < CACHE_CLASSES; class ++) {
-        size_t size = class_size(class);
+    for (unsigned cls = 2; cls < CACHE_CLASSES; cls++) {
+        size_t size = class_size(cls);
 
         assert_int_equal(size % CHUNK_ALIGN, 0);
-        assert_int_equal(class_above(size), class);
-        assert_int_equal(class_below(size), class);
-        assert_true(size > class_size(class - 1));
+        assert_int_equal(class_above(size), cls);
+        assert_int_equal(class_below(size), cls);
+        assert_true(size > class_size(cls - 1));
     }
     assert_int_equal(class_size(CLASS_EXACT_LAST), 1 << 10);
     assert_int_equal(class_size(CACHE_CLASSES - 1), 32 << 10);
@@ -43,15 +45,15 @@ static void test_each_class_serves_its_own_size(void **state)
 
 static void test_a_request_gets_the_smallest_class_that_has_room(void **state)
 {
-    unsigned class = 2;
+    unsigned cls = 2;
 
     (void)state;
     for (size_t size = CHUNK_MIN; size <= CLASS_MOST; size++) {
-        if (size > class_size(class))
-            class ++;
-        assert_int_equal(class_above(size), class);
+        if (size > class_size(cls))
+            cls++;
+        assert_int_equal(class_above(size), cls);
     }
-    assert_int_equal(class, CACHE_CLASSES - 1);
+    assert_int_equal(cls, CACHE_CLASSES - 1);
     assert_int_equal(class_above(CLASS_MOST + 1), CLASS_NONE);
     assert_int_equal(class_above(SIZE_MAX / 2), CLASS_NONE);
 }
@@ -59,13 +61,13 @@ static void test_a_request_gets_the_smallest_class_that_has_room(void **state)
 /* The last class has chunks of one step more, too: a rest too small for a chunk. */
 static void test_a_chunk_is_at_home_in_the_largest_class_it_has_room_for(void **state)
 {
-    unsigned class = 2;
+    unsigned cls = 2;
 
     (void)state;
     for (size_t size = CHUNK_MIN; size <= CLASS_MOST + CHUNK_ALIGN; size += CHUNK_ALIGN) {
-        while (class + 1 < CACHE_CLASSES && class_size(class + 1) <= size)
-            class ++;
-        assert_int_equal(class_below(size), class);
+        while (cls + 1 < CACHE_CLASSES && class_size(cls + 1) <= size)
+            cls++;
+        assert_int_equal(class_below(size), cls);
     }
     assert_int_equal(class_below(CLASS_MOST + 2 * CHUNK_ALIGN), CLASS_NONE);
     assert_int_equal(class_below(SIZE_MAX / 2), CLASS_NONE);
@@ -152,43 +154,42 @@ static union {
     word whole[4];
 } block[64];
 
-static void *pop_marked(unsigned class)
+static void *pop_marked(unsigned cls)
 {
     if (locked)
-        return lane_locked_pop(&lanes[lane_in_use], class);
-    return class <= CLASS_EXACT_LAST ? lane_pop(&view, class, LANE_MASK(MAGAZINE_BYTES))
-                                     : lane_pop(&view, class, LANE_MASK(MAGAZINE_COARSE_BYTES));
+        return lane_locked_pop(&lanes[lane_in_use], cls);
+    return cls <= CLASS_EXACT_LAST ? lane_pop(&view, cls, LANE_MASK(MAGAZINE_BYTES))
+                                   : lane_pop(&view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES));
 }
 
 /* As malloc does: a block with a mark is one that was freed. */
-static void *pop(unsigned class)
+static void *pop(unsigned cls)
 {
-    void *popped = pop_marked(class);
+    void *popped = pop_marked(cls);
 
     if (popped != NULL)
         magazine_clear_mark(popped);
     return popped;
 }
 
-static bool push(unsigned class, void *given)
+static bool push(unsigned cls, void *given)
 {
     if (locked)
-        return lane_locked_push(&lanes[lane_in_use], class, given);
-    return class <= CLASS_EXACT_LAST
-               ? lane_push(&view, class, LANE_MASK(MAGAZINE_BYTES), given)
-               : lane_push(&view, class, LANE_MASK(MAGAZINE_COARSE_BYTES), given);
+        return lane_locked_push(&lanes[lane_in_use], cls, given);
+    return cls <= CLASS_EXACT_LAST ? lane_push(&view, cls, LANE_MASK(MAGAZINE_BYTES), given)
+                                   : lane_push(&view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES), given);
 }
 
-static bool exchange(unsigned cpu, unsigned class, word old, word replacement)
+static bool exchange(unsigned cpu, unsigned cls, word old, word replacement)
 {
     if (locked)
-        return cpu == lane_in_use && lane_locked_exchange(&lanes[cpu], class, old, replacement);
-    return lane_exchange(&view, cpu, class, old, replacement);
+        return cpu == lane_in_use && lane_locked_exchange(&lanes[cpu], cls, old, replacement);
+    return lane_exchange(&view, cpu, cls, old, replacement);
 }
 
-static word loaded(unsigned class)
+static word loaded(unsigned cls)
 {
-    return lanes[lane_in_use].loaded[class];
+    return lanes[lane_in_use].loaded[cls];
 }
 
 /* Shared with children. */
@@ -252,21 +253,21 @@ static void test_a_lane_gives_back_the_last_block_first(void **state)
     (void)state;
     skip_without_sequences();
     for (size_t k = 0; k < KINDS; k++) {
-        unsigned class = kinds[k];
-        size_t capacity = magazine_capacity(class);
+        unsigned cls = kinds[k];
+        size_t capacity = magazine_capacity(cls);
 
-        lanes[lane_in_use].loaded[class] = magazine_word(page(0), 0);
+        lanes[lane_in_use].loaded[cls] = magazine_word(page(0), 0);
         for (size_t i = 0; i < capacity; i++) {
-            assert_true(push(class, &block[i]));
-            assert_int_equal(loaded(class), magazine_word(page(0), i + 1));
+            assert_true(push(cls, &block[i]));
+            assert_int_equal(loaded(cls), magazine_word(page(0), i + 1));
         }
-        assert_false(push(class, &block[capacity]));
+        assert_false(push(cls, &block[capacity]));
         for (size_t i = capacity; i-- > 0;) {
-            assert_ptr_equal(pop(class), &block[i]);
-            assert_int_equal(loaded(class), magazine_word(page(0), i));
+            assert_ptr_equal(pop(cls), &block[i]);
+            assert_int_equal(loaded(cls), magazine_word(page(0), i));
         }
-        assert_null(pop(class));
-        lanes[lane_in_use].loaded[class] = 0;
+        assert_null(pop(cls));
+        lanes[lane_in_use].loaded[cls] = 0;
     }
 }
 
@@ -331,16 +332,16 @@ static void test_an_exchange_needs_the_word_unchanged(void **state)
     (void)state;
     skip_without_sequences();
     for (size_t k = 0; k < KINDS; k++) {
-        unsigned class = kinds[k];
+        unsigned cls = kinds[k];
 
-        assert_true(exchange(lane_in_use, class, 0, a));
-        assert_int_equal(loaded(class), a);
-        assert_false(exchange(lane_in_use, class, a + WORD, b));
-        assert_false(exchange(lane_in_use, class, 0, b));
-        assert_int_equal(loaded(class), a);
-        assert_true(exchange(lane_in_use, class, a, b));
-        assert_true(exchange(lane_in_use, class, b, 0));
-        assert_int_equal(loaded(class), 0);
+        assert_true(exchange(lane_in_use, cls, 0, a));
+        assert_int_equal(loaded(cls), a);
+        assert_false(exchange(lane_in_use, cls, a + WORD, b));
+        assert_false(exchange(lane_in_use, cls, 0, b));
+        assert_int_equal(loaded(cls), a);
+        assert_true(exchange(lane_in_use, cls, a, b));
+        assert_true(exchange(lane_in_use, cls, b, 0));
+        assert_int_equal(loaded(cls), 0);
     }
 }
 
@@ -368,8 +369,8 @@ static void test_other_lanes_and_classes_are_left_alone(void **state)
         assert_ptr_equal(pop(kinds[k]), &block[0]);
         lanes[lane_in_use].loaded[kinds[k]] = 0;
         assert_memory_equal(before, &lanes[lane_in_use].loaded, sizeof lanes->loaded);
-        for (size_t class = 0; class < CACHE_CLASSES; class ++)
-            assert_int_equal(lanes[1 - lane_in_use % 2].loaded[class], 0);
+        for (size_t cls = 0; cls < CACHE_CLASSES; cls++)
+            assert_int_equal(lanes[1 - lane_in_use % 2].loaded[cls], 0);
     }
 }
 
@@ -397,7 +398,7 @@ static int die_in_the_lane(void *context)
     void *former = NULL;
 
     (void)context;
-    CHILD_CHECK(brief_acquire(&lanes[0].lock, &former));
+    CHILD_CHECK(word_lock_acquire(&lanes[0].lock, &former));
     kill(getpid(), SIGKILL);
     return 0;
 }
@@ -423,11 +424,11 @@ static void test_who_finds_a_locked_lane_taken_goes_elsewhere(void **state)
 
     (void)state;
     lanes[0].loaded[4] = w;
-    assert_true(brief_acquire(&lanes[0].lock, &former));
+    assert_true(word_lock_acquire(&lanes[0].lock, &former));
     assert_null(lane_locked_pop(&lanes[0], 4));
     assert_false(lane_locked_push(&lanes[0], 4, &block[1]));
     assert_false(lane_locked_exchange(&lanes[0], 4, w, 0));
-    brief_release(&lanes[0].lock, former);
+    word_lock_release(&lanes[0].lock, former);
     assert_int_equal(lanes[0].loaded[4], w);
 }
 

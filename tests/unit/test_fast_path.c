@@ -3,6 +3,8 @@
  *
  * The library is loaded when the program already runs, and finds in it a stand-in for the C
  * library's rseq area: a child of it can then be single-stepped through the sequences.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -3,6 +3,8 @@
  * A child is stepped by the processor's trap flag: the handler runs in the thread that it
  * interrupts, wherever that is, and calls functions of the same heap itself. Whatever it gets, it
  * returns, without a fault; nothing is lost, and the heap stays sound.
+ *
+ * Not under sanitizers: it single-steps whole calls, and instrumentation adds millions of steps.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

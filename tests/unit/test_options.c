@@ -2,6 +2,8 @@
  *
  * What is settled before main() is looked at by executing this program again, with another
  * environment: `test_options PROBE` does what PROBE names and prints the default heap's options.
+ *
+ * Modes: default, locked
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -1,4 +1,7 @@
-/* test_replay.c - dvsm-replay: what it says of a trace that does not parse, and its exit status. */
+/* test_replay.c - dvsm-replay: what it says of a trace that does not parse, and its exit status.
+ *
+ * Modes: default
+ */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,4 +1,7 @@
-/* test_segment.c - the granule map: placement, who has what, what its check sees. */
+/* test_segment.c - the granule map: placement, who has what, what its check sees.
+ *
+ * Modes: default
+ */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>

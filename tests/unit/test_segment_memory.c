@@ -1,5 +1,7 @@
 /* test_segment_memory.c - the granule map's memory: what is committed, retained and released,
  * within which bounds; where the system fails, and where a call's process dies.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

@@ -1,4 +1,7 @@
-/* test_segment_retain.c - how much of what was given back stays committed. */
+/* test_segment_retain.c - how much of what was given back stays committed.
+ *
+ * Modes: default
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,7 @@
 /* test_sequences.c - the restartable sequences of libdvsm.so: what their descriptors say, held
  * against the machine code (as objdump prints it).
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

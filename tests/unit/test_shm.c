@@ -1,4 +1,7 @@
-/* test_shm.c - the backends: ranges, names, descriptors, sizes. */
+/* test_shm.c - the backends: ranges, names, descriptors, sizes.
+ *
+ * Modes: default
+ */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 #include <setjmp.h>

@@ -1,5 +1,8 @@
 /* test_shm_available.c - more memory than there is: refused before it is taken, where /proc and the
- * cgroups say so. Files of the test's own stand in for theirs. */
+ * cgroups say so. Files of the test's own stand in for theirs.
+ *
+ * Modes: default
+ */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 #include <setjmp.h>

@@ -1,5 +1,8 @@
 /* test_shm_file.c - the file behind a mapping: no longer than what was committed, its descriptor
- * above stdio, and found again after the program closed it or had another file under its number. */
+ * above stdio, and found again after the program closed it or had another file under its number.
+ *
+ * Modes: default
+ */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 #include <setjmp.h>

@@ -1,5 +1,7 @@
 /* test_shm_kernels.c - the backends on kernels that know less or refuse, within limits of the
  * process, and on file systems that are full or missing.
+ *
+ * Modes: default
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64

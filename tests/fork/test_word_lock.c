@@ -1,4 +1,4 @@
-/* test_brief_lock.c - brief locks in children: whose id is in them, and what death leaves. */
+/* test_word_lock.c - word locks in children: whose id is in them, and what death leaves. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "support/child.h"
-#include "sync/brief.h"
+#include "sync/word_lock.h"
 
 static uint32_t *word_of_all;
 
@@ -23,10 +23,10 @@ static bool take(uint32_t *lock)
 {
     void *former;
 
-    if (!brief_acquire(lock, &former))
+    if (!word_lock_acquire(lock, &former))
         return false;
     bool mine = *lock == (uint32_t)syscall(SYS_gettid);
-    brief_release(lock, former);
+    word_lock_release(lock, former);
     return mine;
 }
 
@@ -70,7 +70,7 @@ static int die_with_lock(void *context)
 {
     void *former;
 
-    CHILD_CHECK(brief_acquire(context, &former));
+    CHILD_CHECK(word_lock_acquire(context, &former));
     kill(getpid(), SIGKILL);
     return 0;
 }
@@ -81,7 +81,7 @@ static void test_what_the_dead_held_is_taken_from_them(void **state)
     int status = run_in_child(die_with_lock, word_of_all);
 
     assert_true(WIFSIGNALED(status));
-    assert_int_equal(*word_of_all & BRIEF_OWNER_DIED, BRIEF_OWNER_DIED);
+    assert_int_equal(*word_of_all & WORD_LOCK_OWNER_DIED, WORD_LOCK_OWNER_DIED);
     assert_true(take(word_of_all));
 }
 
