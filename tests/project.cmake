@@ -6,6 +6,8 @@ endfunction()
 
 dvsm_project_test(exported-symbols $<TARGET_FILE:dvsm-shared>)
 dvsm_project_test(layers)
+dvsm_project_test(engine-alone)
+dvsm_project_test(subdirectory)
 dvsm_project_test(clang-format)
 dvsm_project_test(clang-build ${DVSM_WARNINGS})
 dvsm_project_test(header-in-cxx)

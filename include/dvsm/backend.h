@@ -40,6 +40,7 @@ extern "C" {
 /* One heap's mapping as one process sees it; kept in that process, never in the region. A forked
  * child has a copy. */
 typedef struct dvsm_mapping {
+    size_t size;      /* sizeof(dvsm_mapping), as the library knows it */
     void *base;       /* start of the range, aligned to 64 KiB; set by reserve() */
     size_t bytes;     /* its length, a multiple of 64 KiB: what is wanted, set by the library */
     int fd;           /* of the memory, or -1; set by reserve(). 3 or above: the program's stdio may

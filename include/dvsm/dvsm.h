@@ -50,6 +50,9 @@
  *   Heaps     A dvsm_heap pointer is valid in the process that got it and in those it forks later;
  *             NULL, or a pointer to a destroyed heap, gives EINVAL.
  *
+ * A struct that may grow begins with its size. What the program hands over says by it which version
+ * the program was compiled with; what the library hands over, how much of it there is.
+ *
  * C11 and C++11. Declares nothing outside the prefixes dvsm_ and DVSM_.
  */
 #ifndef DVSM_DVSM_H
@@ -63,6 +66,19 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* ---- Version ----------------------------------------------------------------------------- */
+
+/* Of this header. Within a major version programs and libraries of different versions go together.
+ * DVSM_VERSION grows with each version. */
+#define DVSM_VERSION_MAJOR 0
+#define DVSM_VERSION_MINOR 1
+#define DVSM_VERSION_PATCH 0
+#define DVSM_VERSION_STRING "0.1.0"
+#define DVSM_VERSION (DVSM_VERSION_MAJOR * 10000 + DVSM_VERSION_MINOR * 100 + DVSM_VERSION_PATCH)
+
+/* DVSM_VERSION of the library that is linked or loaded. */
+int dvsm_version(void);
 
 /* ---- Allocating from the default heap ---------------------------------------------------- */
 
@@ -126,8 +142,9 @@ void **dvsm_independent_comalloc(size_t count, const size_t *sizes, void **block
 /* Frees a block. NULL: does nothing. errno is preserved. */
 void dvsm_free(void *block);
 
-/* As C23's: the same as dvsm_free(). The size and alignment may be those the block was allocated
- * with; they are ignored. */
+/* As C23's: frees a block that was asked for with that size, or that alignment and size. What the
+ * block cannot have is a fault (a size above what is usable, an address that is no multiple of the
+ * alignment), and nothing is freed. NULL: does nothing. errno is preserved. */
 void dvsm_free_sized(void *block, size_t size);
 void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size);
 
@@ -343,6 +360,8 @@ int dvsm_reap(dvsm_heap *heap);
 /* Counts of chunks include their headers. Other processes may work meanwhile: each arena and each
  * part of the cache is counted at one instant, but the whole heap is not. */
 typedef struct dvsm_stats_t {
+    size_t size;                 /* sizeof(dvsm_stats_t), set by the program; any number that is no
+                                  * later version's stands for the first one's */
     size_t reserved_bytes;       /* of address space */
     size_t limit_bytes;          /* that may be committed; SIZE_MAX: all */
     size_t committed_bytes;      /* the footprint: in use, free, retained and metadata */
@@ -364,9 +383,9 @@ typedef struct dvsm_stats_t {
     size_t cached_blocks; /* how many */
 } dvsm_stats_t;
 
-/* Fills in *stats. Returns 0, or -1 with errno EINVAL. Takes some microseconds, however many blocks
- * there are, and up to half a microsecond for each CPU that the machine can have; no lock is held
- * for longer than a microsecond. */
+/* Fills in *stats, and sets its size to what was filled in. Returns 0, or -1 with errno EINVAL.
+ * Takes some microseconds, however many blocks there are, and up to half a microsecond for each CPU
+ * that the machine can have; no lock is held for longer than a microsecond. */
 int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats);
 
 typedef enum dvsm_chunk_state {
@@ -378,6 +397,7 @@ typedef enum dvsm_chunk_state {
 } dvsm_chunk_state;
 
 typedef struct dvsm_chunk {
+    size_t size;   /* sizeof(dvsm_chunk), as the library knows it */
     void *block;   /* what malloc returned or, for a free chunk, would return */
     size_t bytes;  /* of the chunk, header included */
     size_t usable; /* dvsm_malloc_usable_size() of a block in use, else 0 */
@@ -404,6 +424,7 @@ void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context);
 
 /* What was found wrong. The strings are valid during the call of the handler. */
 typedef struct dvsm_fault {
+    size_t size;          /* sizeof(dvsm_fault), as the library knows it */
     const char *what;     /* such as "block freed twice" */
     const void *address;  /* the block or the metadata concerned */
     const char *heap;     /* the heap's name, "default", or "no heap" */

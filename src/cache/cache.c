@@ -35,7 +35,7 @@ static void apply_limit(struct cache_table *table, size_t limit)
     size_t a_cpu = in_all / 2 / table->cpus, classes;
 
     classes = classes_within(a_cpu < table->bytes_a_cpu ? a_cpu : table->bytes_a_cpu);
-    if (limit < LIMIT_SMALL && table->mode == CACHE_SEQUENCES)
+    if (limit < LIMIT_SMALL && table->mode == LANES_SEQUENCES)
         classes = 0;
     table->bytes_in_all = in_all;
     table->classes = classes < table->classes_most ? classes : table->classes_most;
@@ -47,7 +47,7 @@ int cache_init(struct cache_table *table, size_t bytes_a_cpu, size_t limit)
     intptr_t ignored;
     int error = 0;
 
-    table->mode = !small && lane_find_rseq(&ignored) ? CACHE_SEQUENCES : CACHE_LOCKED;
+    table->mode = !small && lane_find_rseq(&ignored) ? LANES_SEQUENCES : LANES_LOCKED;
     table->bytes_a_cpu = bytes_a_cpu == 0 ? BYTES_A_CPU : bytes_a_cpu;
     table->classes_most = bytes_a_cpu == SIZE_MAX ? 0 : classes_within(table->bytes_a_cpu);
     apply_limit(table, limit);
@@ -99,31 +99,20 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     view->cpus = table->cpus;
     view->words = segment_words(segments->map);
     class_fill_table(view->coarse);
-    cache->locked = *view;
     arenas->source.counters.first = (const char *)&table->depots[0].transit_new;
     arenas->source.counters.stride = sizeof(struct depot);
     arenas->source.counters.count = table->classes_most > 0 ? CACHE_CLASSES : 0;
-    if (table->classes_most == 0)
-        return;
-    if (table->mode == CACHE_LOCKED)
-        view = &cache->locked;
-    else if (!lane_find_rseq(&view->rseq))
-        return;
-    size_t exact = limit_after(CLASS_EXACT_LAST);
-    view->coarse_limit = limit_of(table->classes_most);
-    view->exact_limit = exact < view->coarse_limit ? exact : view->coarse_limit;
+    if (table->mode != LANES_SEQUENCES || lane_find_rseq(&view->rseq))
+        lane_view_open(view, (enum lane_mode)table->mode, limit_of(table->classes_most));
     cache_extend_view(cache);
 }
 
 /* NB: the last granule stays out: the fast path looks at the chunk after a block. */
 void cache_extend_view(struct cache *cache)
 {
-    struct lane_view *view = cache->locked.exact_limit != 0 ? &cache->locked : &cache->view;
     size_t granules = segment_ready(cache->segments->map);
 
-    if (view->exact_limit == 0)
-        return;
-    word_show(&view->span, granules > 0 ? (granules - 1) << (GRANULE_SHIFT - 4) : 0);
+    lane_view_cover(&cache->view, granules > 0 ? (granules - 1) << (GRANULE_SHIFT - 4) : 0);
 }
 
 /* ---- slow paths ------------------------------------------------------------------------------ */

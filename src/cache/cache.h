@@ -86,11 +86,10 @@ static inline struct journal *depot_journal(struct depot *d)
 }
 
 enum exchange_way { EXCHANGE_REFILL, EXCHANGE_SPILL };
-enum cache_mode { CACHE_LOCKED, CACHE_SEQUENCES };
 
 /* In the region. */
 struct cache_table {
-    size_t mode;         /* enum cache_mode */
+    size_t mode;         /* enum lane_mode */
     size_t cpus;         /* how many lanes */
     size_t lanes_used;   /* how many lanes were ever used */
     size_t classes_most; /* from this class on lanes are not used, whatever the limit is */
@@ -108,11 +107,10 @@ struct cache_table {
 
 /* What a process needs to work on the cache. Private to the process. */
 struct cache {
+    struct lane_view view;
     struct cache_table *table;
     struct arenas *arenas;
     struct segments *segments;
-    struct lane_view view;   /* sequences */
-    struct lane_view locked; /* locked mode; one of the two views has zero limits and span */
 };
 
 /* Makes the table; lanes and depots are committed and zero, and their number and places are set.

@@ -38,7 +38,7 @@ static bool unload_class(struct cache *cache, size_t cpu, unsigned cls)
 
 static bool begin_to_empty(const struct cache *cache, size_t cpu)
 {
-    if (cache->table->mode == CACHE_LOCKED)
+    if (cache->table->mode == LANES_LOCKED)
         return lane_locked_begin_to_empty(&cache->table->lanes[cpu]);
     for (int tries = 0; tries < SEQUENCE_TRIES; tries++)
         if (lane_begin_to_empty(&cache->view, (unsigned)cpu))
@@ -128,12 +128,12 @@ static bool others_have_blocks(const struct cache *cache)
 
 static void unload_lanes(struct cache *cache, enum drain drain)
 {
-    if (cache->table->mode == CACHE_LOCKED) {
+    if (cache->table->mode == LANES_LOCKED) {
         for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
             unload(cache, cpu);
         return;
     }
-    if (cache->view.exact_limit == 0) /* a process without sequences leaves lanes alone */
+    if (cache->view.mode != LANES_SEQUENCES) /* a process without sequences leaves lanes alone */
         return;
     unload(cache, cache_cpu(cache));
     if (drain == DRAIN_ALL && others_have_blocks(cache))

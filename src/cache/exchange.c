@@ -7,7 +7,7 @@ enum { POP_TRIES = 2 };
 
 size_t cache_cpu(const struct cache *cache)
 {
-    size_t cpu = cache->table->mode == CACHE_LOCKED ? lane_chosen() : lane_cpu(&cache->view);
+    size_t cpu = cache->table->mode == LANES_LOCKED ? lane_chosen() : lane_cpu(&cache->view);
 
     return cpu < cache->table->cpus ? cpu : 0;
 }
@@ -26,7 +26,7 @@ static bool exchange_lane(struct cache *cache, unsigned cls, size_t cpu, word ol
 
     if (unlikely(__atomic_load_n(&lane->used, __ATOMIC_RELAXED) == 0))
         note_used(cache->table, lane);
-    if (cache->table->mode == CACHE_LOCKED)
+    if (cache->table->mode == LANES_LOCKED)
         return lane_locked_exchange(lane, cls, old, w);
     return lane_exchange(&cache->view, (unsigned)cpu, cls, old, w);
 }
@@ -181,7 +181,7 @@ static void *pop_again(const struct cache *cache, unsigned cls)
 {
     void *block = NULL;
 
-    if (cache->view.exact_limit == 0)
+    if (cache->view.mode != LANES_SEQUENCES)
         return NULL;
     for (int tries = 0; tries < POP_TRIES && block == NULL; tries++) {
         if (magazine_is_empty(cls, lane_word(cache, cache_cpu(cache), cls)))

@@ -25,7 +25,7 @@ bool lane_find_rseq(intptr_t *offset)
 unsigned lane_cpu(const struct lane_view *view)
 {
 #if LANE_HAS_SEQUENCES
-    if (view->exact_limit != 0) {
+    if (view->mode == LANES_SEQUENCES) {
         unsigned cpu;
 
         __asm__ volatile("movl %%fs:4(%1), %0" : "=r"(cpu) : "r"(view->rseq));

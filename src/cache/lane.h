@@ -27,6 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cache/lane_view.h"
 #include "cache/magazine.h"
 #include "sync/word_lock.h"
 
@@ -48,21 +49,6 @@ struct lane {
 };
 _Static_assert(sizeof(struct lane) == LANE_BYTES,
                "a lane's address is a shift of the CPU's number");
-
-/* What the fast path needs to know of a heap; private to the process. With zero limits and a zero
- * span the fast path does nothing: no heap was made yet, the mode is locked, there is no rseq or no
- * cache. */
-struct lane_view {
-    size_t exact_limit;  /* requests below this size are served from a class of the first kind */
-    size_t coarse_limit; /* requests below this size, from a class of the second kind */
-    size_t span;         /* blocks lie less than this many times 16 bytes beyond base */
-    struct lane *lanes;  /* CPU 0's; from here on nothing changes once a limit or span is set */
-    intptr_t rseq;       /* distance of the thread's rseq area from the thread pointer */
-    uintptr_t base;      /* the lowest possible block: a header beyond the first granule's start */
-    const word *words;   /* the granule map's words, one for each granule within the span */
-    size_t cpus;         /* how many lanes; used in locked mode */
-    unsigned char coarse[CLASS_TABLE]; /* class_fill_table(); here its address is at hand */
-};
 
 #if defined __x86_64__ && defined __LP64__ && !defined __SANITIZE_THREAD__
 #define LANE_HAS_SEQUENCES 1

@@ -3,7 +3,8 @@
  * Each sequence begins by naming its descriptor to the kernel. Whenever the thread does not run
  * from label 1 to label 2 undisturbed, the kernel sends it to label 4, and nothing has happened.
  * The last instruction before 2 is the commit. Before it, a sequence changes nothing shared that
- * anybody reads before the commit.
+ * anybody reads before the commit, but for the note that the lane is filled, which may be wrong
+ * that way.
  *
  * An aborted sequence is not begun again: it has no block, is full or has lost, and the slow path
  * goes on. A thread that is single-stepped is always aborted, and would try for ever. So the slow

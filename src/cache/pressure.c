@@ -31,7 +31,7 @@ static bool is_as_noted(const struct cache *cache, size_t cpu)
 /* Only the lanes that cache_drain(DRAIN_HERE) would empty count. */
 static bool are_lanes_as_noted(const struct cache *cache)
 {
-    if (cache->table->mode == CACHE_SEQUENCES)
+    if (cache->table->mode == LANES_SEQUENCES)
         return is_as_noted(cache, cache_cpu(cache));
     for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
         if (!is_as_noted(cache, cpu))
@@ -46,7 +46,7 @@ bool cache_is_bare(const struct cache *cache)
     if (word_peek(&table->tight) == 0 ||
         (table->classes_most != 0 && word_peek(&table->drained) == 0))
         return false;
-    if (table->mode == CACHE_SEQUENCES)
+    if (table->mode == LANES_SEQUENCES)
         return table->classes_most == 0 || !lane_is_filled(cache, cache_cpu(cache));
     for (size_t cpu = 0; cpu < table->cpus && table->classes_most != 0; cpu++)
         if (lane_is_filled(cache, cpu))

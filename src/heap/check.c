@@ -235,13 +235,11 @@ static int check_heap(struct dvsm_heap *heap, FILE *report)
 }
 
 /* Cancelling is put off, because the report is printed while locks are held. */
-int dvsm_check(dvsm_heap *heap, FILE *report)
+int heap_check(struct dvsm_heap *heap, FILE *report)
 {
-    if (registry_checked(heap) == NULL)
-        return -1;
-
     int cancel = cancel_put_off();
     int violations = check_heap(heap, report);
+
     cancel_restore(cancel);
     return violations;
 }

@@ -32,6 +32,7 @@ static int reserve_from(const dvsm_backend *backend, struct dvsm_heap *heap,
         least = region_least_bytes();
     heap->backend = backend;
     heap->mapping = (dvsm_mapping){
+        .size = sizeof heap->mapping,
         .bytes = wanted,
         .fd = -1,
         .name = options->name != NULL ? heap->label : NULL,
@@ -119,11 +120,14 @@ static int unmake(struct dvsm_heap *heap)
 {
     if (!registry_withdraw(heap))
         return EINVAL;
+    lane_view_close(&heap->cache.view);
     int error = heap->backend->unmap(heap->backend, &heap->mapping, 1);
-    if (error != 0 && heap->mapping.base != NULL)
+    if (error != 0 && heap->mapping.base != NULL) {
+        open_parts(heap);
         registry_publish(heap);
-    else
+    } else {
         registry_free(heap);
+    }
     return error;
 }
 
@@ -136,50 +140,4 @@ int heap_unmake(struct dvsm_heap *heap)
 
     cancel_restore(cancel);
     return error;
-}
-
-static int fail(int error)
-{
-    errno = error;
-    return -1;
-}
-
-dvsm_heap *dvsm_heap_create(const dvsm_options *options)
-{
-    dvsm_options complete;
-    int error = EINVAL;
-
-    if (options_read(options, &complete)) {
-        /* A reserve that the user asked for is given in full or refused; the default may be
-         * halved. */
-        size_t least = complete.reserve != 0 ? complete.reserve : 0;
-        struct dvsm_heap *heap = heap_make(&complete, "unnamed", least, &error);
-        if (heap != NULL)
-            return heap;
-    }
-    errno = error;
-    return NULL;
-}
-
-int dvsm_heap_destroy(dvsm_heap *heap)
-{
-    if (registry_checked(heap) == NULL)
-        return -1;
-    if (heap == heap_default())
-        return fail(EINVAL);
-    int error = heap_unmake(heap);
-    if (error != 0)
-        return fail(error);
-    pthread_testcancel(); /* was put off, so that nothing is left half done */
-    return 0;
-}
-
-int dvsm_heap_unlink(const char *name)
-{
-    if (name == NULL || name[0] != '/')
-        return fail(EINVAL);
-
-    int cancel = cancel_put_off(), result = shm_unlink(name);
-    cancel_restore(cancel);
-    return result;
 }

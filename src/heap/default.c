@@ -1,17 +1,16 @@
 /* default.c - the default heap. It is made before main(), so that every later fork shares it.
  *
  * A constructor makes it, or the first call does if some other constructor allocates earlier. If
- * that fails, each later call tries again. dvsm_init() can replace it as long as nothing has been
- * allocated.
+ * that fails, each later call tries again. heap_replace_default() can replace it as long as nothing
+ * has been allocated.
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "heap/fast.h"
+#include "heap/heap.h"
 #include "sync/cancel.h"
 
 /* If a backend cannot reserve this much, another backend is tried first: a large anonymous heap is
@@ -24,9 +23,6 @@ struct setup {
     bool strict; /* dvsm_init() was given a reserve: that or nothing */
     char name[HEAP_LABEL];
 };
-
-struct dvsm_heap *_Atomic heap_the_default;
-struct lane_view heap_default_view, heap_default_locked;
 
 static struct environment environment;
 static struct setup setup;
@@ -77,63 +73,6 @@ static struct dvsm_heap *make(const struct setup *s, int *error)
     return heap;
 }
 
-/* Limits and span are written last: as long as they are zero, no call uses the view. */
-static void show_view(struct lane_view *view, const struct lane_view *of_heap)
-{
-    memcpy(&view->lanes, &of_heap->lanes, sizeof *view - offsetof(struct lane_view, lanes));
-    word_show(&view->span, word_peek(&of_heap->span));
-    word_show(&view->coarse_limit, of_heap->coarse_limit);
-    word_show(&view->exact_limit, of_heap->exact_limit);
-}
-
-/* Lets the fast path use the heap. */
-static void show(const struct dvsm_heap *heap)
-{
-    show_view(&heap_default_view, &heap->cache.view);
-    show_view(&heap_default_locked, &heap->cache.locked);
-}
-
-static void hide(void)
-{
-    heap_default_view = heap_default_locked = (struct lane_view){0};
-}
-
-/* Whether show() has been done for a heap with a cache. */
-static bool is_shown(void)
-{
-    return word_peek(&heap_default_view.exact_limit) + word_peek(&heap_default_locked.exact_limit) >
-           0;
-}
-
-/* Copies the heap's spans to the views after they changed. */
-static void show_spans(const struct dvsm_heap *heap)
-{
-    if (heap != atomic_load_explicit(&heap_the_default, memory_order_acquire) || !is_shown())
-        return;
-    word_show(&heap_default_view.span, word_peek(&heap->cache.view.span));
-    word_show(&heap_default_locked.span, word_peek(&heap->cache.locked.span));
-}
-
-void heap_extend_view(struct dvsm_heap *heap, const void *block)
-{
-    const struct cache *cache = &heap->cache;
-    size_t unit = ((uintptr_t)block - cache->view.base) >> 4;
-
-    if (unlikely(word_peek(&heap->region->arenas.damaged) != 0)) {
-        heap_hide_frees(heap);
-    } else if (unit >= word_peek(&cache->view.span) && unit >= word_peek(&cache->locked.span)) {
-        cache_extend_view(&heap->cache);
-        show_spans(heap);
-    }
-}
-
-void heap_hide_frees(struct dvsm_heap *heap)
-{
-    word_show(&heap->cache.view.span, 0);
-    word_show(&heap->cache.locked.span, 0);
-    show_spans(heap);
-}
-
 NOINLINE struct dvsm_heap *heap_make_default(void)
 {
     struct dvsm_heap *there = NULL;
@@ -146,7 +85,7 @@ NOINLINE struct dvsm_heap *heap_make_default(void)
         return NULL;
     }
     if (atomic_compare_exchange_strong(&heap_the_default, &there, heap)) {
-        show(heap);
+        view_show(heap);
         return heap;
     }
     heap_unmake(heap); /* another thread was faster */
@@ -164,13 +103,10 @@ __attribute__((constructor(101))) static void make_before_main(void)
 
 __attribute__((destructor(101))) static void print_at_exit(void)
 {
-    if (environment.stats && getpid() == creator)
-        dvsm_malloc_stats();
-}
+    struct dvsm_heap *heap = atomic_load(&heap_the_default);
 
-dvsm_heap *dvsm_heap_default(void)
-{
-    return heap_default();
+    if (environment.stats && heap != NULL && getpid() == creator)
+        heap_print_stats(heap, "exit");
 }
 
 static bool was_used(const struct dvsm_heap *heap)
@@ -203,13 +139,13 @@ static void fill_from_environment(dvsm_options *options)
  * destroyed, it stays. */
 static int replace(const struct setup *wanted)
 {
-    hide();
+    view_hide();
     struct dvsm_heap *old = atomic_exchange(&heap_the_default, NULL);
     int error = old != NULL ? heap_unmake(old) : 0, ignored;
 
     if (error != 0 && registry_checked(old) != NULL) {
         atomic_store(&heap_the_default, old);
-        show(old);
+        view_show(old);
         return error;
     }
     struct dvsm_heap *heap = make(wanted, &error);
@@ -221,27 +157,23 @@ static int replace(const struct setup *wanted)
     }
     atomic_store(&heap_the_default, heap);
     if (heap != NULL)
-        show(heap);
+        view_show(heap);
     return error;
 }
 
-int dvsm_init(const dvsm_options *options)
+int heap_replace_default(const dvsm_options *options)
 {
     struct setup wanted;
     dvsm_options complete;
-    int error = EINVAL;
 
     know_environment();
-    if (options_read(options, &complete)) {
-        struct dvsm_heap *heap = atomic_load(&heap_the_default);
-        bool strict = complete.reserve != 0;
+    if (!options_read(options, &complete))
+        return EINVAL;
 
-        fill_from_environment(&complete);
-        set_up(&wanted, &complete, strict);
-        error = heap != NULL && was_used(heap) ? EBUSY : replace(&wanted);
-    }
-    if (error == 0)
-        return 0;
-    errno = error;
-    return -1;
+    struct dvsm_heap *heap = atomic_load(&heap_the_default);
+    bool strict = complete.reserve != 0;
+
+    fill_from_environment(&complete);
+    set_up(&wanted, &complete, strict);
+    return heap != NULL && was_used(heap) ? EBUSY : replace(&wanted);
 }

@@ -34,7 +34,7 @@ bool heap_refuse(struct heap_call *call, const char *what, const void *block)
 
 bool heap_enter_owner(struct heap_call *call, const void *block, const char *function)
 {
-    start(call, dvsm_heap_of(block), function);
+    start(call, heap_of(block), function);
     if (unlikely(call->heap == NULL))
         return heap_refuse(call, "not a pointer from any heap mapped here", block);
     if (unlikely(!chunk_is_aligned(block)))
@@ -78,7 +78,7 @@ static NOINLINE void set_aside(struct dvsm_heap *heap)
 {
     struct fault ignored = {0};
 
-    heap_hide_frees(heap);
+    view_hide_frees(heap);
     cache_drain(&heap->cache, DRAIN_HERE, &ignored);
 }
 

@@ -11,10 +11,8 @@
 #include "heap/heap.h"
 #include "segment/segment.h"
 
-/* The default heap as the fast path sees it; limits and span are zero until the heap exists. */
+/* A copy of the default heap's view (view.c); closed until the heap exists. */
 extern struct lane_view heap_default_view __attribute__((visibility("hidden")));
-/* The same for locked mode. One of the two views is all zeros. */
-extern struct lane_view heap_default_locked __attribute__((visibility("hidden")));
 
 /* A block from this CPU's lane; NULL: the lane has none that fits. */
 static inline __attribute__((always_inline)) void *heap_malloc_fast(const struct lane_view *view,
@@ -65,16 +63,32 @@ static inline bool heap_is_plain(const void *block, size_t head)
            likely((word_peek((const char *)block - WORD - HEAP_FLAGS + head) & PINUSE) != 0);
 }
 
-/* Whether the cache may take the block, and in which class. The block's granule is known to belong
- * to a segment before the block's header is read. Its size is known to be a class's before its mark
- * and the next chunk's header are read. A block with a mark, right or wrong, is for the slow
- * path. */
-static inline __attribute__((always_inline)) bool
-heap_may_cache(const struct lane_view *view, const void *block, size_t *cls, size_t *bytes)
-{
-    size_t unit = heap_rotate((uintptr_t)block - view->base);
+/* Where a block belongs in the cache. */
+struct heap_place {
+    size_t cls;
+    size_t magazine; /* bytes of the class's magazines */
+    size_t chunk;    /* bytes of the block's chunk */
+};
 
-    if (unlikely(unit >= word_peek(&view->span)) ||
+/* Whether the view's heap may go, and another one come in its place, while a call goes by the view:
+ * so it is for a heap that the thread remembers. */
+enum heap_stays { HEAP_STAYS, HEAP_MAY_GO };
+
+/* Whether the cache may take the block, and where. `span`: the view's, or `covered`. The block's
+ * granule is known to belong to a segment before the block's header is read. Its size is known to
+ * be a class's before its mark and the next chunk's header are read. A block with a mark, right or
+ * wrong, is for the slow path. */
+static inline __attribute__((always_inline)) bool
+heap_may_cache(const struct lane_view *view, const size_t *span, enum heap_stays stays,
+               const void *block, struct heap_place *place)
+{
+    uintptr_t base =
+        stays == HEAP_STAYS ? view->base : __atomic_load_n(&view->base, __ATOMIC_ACQUIRE);
+    size_t unit = heap_rotate((uintptr_t)block - base);
+
+    if (unlikely(unit >= (stays == HEAP_STAYS ? word_peek(span)
+                                              : __atomic_load_n(span, __ATOMIC_ACQUIRE))) ||
+        unlikely(stays == HEAP_MAY_GO && __atomic_load_n(&view->base, __ATOMIC_RELAXED) != base) ||
         unlikely((word_peek(&view->words[unit >> (GRANULE_SHIFT - 4)]) & SEGMENT_CHUNKS) == 0))
         return false;
 
@@ -83,32 +97,53 @@ heap_may_cache(const struct lane_view *view, const void *block, size_t *cls, siz
 
     __asm__("" : "+r"(head)); /* keeps the subtractions inside addresses, where they are free */
 
+    place->chunk = head - HEAP_FLAGS;
     if (likely(step <= CLASS_EXACT_LAST)) {
-        *cls = step;
-        *bytes = MAGAZINE_BYTES;
+        place->cls = step;
+        place->magazine = MAGAZINE_BYTES;
         return heap_is_plain(block, head);
     }
     if (unlikely(step > CLASS_MOST / CLASS_STEP + 1))
         return false;
-    *cls = view->coarse[step / 8];
-    *bytes = MAGAZINE_COARSE_BYTES;
+    place->cls = view->coarse[step / 8];
+    place->magazine = MAGAZINE_COARSE_BYTES;
     return heap_is_plain(block, head);
 }
 
-/* Whether this CPU's lane took the block; class and bytes are from heap_may_cache(). */
-static inline __attribute__((always_inline)) bool heap_push(const struct lane_view *view,
-                                                            size_t cls, size_t bytes, void *block)
+/* Whether this CPU's lane took the block; `place` is from heap_may_cache(). */
+static inline __attribute__((always_inline)) bool
+heap_push(const struct lane_view *view, const struct heap_place *place, void *block)
 {
-    return bytes == MAGAZINE_BYTES ? lane_push(view, cls, LANE_MASK(MAGAZINE_BYTES), block)
-                                   : lane_push(view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES), block);
+    return place->magazine == MAGAZINE_BYTES
+               ? lane_push(view, place->cls, LANE_MASK(MAGAZINE_BYTES), block)
+               : lane_push(view, place->cls, LANE_MASK(MAGAZINE_COARSE_BYTES), block);
 }
 
 static inline __attribute__((always_inline)) bool heap_free_fast(const struct lane_view *view,
-                                                                 void *block)
+                                                                 enum heap_stays stays, void *block)
 {
-    size_t cls, bytes;
+    struct heap_place place;
 
-    return likely(heap_may_cache(view, block, &cls, &bytes)) && heap_push(view, cls, bytes, block);
+    return likely(heap_may_cache(view, &view->span, stays, block, &place)) &&
+           heap_push(view, &place, block);
+}
+
+/* Whether a block whose chunk has so many bytes can have been asked for with that alignment and
+ * size. NB: how much it may have beyond the size has no bound: pvalloc() rounds up to pages,
+ * say. */
+static inline bool heap_can_be_of(const void *block, size_t chunk, size_t alignment, size_t size)
+{
+    return likely(size <= chunk - CHUNK_OVERHEAD) &&
+           likely(((uintptr_t)block & (alignment - 1)) == 0);
+}
+
+static inline __attribute__((always_inline)) bool
+heap_free_sized_fast(const struct lane_view *view, void *block, size_t alignment, size_t size)
+{
+    struct heap_place place;
+
+    return likely(heap_may_cache(view, &view->span, HEAP_STAYS, block, &place)) &&
+           heap_can_be_of(block, place.chunk, alignment, size) && heap_push(view, &place, block);
 }
 
 /* ---- locked mode: the first thing that the slow paths try */
@@ -122,7 +157,7 @@ static inline struct lane *heap_locked_lane(const struct lane_view *view)
 
 static inline void *heap_malloc_locked(const struct lane_view *view, size_t size)
 {
-    if (size >= word_peek(&view->coarse_limit))
+    if (view->mode != LANES_LOCKED || size >= view->limit)
         return NULL;
 
     void *block = lane_locked_pop(heap_locked_lane(view), class_above(chunk_size_for(size)));
@@ -133,10 +168,11 @@ static inline void *heap_malloc_locked(const struct lane_view *view, size_t size
 
 static inline bool heap_free_locked(const struct lane_view *view, void *block)
 {
-    size_t cls, bytes;
+    struct heap_place place;
 
-    return heap_may_cache(view, block, &cls, &bytes) &&
-           lane_locked_push(heap_locked_lane(view), cls, block);
+    return view->mode == LANES_LOCKED &&
+           heap_may_cache(view, &view->covered, HEAP_STAYS, block, &place) &&
+           lane_locked_push(heap_locked_lane(view), place.cls, block);
 }
 
 #endif

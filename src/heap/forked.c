@@ -27,7 +27,7 @@ static void stop(int number, siginfo_t *info, void *context)
         "this library; it can exec or exit, but not use a heap\n";
 
     (void)number, (void)context;
-    if (dvsm_heap_of(info->si_addr) == NULL) { /* the program's own fault: let it happen again */
+    if (heap_of(info->si_addr) == NULL) { /* the program's own fault: let it happen again */
         sigaction(SIGSEGV, &former, NULL);
         return;
     }
@@ -42,8 +42,7 @@ static bool names_a_lock(void)
 {
     const struct word_lock_list *head = word_lock_head();
 
-    return head != NULL && head->list_op_pending != NULL &&
-           dvsm_heap_of(head->list_op_pending) != NULL;
+    return head != NULL && head->list_op_pending != NULL && heap_of(head->list_op_pending) != NULL;
 }
 
 static void protect(struct dvsm_heap *heap)

@@ -9,17 +9,19 @@
  *     locate.c       a pointer's heap
  *     options.c      the user's options, checked and completed
  *     environment.c  the DVSM_ variables
+ *     region.c, marks.c    the region's layout, and which of its words the map's changes store to
  *     create.c       making and destroying a heap
+ *     view.c         the default heap as the fast path sees it
  *     default.c      the default heap, which exists before main()
  *     entry.c        locking the arena that a call works on, reporting faults
  *     forked.c       a child forked in the middle of a call
  *     block.c        what a block's header and mark say, read without a lock
  *     serve.c        one request, from the arenas
- *     allocate.c, release.c, resize.c, text.c     the malloc family
- *     limits.c, inspect.c, check.c                tuning, measuring and checking a heap
+ *     allocate.c, aligned.c, release.c, resize.c         the malloc family
+ *     limits.c, stats.c, walk.c, check.c, reap.c         tuning, measuring, checking, repairing
  *
- * Public functions are thin: each finds the heap, then calls a heap_ function, and passes its own
- * name for messages. errno is set in this folder and in none below it.
+ * The public functions (src/api) are thin: each finds the heap, then calls a heap_ function, and
+ * passes its own name for messages. errno is set in these two folders and in none below them.
  */
 #ifndef DVSM_HEAP_HEAP_H
 #define DVSM_HEAP_HEAP_H
@@ -27,6 +29,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #include "arena/arenas.h"
 #include "cache/cache.h"
@@ -34,27 +37,30 @@
 #include "heap/region.h"
 #include "sync/report.h"
 
-enum { HEAPS_MOST = 1024, HEAP_LABEL = 256 };
+enum { HEAPS_MOST = 1024, HEAP_LABEL = 256, HEAP_SLOT = 2048 };
 
 enum heap_state { HEAP_FREE, HEAP_CLAIMED, HEAP_LIVE };
 
 struct dvsm_heap {
-    atomic_uint state; /* enum heap_state: the other fields are valid while it is HEAP_LIVE */
+    /* enum heap_state: the other fields are valid while it is HEAP_LIVE. */
+    _Alignas(HEAP_SLOT) atomic_uint state;
     /* A copy of the mapping's bounds for the search by address, which may meet a heap that is just
      * being made or destroyed. `span` is 0 unless the heap is live. */
     atomic_uintptr_t base;
     atomic_size_t span;
+    struct cache cache; /* here, so that what the fast path reads is in few cache lines */
     struct region *region;
     const dvsm_backend *backend;
     dvsm_mapping mapping;
     struct region_marks marks;
     struct segments segments;
     struct arenas arenas;
-    struct cache cache;
     char label[HEAP_LABEL]; /* the heap's name, or what messages call it if it has none */
 };
 
 /* ---- registry.c */
+
+extern struct dvsm_heap *_Atomic heap_the_default; /* NULL: not made yet */
 
 /* A slot of the table for a new heap; NULL: all taken. Others find the heap once it is live. */
 struct dvsm_heap *registry_claim(void);
@@ -66,8 +72,31 @@ void registry_free(struct dvsm_heap *heap);
 /* Calls `visit` for each live heap. */
 void registry_each(void (*visit)(struct dvsm_heap *heap));
 
+/* The table; a slot's size is a power of two. */
+extern struct dvsm_heap heaps[HEAPS_MOST] __attribute__((visibility("hidden")));
+_Static_assert((sizeof heaps[0] & (sizeof heaps[0] - 1)) == 0, "which slot is a shift");
+
+static inline bool registry_is_live(const struct dvsm_heap *heap)
+{
+    return atomic_load_explicit(&heap->state, memory_order_acquire) == HEAP_LIVE;
+}
+
+/* Sets errno to EINVAL and returns NULL. */
+struct dvsm_heap *registry_refuse(void);
+
+/* Whether the pointer is to a slot, of whatever state. */
+static inline bool registry_has(const struct dvsm_heap *heap)
+{
+    size_t offset = (size_t)((const char *)heap - (const char *)heaps);
+
+    return likely(offset < sizeof heaps) && likely(offset % sizeof *heap == 0);
+}
+
 /* The heap if it is live; else NULL and errno EINVAL. */
-struct dvsm_heap *registry_checked(const struct dvsm_heap *heap);
+static inline struct dvsm_heap *registry_checked(struct dvsm_heap *heap)
+{
+    return registry_has(heap) && likely(registry_is_live(heap)) ? heap : registry_refuse();
+}
 
 /* All slots below this number were claimed at least once. A slot never moves. */
 size_t registry_used(void);
@@ -75,8 +104,15 @@ struct dvsm_heap *registry_slot(size_t index);
 
 /* ---- locate.c */
 
-/* Call this when a heap came or went, so that dvsm_heap_of() finds the present ones quickly. */
+/* Call this when a heap came or went, so that heap_of() finds the present ones quickly. */
 void locate_update(void);
+
+/* The heap in which the address lies; NULL: none that is mapped here. */
+struct dvsm_heap *heap_of(const void *address);
+
+/* The one that this thread found last and that was not the default heap; NULL: none. */
+extern __thread struct dvsm_heap *heap_last
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 /* Whether the address lies in the heap. Slots are reused, so `base` is read again: if it is still
  * the same, base and span belong together. */
@@ -118,16 +154,25 @@ int heap_unmake(struct dvsm_heap *heap);
 /* From now on a child forked in the middle of a call of this library leaves the heaps alone. */
 void heap_watch_forks(void);
 
-/* ---- default.c */
+/* ---- view.c */
 
-extern struct dvsm_heap *_Atomic heap_the_default; /* NULL: not made yet */
+/* Lets dvsm_malloc() and dvsm_free() use the default heap's lanes, or none. */
+void view_show(const struct dvsm_heap *heap);
+void view_hide(void);
 
-/* Extends the fast path's view to the block's granule, if the view does not cover it yet. */
-void heap_extend_view(struct dvsm_heap *heap, const void *block);
+/* Extends the view to the block's granule, if the view does not cover it yet. */
+void view_extend(struct dvsm_heap *heap, const void *block);
 
 /* Call this when an arena is damaged: from now on every free looks at the block's arena first. */
-void heap_hide_frees(struct dvsm_heap *heap);
+void view_hide_frees(struct dvsm_heap *heap);
+
+/* ---- default.c */
+
 struct dvsm_heap *heap_make_default(void);
+
+/* Replaces the default heap by one with those options, as long as nothing was allocated from it. 0
+ * or an errno value. */
+int heap_replace_default(const dvsm_options *options);
 
 /* The default heap; NULL and errno ENOMEM if it cannot be made. */
 static inline struct dvsm_heap *heap_default(void)
@@ -245,14 +290,51 @@ struct heap_request {
 /* Serves the request from the arenas; NULL and errno if it cannot. */
 void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const char *function);
 
-/* ---- allocate.c, release.c, resize.c */
+/* ---- allocate.c, aligned.c, release.c, resize.c: as the public functions say. `heap` NULL:
+ * returns NULL, errno is already set. */
 
-/* `heap` NULL: returns NULL, errno is already set. */
 void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function);
+void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char *function);
+void **heap_independent_calloc(struct dvsm_heap *heap, size_t count, size_t size, void **blocks,
+                               const char *function);
+void **heap_independent_comalloc(struct dvsm_heap *heap, size_t count, const size_t *sizes,
+                                 void **blocks, const char *function);
+
+void *heap_memalign(struct dvsm_heap *heap, size_t alignment, size_t size, const char *function);
+void *heap_aligned_alloc(struct dvsm_heap *heap, size_t alignment, size_t size,
+                         const char *function);
+/* `saved`: errno as the caller found it, which is put back. */
+int heap_posix_memalign(struct dvsm_heap *heap, void **out, size_t alignment, size_t size,
+                        int saved, const char *function);
+
 void heap_free(void *block, const char *function);
+void heap_free_sized(void *block, size_t alignment, size_t size, const char *function);
+size_t heap_bulk_free(void **blocks, size_t count, const char *function);
+size_t heap_usable_size(const void *block, const char *function);
+
+void *heap_realloc_default(void *block, size_t size, const char *function);
+void *heap_realloc_given(struct dvsm_heap *heap, void *block, size_t size, const char *function);
+void *heap_realloc_in_place(void *block, size_t size, const char *function);
 
 /* A block from an arena that will replace one which has grown `growths` times (struct
  * arena_call). */
 void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function);
+
+/* ---- limits.c, stats.c, walk.c, check.c, reap.c: as the public functions say */
+
+bool heap_trim(struct dvsm_heap *heap, size_t pad, const char *function);
+bool heap_set_parameter(struct dvsm_heap *heap, int parameter, int value, const char *function);
+size_t heap_footprint(struct dvsm_heap *heap);
+size_t heap_footprint_most(struct dvsm_heap *heap);
+size_t heap_limit(struct dvsm_heap *heap);
+size_t heap_set_limit(struct dvsm_heap *heap, size_t bytes, const char *function);
+
+void heap_stats(struct dvsm_heap *heap, dvsm_stats_t *stats, const char *function);
+struct dvsm_mallinfo heap_mallinfo(struct dvsm_heap *heap, const char *function);
+void heap_print_stats(struct dvsm_heap *heap, const char *function);
+
+void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context, const char *function);
+int heap_check(struct dvsm_heap *heap, FILE *report);
+int heap_reap(struct dvsm_heap *heap, const char *function);
 
 #endif

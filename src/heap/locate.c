@@ -36,7 +36,7 @@ static _Atomic(pid_t) writer; /* the process that has a thread at work on the ot
 enum { HINT_BITS = 12 };
 static _Atomic(uint16_t) hints[1 << HINT_BITS];
 
-static __thread struct dvsm_heap *last __attribute__((tls_model("initial-exec")));
+__thread struct dvsm_heap *heap_last;
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
@@ -183,21 +183,21 @@ static NOINLINE struct dvsm_heap *find(const void *address, _Atomic(uint16_t) *h
     if (heap == NULL)
         return NULL;
     atomic_store_explicit(hint, (uint16_t)(heap - registry_slot(0)), memory_order_relaxed);
-    return last = heap;
+    return heap_last = heap;
 }
 
-dvsm_heap *dvsm_heap_of(const void *block)
+struct dvsm_heap *heap_of(const void *block)
 {
     struct dvsm_heap *heap = atomic_load_explicit(&heap_the_default, memory_order_acquire);
 
     if (likely(heap != NULL && heap_holds(heap, block)))
         return heap;
-    heap = last;
+    heap = heap_last;
     if (likely(heap != NULL && heap_holds(heap, block)))
         return heap;
 
     _Atomic(uint16_t) *hint = hint_for((uintptr_t)block);
 
     heap = registry_slot(atomic_load_explicit(hint, memory_order_relaxed));
-    return likely(heap_holds(heap, block)) ? last = heap : find(block, hint);
+    return likely(heap_holds(heap, block)) ? heap_last = heap : find(block, hint);
 }

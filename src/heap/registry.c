@@ -3,7 +3,9 @@
 
 #include "heap/heap.h"
 
-static struct dvsm_heap heaps[HEAPS_MOST];
+struct dvsm_heap *_Atomic heap_the_default;
+
+struct dvsm_heap heaps[HEAPS_MOST];
 static atomic_size_t heaps_used; /* slots from this index on were never claimed */
 
 size_t registry_used(void)
@@ -62,29 +64,17 @@ void registry_free(struct dvsm_heap *heap)
     atomic_store_explicit(&heap->state, HEAP_FREE, memory_order_release);
 }
 
-static bool is_live(struct dvsm_heap *heap)
-{
-    return atomic_load_explicit(&heap->state, memory_order_acquire) == HEAP_LIVE;
-}
-
 void registry_each(void (*visit)(struct dvsm_heap *heap))
 {
     size_t used = atomic_load_explicit(&heaps_used, memory_order_acquire);
 
     for (size_t i = 0; i < used; i++)
-        if (is_live(&heaps[i]))
+        if (registry_is_live(&heaps[i]))
             visit(&heaps[i]);
 }
 
-struct dvsm_heap *registry_checked(const struct dvsm_heap *heap)
+struct dvsm_heap *registry_refuse(void)
 {
-    size_t offset = (size_t)((const char *)heap - (const char *)heaps);
-
-    if (offset < sizeof heaps && offset % sizeof *heap == 0) {
-        struct dvsm_heap *slot = &heaps[offset / sizeof *heap];
-        if (is_live(slot))
-            return slot;
-    }
     errno = EINVAL;
     return NULL;
 }

@@ -1,4 +1,4 @@
-/* release.c - the functions that free a block, and the one that measures it. */
+/* release.c - freeing blocks, one or many, and measuring one. */
 #include <errno.h>
 
 #include "heap/fast.h"
@@ -11,7 +11,7 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
 {
     struct fault fault = {0};
 
-    heap_extend_view(heap, block);
+    view_extend(heap, block);
     switch (heap_look(heap, block)) {
     case BLOCK_FREED:
         heap_report_freed(heap, block, function);
@@ -23,8 +23,8 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
     }
     if (heap_is_uncached(block))
         return false;
-    bool taken = heap_free_fast(&heap->cache.view, block) ||
-                 heap_free_locked(&heap->cache.locked, block) ||
+    bool taken = heap_free_fast(&heap->cache.view, HEAP_STAYS, block) ||
+                 heap_free_locked(&heap->cache.view, block) ||
                  cache_free(&heap->cache, class_below(heap_chunk_size(block)), block, &fault);
     heap_report(heap, &fault, function);
     if (unlikely(!taken && magazine_is_marked(block)) && heap_look(heap, block) == BLOCK_FREED) {
@@ -34,51 +34,84 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
     return taken;
 }
 
-/* Frees a block that a lane did not take. */
-NOINLINE void heap_free(void *block, const char *function)
+/* Frees a block that no lane took. */
+static NOINLINE void free_slowly(struct dvsm_heap *heap, void *block, const char *function)
 {
-    if (heap_free_locked(&heap_default_locked, block))
-        return;
-
     struct heap_call call;
-    struct dvsm_heap *heap = dvsm_heap_of(block);
     int saved = errno;
 
-    if (block == NULL || (heap != NULL && free_to_cache(heap, block, function))) {
-        errno = saved;
-        return;
+    if (heap == NULL || !free_to_cache(heap, block, function)) {
+        if (heap_enter_owner(&call, block, function))
+            arena_free(heap_arena(&call), block);
+        else if (call.busy != NULL)
+            heap_free_remotely(&call, block);
+        heap_leave(&call);
     }
-    if (heap_enter_owner(&call, block, function))
-        arena_free(heap_arena(&call), block);
-    else if (call.busy != NULL)
-        heap_free_remotely(&call, block);
-    heap_leave(&call);
     errno = saved;
 }
 
-HOT void dvsm_free(void *block)
+/* A lane of whatever heap the block is in is tried first. */
+static NOINLINE void free_anywhere(void *block, const char *function)
 {
-    if (unlikely(!heap_free_fast(&heap_default_view, block)))
-        heap_free(block, "dvsm_free");
+    struct dvsm_heap *heap;
+
+    if (block == NULL)
+        return;
+    heap = heap_of(block);
+    if (heap == NULL || (!heap_free_fast(&heap->cache.view, HEAP_STAYS, block) &&
+                         !heap_free_locked(&heap->cache.view, block)))
+        free_slowly(heap, block, function);
 }
 
-void dvsm_free_sized(void *block, size_t size)
+static NOINLINE void free_locked(void *block, const char *function)
 {
-    (void)size;
-    heap_free(block, "dvsm_free_sized");
+    if (!heap_free_locked(&heap_default_view, block))
+        free_anywhere(block, function);
 }
 
-void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size)
+/* NB: what comes first here needs no stack, so that a block of the heap that the thread used last
+ * is freed about as fast as one of the default heap. That heap may be gone by now, and another one
+ * in its slot. But if the block lies in the slot's heap at one instant during the call, that heap
+ * is the block's, and so stays until the call ends. */
+NOINLINE void heap_free(void *block, const char *function)
 {
-    (void)alignment;
-    (void)size;
-    heap_free(block, "dvsm_free_aligned_sized");
+    struct dvsm_heap *last = heap_last;
+
+    if (last != NULL && heap_free_fast(&last->cache.view, HEAP_MAY_GO, block))
+        return;
+    if (heap_default_view.mode == LANES_LOCKED)
+        free_locked(block, function);
+    else
+        free_anywhere(block, function);
+}
+
+/* A size that the block cannot have says that something is wrong with block or size: nothing is
+ * freed. */
+NOINLINE void heap_free_sized(void *block, size_t alignment, size_t size, const char *function)
+{
+    struct dvsm_heap *heap = block != NULL ? heap_of(block) : NULL;
+    struct heap_place place = {0};
+    int saved = errno;
+
+    if (heap != NULL &&
+        !heap_may_cache(&heap->cache.view, &heap->cache.view.covered, HEAP_STAYS, block, &place)) {
+        size_t usable = heap_usable_by_look(heap, block);
+
+        place.chunk = usable != 0 ? usable + CHUNK_OVERHEAD : 0;
+    }
+    if (place.chunk != 0 && !heap_can_be_of(block, place.chunk, alignment, size))
+        heap_report(
+            heap, &(struct fault){FAULT_ARGUMENT, "not the size or alignment of this block", block},
+            function);
+    else
+        heap_free(block, function);
+    errno = saved;
 }
 
 /* Whether it makes sense to lock an arena for the block. Pointers from elsewhere are left alone. */
 static bool may_be_block(const void *block)
 {
-    const struct dvsm_heap *heap = dvsm_heap_of(block);
+    const struct dvsm_heap *heap = heap_of(block);
 
     return heap != NULL && chunk_is_aligned(block) &&
            segment_owner(heap->region->map, chunk_of_payload(block), NULL) != 0;
@@ -87,13 +120,13 @@ static bool may_be_block(const void *block)
 /* Frees blocks[0] and those further on that belong to the same arena. A wrong pointer further on
  * stops this; it is reported when its own turn comes. Damage is reported at once: the arena is set
  * aside, so another look would find nothing. False: a fault was reported. */
-static bool free_with_the_first(void **blocks, size_t count)
+static bool free_with_the_first(void **blocks, size_t count, const char *function)
 {
     struct heap_call call;
 
     if (!may_be_block(blocks[0]))
         return true;
-    if (heap_enter_owner(&call, blocks[0], "dvsm_bulk_free") && !call.hold.slot->arena.damaged) {
+    if (heap_enter_owner(&call, blocks[0], function) && !call.hold.slot->arena.damaged) {
         arena_bulk_free(heap_arena(&call), blocks, count);
     } else if (call.busy != NULL && !call.busy->arena.damaged) {
         heap_free_remotely(&call, blocks[0]);
@@ -108,7 +141,7 @@ static bool free_with_the_first(void **blocks, size_t count)
 /* Whether the entry is in the cache, and so free already; an arena would not notice that. */
 static bool is_cached(const void *block)
 {
-    struct dvsm_heap *heap = block != NULL ? dvsm_heap_of(block) : NULL;
+    struct dvsm_heap *heap = block != NULL ? heap_of(block) : NULL;
 
     return heap != NULL && heap_look(heap, block) == BLOCK_FREED;
 }
@@ -123,7 +156,7 @@ static size_t count_not_cached(void *const *blocks, size_t count)
     return n;
 }
 
-size_t dvsm_bulk_free(void **blocks, size_t count)
+size_t heap_bulk_free(void **blocks, size_t count, const char *function)
 {
     int saved = errno;
     size_t left = 0, end = 0;
@@ -133,9 +166,9 @@ size_t dvsm_bulk_free(void **blocks, size_t count)
         if (i >= end)
             end = i + count_not_cached(blocks + i, count - i);
         if (i < end && blocks[i] != NULL) {
-            sound &= free_with_the_first(blocks + i, end - i);
+            sound &= free_with_the_first(blocks + i, end - i, function);
         } else if (i >= end) {
-            heap_report_freed(dvsm_heap_of(blocks[i]), blocks[i], "dvsm_bulk_free");
+            heap_report_freed(heap_of(blocks[i]), blocks[i], function);
             sound = false;
         }
         left += blocks[i] != NULL;
@@ -144,11 +177,11 @@ size_t dvsm_bulk_free(void **blocks, size_t count)
     return left;
 }
 
-size_t dvsm_malloc_usable_size(void *block)
+size_t heap_usable_size(const void *block, const char *function)
 {
     struct heap_call call;
     size_t usable = 0;
-    struct dvsm_heap *heap = block != NULL ? dvsm_heap_of(block) : NULL;
+    struct dvsm_heap *heap = block != NULL ? heap_of(block) : NULL;
 
     if (block == NULL)
         return 0;
@@ -156,12 +189,12 @@ size_t dvsm_malloc_usable_size(void *block)
     case BLOCK_PLAIN:
         return heap_chunk_size(block) - CHUNK_OVERHEAD;
     case BLOCK_FREED:
-        heap_report_freed(heap, block, "dvsm_malloc_usable_size");
+        heap_report_freed(heap, block, function);
         return 0;
     default:
         break;
     }
-    if (heap_enter_owner(&call, block, "dvsm_malloc_usable_size"))
+    if (heap_enter_owner(&call, block, function))
         usable = arena_usable(heap_arena(&call), block);
     else if (call.busy != NULL)
         usable = heap_usable_by_look(heap, block);

@@ -36,12 +36,12 @@ static enum advice advise(const void *block, size_t have, size_t need, size_t li
 static void *realloc_fast(const struct lane_view *view, void *block, size_t size,
                           const char *function)
 {
-    size_t cls, bytes;
+    struct heap_place place;
 
-    if (!heap_may_cache(view, block, &cls, &bytes) || size >= REQUEST_LIMIT)
+    if (!heap_may_cache(view, &view->span, HEAP_STAYS, block, &place) || size >= REQUEST_LIMIT)
         return NULL;
 
-    size_t have = heap_chunk_size(block);
+    size_t have = place.chunk;
     if (unlikely(have < CHUNK_MIN))
         return NULL;
     enum advice advice = advise(block, have, chunk_size_for(size), word_peek(&view->coarse_limit));
@@ -51,7 +51,7 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
     if (copy == NULL)
         return NULL;
     memcpy(copy, block, size < have - CHUNK_OVERHEAD ? size : have - CHUNK_OVERHEAD);
-    if (!heap_push(view, cls, bytes, block))
+    if (!heap_push(view, &place, block))
         heap_free(block, function);
     return copy;
 }
@@ -124,7 +124,7 @@ static struct resized resize_by_look(struct dvsm_heap *heap, bool stays, void *b
 static struct resized resize_in_place(const struct dvsm_heap *wanted, void *block, size_t size,
                                       enum attempt attempt, const char *function)
 {
-    struct dvsm_heap *heap = dvsm_heap_of(block);
+    struct dvsm_heap *heap = heap_of(block);
     bool stays = wanted == NULL || wanted == heap;
     struct resized result = {0};
     struct heap_call call;
@@ -192,15 +192,7 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
     return copy;
 }
 
-/* The product; if it overflows, SIZE_MAX, which no heap grants. */
-static size_t product(size_t count, size_t size)
-{
-    size_t bytes;
-
-    return __builtin_mul_overflow(count, size, &bytes) ? SIZE_MAX : bytes;
-}
-
-static void *default_realloc(void *block, size_t size, const char *function)
+void *heap_realloc_default(void *block, size_t size, const char *function)
 {
     void *result = realloc_fast(&heap_default_view, block, size, function);
 
@@ -211,39 +203,18 @@ static void *default_realloc(void *block, size_t size, const char *function)
     return heap_realloc(NULL, block, size, function);
 }
 
-void *dvsm_realloc(void *block, size_t size)
-{
-    return default_realloc(block, size, "dvsm_realloc");
-}
-
-void *dvsm_reallocarray(void *block, size_t count, size_t size)
-{
-    return default_realloc(block, product(count, size), "dvsm_reallocarray");
-}
-
-void *dvsm_realloc_in_place(void *block, size_t size)
-{
-    if (block == NULL) {
-        errno = EINVAL;
-        return NULL;
-    }
-    return resize_or_fail(NULL, block, size, NO_COPY, "dvsm_realloc_in_place");
-}
-
-static void *given_realloc(struct dvsm_heap *heap, void *block, size_t size, const char *function)
+void *heap_realloc_given(struct dvsm_heap *heap, void *block, size_t size, const char *function)
 {
     if (heap == NULL || block == NULL)
         return heap_malloc_of(heap, size, function);
     return heap_realloc(heap, block, size, function);
 }
 
-void *dvsm_heap_realloc(dvsm_heap *heap, void *block, size_t size)
+void *heap_realloc_in_place(void *block, size_t size, const char *function)
 {
-    return given_realloc(registry_checked(heap), block, size, "dvsm_heap_realloc");
-}
-
-void *dvsm_heap_reallocarray(dvsm_heap *heap, void *block, size_t count, size_t size)
-{
-    return given_realloc(registry_checked(heap), block, product(count, size),
-                         "dvsm_heap_reallocarray");
+    if (block == NULL) {
+        errno = EINVAL;
+        return NULL;
+    }
+    return resize_or_fail(NULL, block, size, NO_COPY, function);
 }

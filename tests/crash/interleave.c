@@ -67,7 +67,7 @@ static size_t take_turn(struct tracee *t, struct random_source *random, size_t m
 {
     size_t length = random_size(random, BURST_MOST), steps = 0;
 
-    if (the_heap->region->cache.mode == CACHE_SEQUENCES)
+    if (the_heap->region->cache.mode == LANES_SEQUENCES)
         tracee_preempt(t, (unsigned)random_below(random, the_heap->region->cache.cpus));
     for (t->waits = false; steps < length && steps < most && !t->waits; steps++) {
         place.step = t->steps;

@@ -121,11 +121,11 @@ void use_standin(struct dvsm_heap *which)
 {
     char *thread;
 
-    if (which->region->cache.mode != CACHE_SEQUENCES)
+    if (which->region->cache.mode != LANES_SEQUENCES)
         return;
     __asm__("movq %%fs:0, %0" : "=r"(thread));
     which->cache.view.rseq = (char *)&standin - thread;
-    heap_default_view = which->cache.view;
+    view_show(which);
 }
 
 void scenario_begin(const struct scenario *scenario, uint64_t seed)
@@ -148,8 +148,7 @@ void scenario_begin(const struct scenario *scenario, uint64_t seed)
     if (first_default == NULL)
         first_default = atomic_load(&heap_the_default);
     atomic_store(&heap_the_default, the_heap);
-    heap_default_view = the_heap->cache.view;
-    heap_default_locked = the_heap->cache.locked;
+    view_show(the_heap);
     use_standin(the_heap);
     ledger_clear();
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 128 << 10);
@@ -161,7 +160,7 @@ void scenario_end(void)
     struct dvsm_heap *old = the_heap;
 
     the_heap = NULL;
-    heap_default_view = heap_default_locked = (struct lane_view){0};
+    view_hide();
     atomic_store(&heap_the_default, first_default);
     heap_unmake(old);
     if (failing != NULL)

@@ -59,7 +59,7 @@ static struct lane *this_lane(void)
 
 static bool lanes_are_locked(void)
 {
-    return the_heap->region->cache.mode == CACHE_LOCKED;
+    return the_heap->region->cache.mode == LANES_LOCKED;
 }
 
 void hold_lane(void)

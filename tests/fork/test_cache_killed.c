@@ -526,7 +526,7 @@ static bool survives(const struct scene *scene)
 
 /* ---- the play */
 
-static enum lanes kind;
+static enum lane_mode kind;
 
 static void start(const struct scene *scene)
 {
@@ -626,7 +626,7 @@ static void play_twice(const struct scene *scene)
 
 static int set_up(void **state)
 {
-    kind = *(const enum lanes *)*state;
+    kind = *(const enum lane_mode *)*state;
     return 0;
 }
 
@@ -646,7 +646,7 @@ static void test_the_survivor_killed_at_any_store_of_its_recovery(void **state)
 
 int main(int argc, char **argv)
 {
-    static enum lanes kinds[] = {LANES_STAND_IN, LANES_LOCKED, LANES_NONE};
+    static enum lane_mode kinds[] = {LANES_SEQUENCES, LANES_LOCKED, LANES_NONE};
     const struct CMUnitTest tests[] = {
         {"killed at any store, sequences", test_killed_at_any_store, set_up, NULL, &kinds[0]},
         {"killed at any store, locked", test_killed_at_any_store, set_up, NULL, &kinds[1]},

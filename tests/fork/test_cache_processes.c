@@ -386,10 +386,8 @@ static void test_a_signal_handler_allocates_while_the_program_does(void **state)
 /* What a process has that found none: no fast path. */
 static int work_without_lanes(void *context)
 {
-    struct lane_view *view = &heap->cache.view;
-
     (void)context;
-    view->exact_limit = view->coarse_limit = view->span = 0;
+    lane_view_close(&heap->cache.view);
     for (int i = 0; i < 50; i++)
         CHILD_CHECK(work_a_little() == 0 && pairs(NULL) == 0);
     CHILD_CHECK(dvsm_heap_trim(heap, 0) >= 0);

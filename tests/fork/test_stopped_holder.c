@@ -51,7 +51,7 @@ static void hold_lanes(void)
 {
     void *former;
 
-    for (size_t i = 0; i < heap->cache.table->cpus && heap->cache.table->mode == CACHE_LOCKED; i++)
+    for (size_t i = 0; i < heap->cache.table->cpus && heap->cache.table->mode == LANES_LOCKED; i++)
         if (!word_lock_acquire(&heap->cache.table->lanes[i].lock, &former))
             _exit(1);
 }

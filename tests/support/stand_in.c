@@ -33,9 +33,9 @@ bool stand_in_be_on(unsigned cpu)
     return cpu_go_to(cpu);
 }
 
-struct dvsm_heap *stand_in_heap(enum lanes lanes, const dvsm_options *options)
+struct dvsm_heap *stand_in_heap(enum lane_mode mode, const dvsm_options *options)
 {
-    if (lanes != LANES_LOCKED && !LANE_HAS_SEQUENCES)
+    if (mode != LANES_LOCKED && !LANE_HAS_SEQUENCES)
         return NULL;
 
     struct dvsm_heap *heap = dvsm_heap_create(options);
@@ -44,17 +44,13 @@ struct dvsm_heap *stand_in_heap(enum lanes lanes, const dvsm_options *options)
         abort();
     }
     struct cache *cache = &heap->cache;
-    struct lane_view *view = lanes == LANES_LOCKED ? &cache->locked : &cache->view;
 
     /* As cache_open() leaves it, whatever the mode the heap was made in. */
-    heap->region->cache.mode = lanes == LANES_LOCKED ? CACHE_LOCKED : CACHE_SEQUENCES;
-    cache->view.exact_limit = cache->view.coarse_limit = cache->view.span = 0;
-    cache->locked.exact_limit = cache->locked.coarse_limit = cache->locked.span = 0;
+    heap->region->cache.mode = mode == LANES_LOCKED ? LANES_LOCKED : LANES_SEQUENCES;
+    lane_view_close(&cache->view);
     cache->view.rseq = stand_in_offset();
-    if (lanes == LANES_NONE || heap->region->cache.classes == 0)
-        return heap;
-    view->exact_limit = CLASS_EXACT_MOST - CHUNK_OVERHEAD + 1;
-    view->coarse_limit = CLASS_MOST - CHUNK_OVERHEAD + 1;
+    if (heap->region->cache.classes != 0)
+        lane_view_open(&cache->view, mode, CLASS_MOST - CHUNK_OVERHEAD + 1);
     cache_extend_view(cache);
     return heap;
 }

@@ -4,7 +4,7 @@
  * the test wants. So sequences run undisturbed, also under single-step, as long as this thread (or
  * a forked child, which has a copy) is the only one to use that lane.
  *
- *     struct dvsm_heap *heap = stand_in_heap(LANES_STAND_IN, NULL);
+ *     struct dvsm_heap *heap = stand_in_heap(LANES_SEQUENCES, NULL);
  *     stand_in_be_on(1);
  *     dvsm_free(dvsm_heap_malloc(heap, 100));      the block is now in CPU 1's lane
  */
@@ -16,12 +16,6 @@
 
 #include "heap/heap.h"
 
-enum lanes {
-    LANES_STAND_IN, /* sequences */
-    LANES_LOCKED,   /* locked mode */
-    LANES_NONE      /* sequences elsewhere; this process has no rseq */
-};
-
 /* The stand-in's place, as lane_view.rseq has it. */
 intptr_t stand_in_offset(void);
 
@@ -29,7 +23,8 @@ intptr_t stand_in_offset(void);
  * goes there. False: it may not. */
 bool stand_in_be_on(unsigned cpu);
 
-/* A heap of that kind, with those options; NULL where this build has no sequences. */
-struct dvsm_heap *stand_in_heap(enum lanes lanes, const dvsm_options *options);
+/* A heap with those options that this process enters in that mode; LANES_NONE: the heap has
+ * sequences, the process no rseq. NULL where this build has no sequences. */
+struct dvsm_heap *stand_in_heap(enum lane_mode mode, const dvsm_options *options);
 
 #endif

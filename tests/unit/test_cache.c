@@ -27,7 +27,7 @@ enum { KIB = 1 << 10, MIB = 1 << 20, BLOCKS = 1000 };
 
 static struct dvsm_heap *heap;
 static struct cache *cache;
-static enum lanes kind;
+static enum lane_mode kind;
 static void *block[BLOCKS];
 
 static void use_heap(const dvsm_options *options)
@@ -43,7 +43,7 @@ static void use_heap(const dvsm_options *options)
 
 static int set_up(void **state)
 {
-    kind = *(const enum lanes *)*state;
+    kind = *(const enum lane_mode *)*state;
     return 0;
 }
 
@@ -646,7 +646,7 @@ static void test_the_walk_tells_cached_blocks_from_those_in_use(void **state)
     assert_int_equal(info.uordblks + info.fordblks, info.arena + info.hblkhd);
 }
 
-static enum lanes kinds[] = {LANES_STAND_IN, LANES_LOCKED, LANES_NONE};
+static enum lane_mode kinds[] = {LANES_SEQUENCES, LANES_LOCKED, LANES_NONE};
 static const char *const kind_names[] = {"sequences", "locked", "no rseq"};
 
 #define TEST(function)                                                                             \

@@ -43,7 +43,7 @@ static void note(const dvsm_fault *fault)
 static int set_up(void **state)
 {
     stand_in_be_on(0);
-    heap = stand_in_heap(*(const enum lanes *)*state, NULL);
+    heap = stand_in_heap(*(const enum lane_mode *)*state, NULL);
     if (heap == NULL)
         return 0;
     cache = &heap->cache;
@@ -434,7 +434,7 @@ static void test_the_check_finds_blocks_in_two_places_or_in_none(void **state)
 
 int main(void)
 {
-    static enum lanes kinds[] = {LANES_STAND_IN, LANES_LOCKED, LANES_NONE};
+    static enum lane_mode kinds[] = {LANES_SEQUENCES, LANES_LOCKED, LANES_NONE};
 #define TEST(function, kind)                                                                       \
     {                                                                                              \
 #function ", " #kind, function, set_up, tear_down, &kinds[kind]                            \
@@ -455,8 +455,8 @@ int main(void)
         TEST(test_the_check_finds_a_spoilt_lane, kind),                                            \
         TEST(test_the_check_finds_blocks_in_two_places_or_in_none, kind)
     const struct CMUnitTest tests[] = {
-        TESTS(LANES_STAND_IN), TESTS(LANES_LOCKED), TESTS(LANES_NONE),
-        TEST(test_content_like_a_mark_means_nothing_without_a_cache, LANES_STAND_IN)};
+        TESTS(LANES_SEQUENCES), TESTS(LANES_LOCKED), TESTS(LANES_NONE),
+        TEST(test_content_like_a_mark_means_nothing_without_a_cache, LANES_SEQUENCES)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

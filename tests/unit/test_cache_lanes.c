@@ -201,7 +201,7 @@ static void make_lanes(void)
         mmap(NULL, cpus * sizeof *lanes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(lanes != MAP_FAILED);
     process_start();
-    view = (struct lane_view){.lanes = lanes, .exact_limit = 1};
+    view = (struct lane_view){.lanes = lanes, .mode = LANES_SEQUENCES};
     memset(pages, 0, sizeof pages);
     memset(block, 0, sizeof block);
 }

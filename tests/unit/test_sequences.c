@@ -170,7 +170,7 @@ static bool stores(const struct instruction *in)
     size_t length = strlen(in->text);
 
     return length > 0 && is(in, "mov") && in->text[length - 1] == ')' &&
-           strchr(in->text, '%') < strchr(in->text, '(');
+           (strchr(in->text, '$') != NULL || strchr(in->text, '%') < strchr(in->text, '('));
 }
 
 static bool mentions(const struct instruction *in, uint64_t address)
@@ -250,7 +250,16 @@ static void test_each_sequence_calls_nothing_and_jumps_only_out(void **state)
     }
 }
 
-/* One store more may come before: of what nobody reads until the commit. */
+/* Whether it stores the field that says whether the lane is filled. */
+static bool stores_filled(const struct instruction *in)
+{
+    char place[40];
+
+    snprintf(place, sizeof place, ",%#zx(%%r8)", offsetof(struct lane, filled));
+    return stores(in) && strstr(in->text, place) != NULL;
+}
+
+/* One store more may come before: of what nobody reads until the commit, or may be wrong. */
 static void test_each_sequence_ends_in_the_store_that_commits(void **state)
 {
     (void)state;
@@ -260,7 +269,8 @@ static void test_each_sequence_ends_in_the_store_that_commits(void **state)
         size_t end = index_of(d->start + d->length);
 
         assert_true(stores(&library.instruction[end - 1]));
-        assert_non_null(strstr(library.instruction[end - 1].text, ",8)")); /* (lane,class,8) */
+        assert_true(strstr(library.instruction[end - 1].text, ",8)") != NULL || /* (lane,cls,8) */
+                    stores_filled(&library.instruction[end - 1]));
         for (size_t k = index_of(d->start); k < end - 1; k++)
             assert_null(strstr(library.instruction[k].text, ",8)") != NULL &&
                                 stores(&library.instruction[k])

@@ -7,7 +7,11 @@ static _Atomic(dvsm_fault_handler) user_handler;
 
 static void tell_user(const struct fault_report *report)
 {
-    const dvsm_fault fault = {report->what, report->address, report->heap, report->function};
+    const dvsm_fault fault = {.size = sizeof fault,
+                              .what = report->what,
+                              .address = report->address,
+                              .heap = report->heap,
+                              .function = report->function};
 
     atomic_load (&user_handler)(&fault);
 }

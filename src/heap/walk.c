@@ -1,0 +1,104 @@
+/* walk.c - visits every chunk of a heap. */
+#include "heap/heap.h"
+
+struct walk {
+    dvsm_visit_fn visit;
+    void *context;
+    const struct arena *arena; /* the one being walked, locked */
+    struct cached_set set;     /* what is in the cache */
+};
+
+static dvsm_chunk_state public_state(enum arena_chunk_state state)
+{
+    switch (state) {
+    case ARENA_CHUNK_USED:
+        return DVSM_CHUNK_USED;
+    case ARENA_CHUNK_RECORD:
+        return DVSM_CHUNK_OVERHEAD;
+    default:
+        return DVSM_CHUNK_FREE;
+    }
+}
+
+static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
+                        enum arena_chunk_state state)
+{
+    const struct walk *walk = context;
+    dvsm_chunk chunk = {
+        .size = sizeof chunk,
+        .block = chunk_payload(c),
+        .bytes = bytes,
+        .usable = state == ARENA_CHUNK_USED ? bytes - CHUNK_OVERHEAD : 0,
+        .state = public_state(state),
+        .arena = (unsigned)walk->arena->id - 1,
+    };
+
+    if (state == ARENA_CHUNK_USED && cached_set_has(&walk->set, chunk.block)) {
+        chunk.state = DVSM_CHUNK_CACHED;
+        chunk.usable = 0;
+    }
+
+    walk->visit(&chunk, walk->context);
+}
+
+/* The header of a large block: the low bits of the word at its run's start say where it is. NULL:
+ * damaged. */
+static const struct chunk *large_chunk(struct run run)
+{
+    size_t lead = *(const word *)(const void *)run.start & (GRANULE - 1);
+    const struct chunk *c = chunk_at(run.start, lead);
+
+    if (!chunk_is_aligned(c) || !chunk_is_large(c) ||
+        (const char *)chunk_next(c) != run.start + run.bytes)
+        return NULL;
+    return c;
+}
+
+static void visit_large(void *context, struct run run, segment_owner_id owner, enum run_kind kind)
+{
+    const struct walk *walk = context;
+
+    if (owner != walk->arena->id || kind != RUN_LARGE)
+        return;
+    const struct chunk *c = large_chunk(run);
+    if (c == NULL)
+        return;
+    dvsm_chunk chunk = {
+        .size = sizeof chunk,
+        .block = chunk_payload(c),
+        .bytes = run.bytes,
+        .usable = chunk_usable(c),
+        .state = DVSM_CHUNK_LARGE,
+        .arena = owner - 1,
+    };
+    walk->visit(&chunk, walk->context);
+}
+
+/* The set of all that is in the cache at one instant, provided that the heap is quiet. */
+static void take_cached_set(struct dvsm_heap *heap, struct cached_set *set)
+{
+    set->block = NULL;
+    if (!cache_lock_all(&heap->cache))
+        return;
+    cached_set_take(set, &heap->cache);
+    cache_unlock_all(&heap->cache);
+}
+
+/* Leaves out damaged arenas. */
+void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context, const char *function)
+{
+    struct walk walk = {.visit = visit, .context = context};
+
+    take_cached_set(heap, &walk.set);
+    for (size_t i = 0; i < region_arena_count(heap->region); i++) {
+        struct heap_call call;
+
+        if (heap_enter_index(&call, heap, i, function) && !call.hold.slot->arena.damaged) {
+            walk.arena = &call.hold.slot->arena;
+            arena_walk(walk.arena, visit_chunk, &walk);
+            segment_walk(&heap->segments, visit_large, &walk);
+        }
+        heap_leave(&call);
+    }
+    cached_set_end(&walk.set);
+}
