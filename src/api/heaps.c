@@ -20,8 +20,7 @@ dvsm_heap *dvsm_heap_create(const dvsm_options *options)
     if (options_read(options, &complete)) {
         /* A reserve that the user asked for is given in full or refused; the default may be
          * halved. */
-        size_t least = complete.reserve != 0 ? complete.reserve : 0;
-        struct dvsm_heap *heap = heap_make(&complete, "unnamed", least, &error);
+        struct dvsm_heap *heap = heap_make(&complete, "unnamed", complete.reserve, &error);
         if (heap != NULL)
             return heap;
     }

@@ -1,12 +1,21 @@
 /* journal.c - rolling back. */
 #include "base/journal.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+
 #ifndef NDEBUG
 size_t journal_most_entries;
 #endif
 #ifdef DVSM_PLANT
 enum planted dvsm_planted;
 #endif
+
+NOINLINE void journal_overflow(void)
+{
+    fputs("dvsm: a change needs more entries than its journal has\n", stderr);
+    abort();
+}
 
 static bool may_store(const struct journal_guard *guard, const word *address)
 {

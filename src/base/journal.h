@@ -21,7 +21,6 @@
 #ifndef DVSM_BASE_JOURNAL_H
 #define DVSM_BASE_JOURNAL_H
 
-#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -56,21 +55,29 @@ _Static_assert(JOURNAL_SHORT_MOST_SEEN <= JOURNAL_SHORT_CAPACITY, "every change 
 
 /* Stores `value`, a word or a pointer, in *field, a word-sized object in memory that the lock
  * guards. */
-#define journal_store(j, field, value)                                                             \
+#define journal_store(j, field, value) journal_store_within(j, JOURNAL_CAPACITY, field, value)
+
+/* The same for a journal of `capacity` entries. */
+#define journal_store_within(j, capacity, field, value)                                            \
     do {                                                                                           \
         _Static_assert(sizeof *(field) == WORD, "the journal logs whole words");                   \
-        journal_store_word((j), (word *)(field), (word)(value));                                   \
+        journal_store_word((j), (capacity), (word *)(field), (word)(value));                       \
     } while (0)
+
+/* A change that does not fit ends the process before it overwrites what lies behind the journal,
+ * with a message. Whoever comes next undoes what was done so far. */
+_Noreturn void journal_overflow(void);
 
 #ifndef NDEBUG
 extern size_t journal_most_entries; /* of this process since its start: for tests */
 #endif
 
-static inline void journal_store_word(struct journal *j, word *field, word value)
+static inline void journal_store_word(struct journal *j, size_t capacity, word *field, word value)
 {
     size_t n = j->count;
 
-    assert(n < JOURNAL_CAPACITY);
+    if (unlikely(n >= capacity))
+        journal_overflow();
     j->entry[n].address = field;
     j->entry[n].old = *field;
     compiler_barrier();

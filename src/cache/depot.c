@@ -10,8 +10,8 @@ enum { WAIT_MS = 2 };
 
 void depot_list(struct depot *d, unsigned cls, word *list, word w)
 {
-    journal_store(depot_journal(d), &magazine_of(cls, w)->link, *list);
-    journal_store(depot_journal(d), list, w);
+    depot_store(d, &magazine_of(cls, w)->link, *list);
+    depot_store(d, list, w);
 }
 
 word depot_unlist(struct depot *d, unsigned cls, word *list)
@@ -19,7 +19,7 @@ word depot_unlist(struct depot *d, unsigned cls, word *list)
     word w = *list;
 
     if (w != 0) {
-        journal_store(depot_journal(d), list, magazine_of(cls, w)->link);
+        depot_store(d, list, magazine_of(cls, w)->link);
         if (*list != 0)
             magazine_expect(cls, *list);
     }
@@ -43,8 +43,8 @@ void depot_put_away(struct depot *d, unsigned cls, size_t group, word w)
         return;
     }
     depot_list(d, cls, &d->stock[group], w);
-    journal_store(depot_journal(d), &d->stock_magazines, d->stock_magazines + 1);
-    journal_store(depot_journal(d), &d->stock_blocks, d->stock_blocks + magazine_count(cls, w));
+    depot_store(d, &d->stock_magazines, d->stock_magazines + 1);
+    depot_store(d, &d->stock_blocks, d->stock_blocks + magazine_count(cls, w));
 }
 
 void depot_end_transit(struct depot *d, unsigned cls, size_t group, word outside)
@@ -60,8 +60,8 @@ word depot_take_stock(struct depot *d, unsigned cls, size_t group)
     word w = depot_unlist(d, cls, &d->stock[group]);
 
     if (w != 0) {
-        journal_store(depot_journal(d), &d->stock_magazines, d->stock_magazines - 1);
-        journal_store(depot_journal(d), &d->stock_blocks, d->stock_blocks - magazine_count(cls, w));
+        depot_store(d, &d->stock_magazines, d->stock_magazines - 1);
+        depot_store(d, &d->stock_blocks, d->stock_blocks - magazine_count(cls, w));
     }
     return w;
 }
@@ -100,9 +100,9 @@ void depot_make_magazines(struct depot *d, unsigned cls)
         list = magazine_word(m, 0);
     }
     compiler_barrier();
-    journal_store(depot_journal(d), &d->empty, list);
-    journal_store(depot_journal(d), &d->made, d->made + count);
-    journal_store(depot_journal(d), &d->incoming, 0);
+    depot_store(d, &d->empty, list);
+    depot_store(d, &d->made, d->made + count);
+    depot_store(d, &d->incoming, 0);
     journal_commit(depot_journal(d));
 }
 
@@ -252,8 +252,8 @@ void depot_shrink(struct cache *cache, unsigned cls)
     if (word_peek(&d->made) == 0 || !depot_enter_to_drain(cache, cls))
         return;
     if (!is_used(cache, d, cls)) {
-        journal_store(depot_journal(d), &d->empty, 0);
-        journal_store(depot_journal(d), &d->made, 0);
+        depot_store(d, &d->empty, 0);
+        depot_store(d, &d->made, 0);
         journal_commit(depot_journal(d));
         depot_give_units(cache, cls);
     }

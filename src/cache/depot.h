@@ -10,6 +10,10 @@ static inline struct depot *depot_of(const struct cache *cache, unsigned cls)
     return &cache->table->depots[cls];
 }
 
+/* Stores to a word that the depot's lock guards, through the depot's journal. */
+#define depot_store(d, field, value)                                                               \
+    journal_store_within(depot_journal(d), JOURNAL_SHORT_CAPACITY, field, value)
+
 static inline size_t depot_bytes(const struct depot *d, unsigned cls)
 {
     return word_peek(&d->stock_blocks) * class_size(cls);
@@ -80,8 +84,8 @@ void depot_end_transit(struct depot *d, unsigned cls, size_t group, word outside
 
 static inline void depot_set_transit(struct depot *d, word new, word old)
 {
-    journal_store(depot_journal(d), &d->transit_new, new);
-    journal_store(depot_journal(d), &d->transit_old, old);
+    depot_store(d, &d->transit_new, new);
+    depot_store(d, &d->transit_old, old);
 }
 
 /* Makes magazines if the depot has no empty one; a transaction of its own. Whether it has one

@@ -253,7 +253,7 @@ bool cache_spill(struct cache *cache, unsigned cls, void *block)
 
     if (w != 0) {
         /* Journaled: if a split just made is undone, the slot belongs to the upper half again. */
-        journal_store(depot_journal(d), magazine_next(w), (word)block);
+        depot_store(d, magazine_next(w), (word)block);
         magazine_set_mark(block, w);
         bool done = full && cache_exchange(cache, cls, cpu, old, w + WORD);
         depot_end_transit(d, cls, group, done ? old : w + WORD);

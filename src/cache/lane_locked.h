@@ -1,7 +1,7 @@
 /* lane_locked.h - pop, push and exchange on a lane behind its word lock; any lane will do.
  *
  * Without an rseq area to read it from, the thread's CPU costs a call. So it is asked only now and
- * then, and when the lane's lock was found taken.
+ * then.
  */
 #ifndef DVSM_CACHE_LANE_LOCKED_H
 #define DVSM_CACHE_LANE_LOCKED_H

@@ -217,7 +217,7 @@ void stock_keep_bound(struct cache *cache, struct fault *fault)
         stock_reduce(cache, bytes - bound + bound / KEEP_BELOW_PART, fault);
 }
 
-/* Returns at least twice what growing would bring, so that what is cached falls while the arenas
+/* Returns about four times what growing would bring, so that what is cached falls while the arenas
  * grow. */
 bool cache_reduce_before_growth(struct cache *cache, struct fault *fault)
 {

@@ -33,7 +33,7 @@ void segment_walk(struct segments *s, segment_visit visit, void *context)
     const struct segment_map *map = s->map;
     struct granule_run run;
 
-    if (!segment_enter(s, "segment_walk"))
+    if (!segment_enter(s))
         return;
     for (size_t i = 0; i < map->used; i = run_end(run)) {
         run = run_from(map, i);
@@ -186,7 +186,7 @@ void segment_check(struct segments *s, struct check *check)
 {
     const struct segment_map *map = s->map;
 
-    if (!segment_enter(s, "segment_check")) {
+    if (!segment_enter(s)) {
         check_that(check, !map->damaged, "granule map: was set aside");
         return;
     }
@@ -206,7 +206,7 @@ void segment_check_overhead(struct segments *s, segment_charged charged, const v
 {
     const struct segment_map *map = s->map;
 
-    if (!segment_enter(s, "segment_check_overhead"))
+    if (!segment_enter(s))
         return;
     size_t bytes = segment_own_bytes(map) + charged(context);
 

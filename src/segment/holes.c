@@ -46,7 +46,7 @@ size_t segment_count_holes(struct segments *s, segment_owner_id owner)
     const struct segment_map *map = s->map;
     size_t holes = 0;
 
-    if (!segment_enter(s, "segment_count_holes"))
+    if (!segment_enter(s))
         return 0;
     for (size_t i = 0; i < map->used; i++)
         if ((granule_load(map, i) & TAKEN) != 0 && granule_value(granule_load(map, i)) == owner)
@@ -170,7 +170,7 @@ size_t segment_punch(struct segments *s, char *start, char *end, word *holes)
     if (most == 0 || end <= start)
         return 0;
     while ((run = stretch(map, first, beyond, false, most)).count > 0) {
-        if (!segment_enter(s, "segment_punch"))
+        if (!segment_enter(s))
             break;
 
         bool done = punch(s, run, holes);
@@ -206,7 +206,7 @@ static bool might_fill(struct segments *s, size_t pages)
 {
     if (likely(fits(s->map, pages)))
         return true;
-    if (!segment_enter(s, "segment_fill"))
+    if (!segment_enter(s))
         return false;
 
     bool might = fits(s->map, pages);
@@ -227,7 +227,7 @@ static bool has_room(struct segments *s, struct page_run run)
  * left. */
 static bool count_filled(struct segments *s, struct page_run run, word *holes)
 {
-    if (!segment_enter(s, "segment_fill"))
+    if (!segment_enter(s))
         return false;
 
     bool room = has_room(s, run);
@@ -246,7 +246,7 @@ static bool fill(struct segments *s, struct page_run run, word *holes)
 {
     const struct segment_map *map = s->map;
 
-    if (!segment_enter(s, "segment_fill"))
+    if (!segment_enter(s))
         return false;
 
     bool room = has_room(s, run);

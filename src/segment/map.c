@@ -113,9 +113,8 @@ static bool is_usable(struct segments *s)
     return false;
 }
 
-bool segment_enter(struct segments *s, const char *function)
+bool segment_enter(struct segments *s)
 {
-    (void)function;
     switch (lock_acquire(&s->map->lock)) {
     case LOCK_ACQUIRED:
         return is_usable(s);
@@ -140,7 +139,7 @@ bool segment_is_damaged(const struct segment_map *map)
 
 bool segment_settle(struct segments *s)
 {
-    if (!segment_enter(s, "segment_settle"))
+    if (!segment_enter(s))
         return segment_is_damaged(s->map); /* then it never changes again */
     segment_leave(s);
     return true;
@@ -149,7 +148,7 @@ bool segment_settle(struct segments *s)
 bool segment_change(struct segments *s, void (*change)(struct journal *j, void *context),
                     void *context)
 {
-    if (!segment_enter(s, "segment_change"))
+    if (!segment_enter(s))
         return false;
     change(&s->map->journal, context);
     journal_commit(&s->map->journal);
@@ -286,7 +285,7 @@ bool segment_charge(struct segments *s, void *place, size_t bytes, word *mark, w
 {
     struct segment_map *map = s->map;
 
-    if (!segment_enter(s, "segment_charge"))
+    if (!segment_enter(s))
         return false;
 
     if (*mark >= value) { /* another thread has committed it */
@@ -309,7 +308,7 @@ void segment_usage(struct segments *s, struct segment_usage *usage)
     const struct segment_map *map = s->map;
 
     *usage = (struct segment_usage){0};
-    bool locked = segment_enter(s, "segment_usage"); /* if not, each number is read as it is now */
+    bool locked = segment_enter(s); /* if not, each number is read as it is now */
     usage->committed = segment_memory_bytes(map);
     usage->holes = map->holes * map->page;
     usage->committed_most = map->committed_most << GRANULE_SHIFT;
@@ -327,7 +326,7 @@ size_t segment_set_limit(struct segments *s, size_t bytes)
 {
     size_t limit = granules_for(bytes);
 
-    bool locked = segment_enter(s, "segment_set_limit"); /* if not, one store is right, too */
+    bool locked = segment_enter(s); /* if not, one store is right, too */
     __atomic_store_n(&s->map->limit, limit, __ATOMIC_RELAXED);
     if (locked)
         segment_leave(s);
@@ -344,7 +343,7 @@ bool segment_is_full(const struct segment_map *map, size_t bytes)
 
 void segment_set_retain(struct segments *s, size_t bytes)
 {
-    bool locked = segment_enter(s, "segment_set_retain");
+    bool locked = segment_enter(s);
     __atomic_store_n(&s->map->retain, bytes >> GRANULE_SHIFT, __ATOMIC_RELAXED);
     if (locked)
         segment_leave(s);

@@ -244,7 +244,7 @@ size_t segment_release_to(struct segments *s, size_t keep, size_t slice)
     bool more = true;
 
     /* One slice in each hold of the lock, so that nobody waits for long. */
-    while (more && segment_enter(s, "segment_release")) {
+    while (more && segment_enter(s)) {
         size_t before = map->retained;
         size_t excess = before > keep ? before - keep : 0;
 

@@ -142,7 +142,7 @@ static bool is_owned(const struct segment_map *map, segment_owner_id owner, stru
  * map's lock. If the map itself was set aside, the run stays pending. */
 bool segment_recover(struct segments *s, segment_owner_id owner, struct run *pending, word *holes)
 {
-    if (!segment_enter(s, "segment_recover"))
+    if (!segment_enter(s))
         return true;
     bool sound = pending->bytes == 0 || is_owned(s->map, owner, *pending);
 

@@ -166,7 +166,7 @@ bool segment_take_placed(struct segments *s, segment_owner_id owner, enum run_ki
 {
     assert(owner > 0 && owner <= SEGMENT_OWNER_MOST);
     assert(bytes % GRANULE == 0 && place.room % GRANULE == 0);
-    if (bytes == 0 || !is_countable(bytes, place) || !segment_enter(s, "segment_take"))
+    if (bytes == 0 || !is_countable(bytes, place) || !segment_enter(s))
         return false;
     assert(pending->bytes == 0);
 
@@ -198,7 +198,7 @@ bool segment_take_at(struct segments *s, segment_owner_id owner, enum run_kind k
 
     assert(owner > 0 && owner <= SEGMENT_OWNER_MOST);
     assert(bytes % GRANULE == 0 && (uintptr_t)start % GRANULE == 0);
-    if (bytes == 0 || !segment_enter(s, "segment_take_at"))
+    if (bytes == 0 || !segment_enter(s))
         return false;
     assert(pending->bytes == 0);
 
@@ -355,7 +355,7 @@ void segment_give_holed(struct segments *s, struct run *pending, struct run keep
 {
     size_t released = NO_GRANULE; /* where the piece begins whose release was tried already */
 
-    if (!segment_enter(s, "segment_give"))
+    if (!segment_enter(s))
         return;
     for (;;) {
         struct granule_run piece = next_piece(s->map, *pending, keep);
@@ -373,7 +373,7 @@ void segment_give_holed(struct segments *s, struct run *pending, struct run keep
         segment_leave(s);
         segment_release_taken(s, piece);
         released = piece.first;
-        if (!segment_enter(s, "segment_give"))
+        if (!segment_enter(s))
             return;
     }
     leave_retaining(s);

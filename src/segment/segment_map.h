@@ -156,7 +156,7 @@ static inline bool run_is_ready(const struct segment_map *map, struct granule_ru
 
 /* map.c: takes the lock, and recovers if its holder died. False: the lock is not to be had, in a
  * signal handler that interrupted its holder, or because the map was set aside. */
-bool segment_enter(struct segments *s, const char *function);
+bool segment_enter(struct segments *s);
 void segment_leave(struct segments *s);
 /* recover.c: undoes what the dead left, with the lock held; may be interrupted and repeated. If
  * what is there cannot be theirs, the map is set aside. */

@@ -437,7 +437,7 @@ static int die_with_all_locks(void *context)
     }
     CHILD_CHECK(lock_acquire(&heap->arenas.table->lock) == LOCK_ACQUIRED);
     CHILD_CHECK(heap_enter(&call, heap, "test"));
-    CHILD_CHECK(segment_enter(&heap->segments, "test"));
+    CHILD_CHECK(segment_enter(&heap->segments));
     kill(getpid(), SIGKILL);
     return 0;
 }

@@ -301,6 +301,40 @@ static void test_the_journal_holds_what_it_promises(void **state)
         assert_int_equal(field[i], 0);
 }
 
+struct overfilled {
+    struct journal *journal; /* shared */
+    size_t capacity;
+};
+
+/* One store too many; the field is what lies behind the journal. */
+static int overfill(void *context)
+{
+    const struct overfilled *o = context;
+    word *behind = (word *)&o->journal->entry[o->capacity];
+
+    for (size_t i = 0; i < o->capacity; i++)
+        journal_store_within(o->journal, o->capacity, behind, 1);
+    journal_store_within(o->journal, o->capacity, behind, 2);
+    return 1;
+}
+
+static void test_a_full_journal_ends_the_process_before_the_store(void **state)
+{
+    size_t capacities[] = {JOURNAL_CAPACITY, JOURNAL_SHORT_CAPACITY};
+    char text[200];
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        struct overfilled o = {shared_pages(2 * sizeof *o.journal), capacities[i]};
+        int status = run_in_child_with_stderr(overfill, &o, text, sizeof text);
+
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+        assert_non_null(strstr(text, "more entries than its journal has"));
+        assert_int_equal(o.journal->count, o.capacity);
+        assert_int_equal((word)o.journal->entry[o.capacity].address, 1);
+    }
+}
+
 /* What a process killed between count and store leaves: an entry whose store never came. */
 static void test_an_entry_without_its_store_does_no_harm(void **state)
 {
@@ -606,6 +640,7 @@ int main(void)
         cmocka_unit_test(test_committed_stores_stay),
         cmocka_unit_test(test_roll_back_restores_the_oldest_value),
         cmocka_unit_test(test_the_journal_holds_what_it_promises),
+        cmocka_unit_test(test_a_full_journal_ends_the_process_before_the_store),
         cmocka_unit_test(test_an_entry_without_its_store_does_no_harm),
         cmocka_unit_test(test_roll_back_may_stop_at_any_entry_and_be_repeated),
         cmocka_unit_test(test_a_change_cut_by_a_kill_is_whole_or_was_not),
