@@ -142,9 +142,9 @@ void **dvsm_independent_comalloc(size_t count, const size_t *sizes, void **block
 /* Frees a block. NULL: does nothing. errno is preserved. */
 void dvsm_free(void *block);
 
-/* As C23's: frees a block that was asked for with that size, or that alignment and size. What the
- * block cannot have is a fault (a size above what is usable, an address that is no multiple of the
- * alignment), and nothing is freed. NULL: does nothing. errno is preserved. */
+/* As C23's: frees a block that was asked for with that size, or that alignment and size. A size
+ * that the block cannot have, because it is more than what is usable, is a fault, and nothing is
+ * freed. The alignment is not looked at. NULL: does nothing. errno is preserved. */
 void dvsm_free_sized(void *block, size_t size);
 void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size);
 

@@ -9,14 +9,15 @@ HOT void dvsm_free(void *block)
 
 HOT void dvsm_free_sized(void *block, size_t size)
 {
-    if (unlikely(!heap_free_sized_fast(&heap_default_view, block, 1, size)))
-        heap_free_sized(block, 1, size, "dvsm_free_sized");
+    if (unlikely(!heap_free_sized_fast(&heap_default_view, block, size)))
+        heap_free_sized(block, size, "dvsm_free_sized");
 }
 
 HOT void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size)
 {
-    if (unlikely(!heap_free_sized_fast(&heap_default_view, block, alignment, size)))
-        heap_free_sized(block, alignment, size, "dvsm_free_aligned_sized");
+    (void)alignment;
+    if (unlikely(!heap_free_sized_fast(&heap_default_view, block, size)))
+        heap_free_sized(block, size, "dvsm_free_aligned_sized");
 }
 
 size_t dvsm_bulk_free(void **blocks, size_t count)

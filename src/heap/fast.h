@@ -128,22 +128,20 @@ static inline __attribute__((always_inline)) bool heap_free_fast(const struct la
            heap_push(view, &place, block);
 }
 
-/* Whether a block whose chunk has so many bytes can have been asked for with that alignment and
- * size. NB: how much it may have beyond the size has no bound: pvalloc() rounds up to pages,
- * say. */
-static inline bool heap_can_be_of(const void *block, size_t chunk, size_t alignment, size_t size)
+/* Whether a block whose chunk has so many bytes can have been asked for with that size. NB: how much
+ * it may have beyond the size has no bound: pvalloc() rounds up to pages, say. */
+static inline bool heap_can_be_of(size_t chunk, size_t size)
 {
-    return likely(size <= chunk - CHUNK_OVERHEAD) &&
-           likely(((uintptr_t)block & (alignment - 1)) == 0);
+    return likely(size <= chunk - CHUNK_OVERHEAD);
 }
 
-static inline __attribute__((always_inline)) bool
-heap_free_sized_fast(const struct lane_view *view, void *block, size_t alignment, size_t size)
+static inline __attribute__((always_inline)) bool heap_free_sized_fast(const struct lane_view *view,
+                                                                       void *block, size_t size)
 {
     struct heap_place place;
 
     return likely(heap_may_cache(view, &view->span, HEAP_STAYS, block, &place)) &&
-           heap_can_be_of(block, place.chunk, alignment, size) && heap_push(view, &place, block);
+           heap_can_be_of(place.chunk, size) && heap_push(view, &place, block);
 }
 
 /* ---- locked mode: the first thing that the slow paths try */

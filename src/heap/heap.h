@@ -308,7 +308,7 @@ int heap_posix_memalign(struct dvsm_heap *heap, void **out, size_t alignment, si
                         int saved, const char *function);
 
 void heap_free(void *block, const char *function);
-void heap_free_sized(void *block, size_t alignment, size_t size, const char *function);
+void heap_free_sized(void *block, size_t size, const char *function);
 size_t heap_bulk_free(void **blocks, size_t count, const char *function);
 size_t heap_usable_size(const void *block, const char *function);
 

@@ -87,7 +87,7 @@ NOINLINE void heap_free(void *block, const char *function)
 
 /* A size that the block cannot have says that something is wrong with block or size: nothing is
  * freed. */
-NOINLINE void heap_free_sized(void *block, size_t alignment, size_t size, const char *function)
+NOINLINE void heap_free_sized(void *block, size_t size, const char *function)
 {
     struct dvsm_heap *heap = block != NULL ? heap_of(block) : NULL;
     struct heap_place place = {0};
@@ -99,10 +99,9 @@ NOINLINE void heap_free_sized(void *block, size_t alignment, size_t size, const 
 
         place.chunk = usable != 0 ? usable + CHUNK_OVERHEAD : 0;
     }
-    if (place.chunk != 0 && !heap_can_be_of(block, place.chunk, alignment, size))
-        heap_report(
-            heap, &(struct fault){FAULT_ARGUMENT, "not the size or alignment of this block", block},
-            function);
+    if (place.chunk != 0 && !heap_can_be_of(place.chunk, size))
+        heap_report(heap, &(struct fault){FAULT_ARGUMENT, "not the size of this block", block},
+                    function);
     else
         heap_free(block, function);
     errno = saved;
