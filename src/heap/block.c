@@ -69,8 +69,7 @@ static size_t large_usable(const struct dvsm_heap *heap, const void *block)
 {
     const struct chunk *c = chunk_of_payload(block);
 
-    if (!chunk_is_aligned(c) || segment_owner(heap->segments.map, c, NULL) == 0 ||
-        (c->head & HEAD_FLAGS) != 0 ||
+    if (segment_owner(heap->segments.map, c, NULL) == 0 || (c->head & HEAD_FLAGS) != 0 ||
         !is_large_run(heap->segments.map, c, (const char *)chunk_next(c)))
         return 0;
     return chunk_usable(c);
@@ -78,6 +77,8 @@ static size_t large_usable(const struct dvsm_heap *heap, const void *block)
 
 size_t heap_usable_by_look(struct dvsm_heap *heap, const void *block)
 {
+    if (!chunk_is_aligned(block))
+        return 0;
     switch (heap_look(heap, block)) {
     case BLOCK_PLAIN:
         return heap_chunk_size(block) - CHUNK_OVERHEAD;
