@@ -48,10 +48,8 @@ void *dvsm_pvalloc(size_t size)
     size_t page = page_size();
     size_t whole = size == 0 ? page : bits_round_up(size, page);
 
-    if (whole < size) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    if (whole < size)
+        return heap_fail(ENOMEM);
     return heap_memalign(heap_default(), page, whole, "dvsm_pvalloc");
 }
 

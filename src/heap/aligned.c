@@ -4,12 +4,6 @@
 #include "base/bits.h"
 #include "heap/fast.h"
 
-static void *fail(int error)
-{
-    errno = error;
-    return NULL;
-}
-
 /* Alignments up to this one are served from the cache, by the class whose size is the next
  * multiple. Arenas then cut that class's blocks at multiples of the alignment, so in the long run
  * all cached blocks are aligned. With larger alignments too much of a block would remain unused. */
@@ -89,7 +83,7 @@ void *heap_memalign(struct dvsm_heap *heap, size_t alignment, size_t size, const
         return NULL;
     alignment = bits_power_of_two_above(alignment);
     if (alignment == 0)
-        return fail(EINVAL);
+        return heap_fail(EINVAL);
     return allocate_multiple(heap, alignment, size, function);
 }
 
@@ -99,7 +93,7 @@ void *heap_aligned_alloc(struct dvsm_heap *heap, size_t alignment, size_t size,
     if (heap == NULL)
         return NULL;
     if (!bits_is_power_of_two(alignment))
-        return fail(EINVAL);
+        return heap_fail(EINVAL);
     return allocate_multiple(heap, alignment, size, function);
 }
 

@@ -5,12 +5,6 @@
 
 #include "heap/fast.h"
 
-static void *fail(int error)
-{
-    errno = error;
-    return NULL;
-}
-
 /* ---- malloc ---------------------------------------------------------------------------------- */
 
 /* Serves a request that a lane could not. */
@@ -58,7 +52,7 @@ void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char 
     if (heap == NULL)
         return NULL;
     if (__builtin_mul_overflow(count, size, &bytes))
-        return fail(ENOMEM);
+        return heap_fail(ENOMEM);
     if (bytes < CLASS_MOST)
         block = heap_malloc_of(heap, bytes, function);
     else

@@ -80,10 +80,8 @@ NOINLINE struct dvsm_heap *heap_make_default(void)
 
     know_environment();
     struct dvsm_heap *heap = make(&setup, &error);
-    if (heap == NULL) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    if (heap == NULL)
+        return heap_fail(ENOMEM);
     if (atomic_compare_exchange_strong(&heap_the_default, &there, heap)) {
         view_show(heap);
         return heap;

@@ -128,8 +128,8 @@ static inline __attribute__((always_inline)) bool heap_free_fast(const struct la
            heap_push(view, &place, block);
 }
 
-/* Whether a block whose chunk has so many bytes can have been asked for with that size. NB: how much
- * it may have beyond the size has no bound: pvalloc() rounds up to pages, say. */
+/* Whether a block whose chunk has so many bytes can have been asked for with that size. NB: how
+ * much it may have beyond the size has no bound: pvalloc() rounds up to pages, say. */
 static inline bool heap_can_be_of(size_t chunk, size_t size)
 {
     return likely(size <= chunk - CHUNK_OVERHEAD);

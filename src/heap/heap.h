@@ -26,6 +26,7 @@
 #ifndef DVSM_HEAP_HEAP_H
 #define DVSM_HEAP_HEAP_H
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -73,29 +74,30 @@ void registry_free(struct dvsm_heap *heap);
 void registry_each(void (*visit)(struct dvsm_heap *heap));
 
 /* The table; a slot's size is a power of two. */
-extern struct dvsm_heap heaps[HEAPS_MOST] __attribute__((visibility("hidden")));
-_Static_assert((sizeof heaps[0] & (sizeof heaps[0] - 1)) == 0, "which slot is a shift");
+extern struct dvsm_heap registry_heaps[HEAPS_MOST] __attribute__((visibility("hidden")));
+_Static_assert((sizeof registry_heaps[0] & (sizeof registry_heaps[0] - 1)) == 0,
+               "which slot is a shift");
 
 static inline bool registry_is_live(const struct dvsm_heap *heap)
 {
     return atomic_load_explicit(&heap->state, memory_order_acquire) == HEAP_LIVE;
 }
 
-/* Sets errno to EINVAL and returns NULL. */
-struct dvsm_heap *registry_refuse(void);
+/* Sets errno and returns NULL. */
+void *heap_fail(int error);
 
 /* Whether the pointer is to a slot, of whatever state. */
 static inline bool registry_has(const struct dvsm_heap *heap)
 {
-    size_t offset = (size_t)((const char *)heap - (const char *)heaps);
+    size_t offset = (size_t)((const char *)heap - (const char *)registry_heaps);
 
-    return likely(offset < sizeof heaps) && likely(offset % sizeof *heap == 0);
+    return likely(offset < sizeof registry_heaps) && likely(offset % sizeof *heap == 0);
 }
 
 /* The heap if it is live; else NULL and errno EINVAL. */
 static inline struct dvsm_heap *registry_checked(struct dvsm_heap *heap)
 {
-    return registry_has(heap) && likely(registry_is_live(heap)) ? heap : registry_refuse();
+    return registry_has(heap) && likely(registry_is_live(heap)) ? heap : heap_fail(EINVAL);
 }
 
 /* All slots below this number were claimed at least once. A slot never moves. */

@@ -5,7 +5,7 @@
 
 struct dvsm_heap *_Atomic heap_the_default;
 
-struct dvsm_heap heaps[HEAPS_MOST];
+struct dvsm_heap registry_heaps[HEAPS_MOST];
 static atomic_size_t heaps_used; /* slots from this index on were never claimed */
 
 size_t registry_used(void)
@@ -15,7 +15,7 @@ size_t registry_used(void)
 
 struct dvsm_heap *registry_slot(size_t index)
 {
-    return &heaps[index];
+    return &registry_heaps[index];
 }
 
 static void note_used(size_t count)
@@ -29,12 +29,12 @@ static void note_used(size_t count)
 struct dvsm_heap *registry_claim(void)
 {
     for (size_t i = 0; i < HEAPS_MOST; i++) {
-        unsigned state = atomic_load_explicit(&heaps[i].state, memory_order_relaxed);
+        unsigned state = atomic_load_explicit(&registry_heaps[i].state, memory_order_relaxed);
 
         if (state == HEAP_FREE &&
-            atomic_compare_exchange_strong(&heaps[i].state, &state, HEAP_CLAIMED)) {
+            atomic_compare_exchange_strong(&registry_heaps[i].state, &state, HEAP_CLAIMED)) {
             note_used(i + 1);
-            return &heaps[i];
+            return &registry_heaps[i];
         }
     }
     return NULL;
@@ -69,12 +69,12 @@ void registry_each(void (*visit)(struct dvsm_heap *heap))
     size_t used = atomic_load_explicit(&heaps_used, memory_order_acquire);
 
     for (size_t i = 0; i < used; i++)
-        if (registry_is_live(&heaps[i]))
-            visit(&heaps[i]);
+        if (registry_is_live(&registry_heaps[i]))
+            visit(&registry_heaps[i]);
 }
 
-struct dvsm_heap *registry_refuse(void)
+void *heap_fail(int error)
 {
-    errno = EINVAL;
+    errno = error;
     return NULL;
 }

@@ -212,9 +212,7 @@ void *heap_realloc_given(struct dvsm_heap *heap, void *block, size_t size, const
 
 void *heap_realloc_in_place(void *block, size_t size, const char *function)
 {
-    if (block == NULL) {
-        errno = EINVAL;
-        return NULL;
-    }
+    if (block == NULL)
+        return heap_fail(EINVAL);
     return resize_or_fail(NULL, block, size, NO_COPY, function);
 }

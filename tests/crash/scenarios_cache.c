@@ -18,15 +18,21 @@ void prepare_lane_full(void)
         give_up("the lane is not full");
 }
 
+/* So many blocks, all held at once. */
+static void come_and_go(size_t count)
+{
+    void *blocks[300];
+
+    for (size_t i = 0; i < count; i++)
+        blocks[i] = dvsm_malloc(40);
+    for (size_t i = 0; i < count; i++)
+        dvsm_free(blocks[i]);
+}
+
 /* A lane without blocks, a depot with magazines in stock. */
 void prepare_stock(void)
 {
-    void *blocks[140];
-
-    for (int i = 0; i < 140; i++)
-        blocks[i] = dvsm_malloc(40);
-    for (int i = 0; i < 140; i++)
-        dvsm_free(blocks[i]);
+    come_and_go(140);
     hold(0, MANY, 40);
 }
 
@@ -34,17 +40,9 @@ void prepare_stock(void)
  * split. */
 void prepare_split(void)
 {
-    void *blocks[300];
-
-    for (int i = 0; i < 300; i++)
-        blocks[i] = dvsm_malloc(40);
-    for (int i = 0; i < 300; i++)
-        dvsm_free(blocks[i]);
+    come_and_go(300);
     hold(0, MANY, 40);
-    for (int i = 0; i < 60; i++)
-        blocks[i] = dvsm_malloc(40);
-    for (int i = 0; i < 60; i++)
-        dvsm_free(blocks[i]);
+    come_and_go(60);
 }
 
 void prepare_coarse(void)

@@ -280,6 +280,19 @@ static void test_a_memfd_that_cannot_be_sealed_is_not_used(void **state)
 
 /* ---- limits of the process, in children that set them */
 
+static child_work limited;
+
+static void run_limited(const dvsm_backend *b)
+{
+    assert_int_equal(run_in_child(limited, (void *)(uintptr_t)b), 0);
+}
+
+static void with_each_backend_in_a_child(child_work work)
+{
+    limited = work;
+    with_each_backend(run_limited);
+}
+
 static int reserve_without_free_fd(void *context)
 {
     const dvsm_backend *b = context;
@@ -294,15 +307,10 @@ static int reserve_without_free_fd(void *context)
     return 0;
 }
 
-static void reports_no_free_fd(const dvsm_backend *b)
-{
-    assert_int_equal(run_in_child(reserve_without_free_fd, (void *)(uintptr_t)b), 0);
-}
-
 static void test_no_free_fd_is_an_error(void **state)
 {
     (void)state;
-    with_each_backend(reports_no_free_fd);
+    with_each_backend_in_a_child(reserve_without_free_fd);
 }
 
 static size_t address_space_used(void)
@@ -335,15 +343,10 @@ static int reserve_within_address_space(void *context)
     return 0;
 }
 
-static void fits_into_address_space(const dvsm_backend *b)
-{
-    assert_int_equal(run_in_child(reserve_within_address_space, (void *)(uintptr_t)b), 0);
-}
-
 static void test_a_limit_of_address_space_is_met_by_halving(void **state)
 {
     (void)state;
-    with_each_backend(fits_into_address_space);
+    with_each_backend_in_a_child(reserve_within_address_space);
 }
 
 static volatile sig_atomic_t file_size_signals;
@@ -373,15 +376,10 @@ static int reserve_within_file_size(void *context)
     return 0;
 }
 
-static void fits_into_file_size(const dvsm_backend *b)
-{
-    assert_int_equal(run_in_child(reserve_within_file_size, (void *)(uintptr_t)b), 0);
-}
-
 static void test_a_limit_of_file_size_is_met_without_a_signal(void **state)
 {
     (void)state;
-    with_each_backend(fits_into_file_size);
+    with_each_backend_in_a_child(reserve_within_file_size);
 }
 
 /* The limit may have been set after the heap was made: the file is as long as it is then. */
@@ -409,15 +407,10 @@ static int commit_beyond_file_size(void *context)
     return 0;
 }
 
-static void commits_beyond_file_size(const dvsm_backend *b)
-{
-    assert_int_equal(run_in_child(commit_beyond_file_size, (void *)(uintptr_t)b), 0);
-}
-
 static void test_a_limit_set_later_does_not_touch_what_is_reserved(void **state)
 {
     (void)state;
-    with_each_backend(commits_beyond_file_size);
+    with_each_backend_in_a_child(commit_beyond_file_size);
 }
 
 /* ---- file systems: a small /dev/shm, and none, in a mount namespace of a child's own */
