@@ -1,4 +1,4 @@
-/* test_aligned.c - blocks that are aligned by request take no more memory than they must: one at a
+/* test_aligned.c - blocks of a requested alignment take little more memory than they must: one at a
  * time, in rings, by several threads, mixed with others, resized. */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -25,8 +25,8 @@ static size_t round_up(size_t x, size_t unit)
     return (x + unit - 1) / unit * unit;
 }
 
-/* What lies between two blocks of that kind that are as close as they can be: a header is before
- * each. */
+/* The distance between the starts of two such blocks that lie as close as they can; each has a
+ * header before it. */
 static size_t stride(size_t alignment, size_t size)
 {
     size_t bytes = round_up(size + CHUNK_HEADER, alignment);
@@ -44,7 +44,7 @@ static dvsm_heap *new_heap(size_t *before)
     return heap;
 }
 
-/* The footprint never was more than 1.5 times what was in use, and 1 MiB. */
+/* The footprint has never been more than one and a half times `in_use`, and 1 MiB. */
 static void expect_small(dvsm_heap *heap, size_t before, size_t in_use, size_t alignment,
                          size_t size)
 {
@@ -155,8 +155,8 @@ static void test_several_threads(void **state)
     }
 }
 
-/* Ordinary blocks of the same class come and go between them: those that are not aligned are in the
- * way. */
+/* Ordinary blocks of the same class come and go between the aligned ones; most of them are not
+ * aligned, and serve no such request. */
 static void test_mixed_with_ordinary_blocks(void **state)
 {
     struct random_source source = {2};
@@ -181,7 +181,7 @@ static void test_mixed_with_ordinary_blocks(void **state)
     expect_small(heap, before, 2 * RING * 128, 64, 100);
 }
 
-/* However such a block is given back, also after it was resized, its lead comes with it. */
+/* Free returns the lead before an aligned block, too: by whatever call, and also after realloc. */
 static void test_resized_and_freed_in_every_way(void **state)
 {
     struct random_source source = {3};
@@ -219,7 +219,7 @@ static void test_resized_and_freed_in_every_way(void **state)
     expect_small(heap, before, 2 * 16384 + 12000, 16384, 6000);
 }
 
-/* Once aligned blocks were asked for, they come from the lane: the next one is the one freed
+/* After the first requests aligned blocks come from the lane: the next one is the one freed
  * last. */
 static void test_small_alignments_come_from_the_cache(void **state)
 {

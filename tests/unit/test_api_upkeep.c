@@ -239,7 +239,8 @@ static void test_walk_and_stats_agree(void **state)
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* Segments that are not neighbours are joined by records, which are no blocks. */
+/* An arena keeps a record for each segment that is not next to the others. A walk shows these
+ * records as overhead, not as blocks. */
 static void test_records_of_segments_are_overhead(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.arenas = 1});

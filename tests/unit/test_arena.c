@@ -185,8 +185,8 @@ static void test_small_request_takes_the_exact_bin_first(void **state)
     assert_ptr_equal(allocate(s, WORDS(8)), a);
 }
 
-/* A larger small chunk is split, and its rest is the victim; the next small request is cut from
- * that. */
+/* A small chunk that is larger than needed is split. Its rest becomes the victim, and the next
+ * small request is cut from that. */
 static void test_victim(void **state)
 {
     struct scene *s = *state;
@@ -198,7 +198,8 @@ static void test_victim(void **state)
     assert_int_equal(s->arena->dv_size, 16 * WORD);
     assert_ptr_equal(allocate(s, WORDS(8)), a + 8 * WORD);
     assert_int_equal(s->arena->dv_size, 8 * WORD);
-    assert_ptr_equal(allocate(s, WORDS(6)), a + 16 * WORD); /* the rest is no chunk: whole */
+    /* The rest is too small for a chunk: the request gets all of it. */
+    assert_ptr_equal(allocate(s, WORDS(6)), a + 16 * WORD);
     assert_int_equal(s->arena->dv_size, 0);
 }
 
@@ -242,7 +243,7 @@ static void test_the_old_victim_goes_to_its_bin(void **state)
     allocate(s, 10);
     (void)gap;
     release(s, a);
-    allocate(s, WORDS(10)); /* victim: 6 words of a */
+    allocate(s, WORDS(10)); /* the victim is the last 6 words of a */
     assert_int_equal(s->arena->dv_size, 6 * WORD);
     release(s, b);
     assert_ptr_equal(allocate(s, WORDS(8)), b); /* too much for the victim */
@@ -251,7 +252,7 @@ static void test_the_old_victim_goes_to_its_bin(void **state)
                      chunk_of_payload(a + 10 * WORD));
 }
 
-/* A tree's chunk is used only where less is left of it than of the victim. */
+/* A tree chunk serves a large request only if it leaves a smaller rest than the victim would. */
 static void test_large_request_weighs_tree_and_victim(void **state)
 {
     struct scene *s = *state;
@@ -260,7 +261,7 @@ static void test_large_request_weighs_tree_and_victim(void **state)
     allocate(s, 10);
     (void)gap;
     release(s, a);
-    assert_ptr_equal(allocate(s, 10), a); /* the victim: most of a */
+    assert_ptr_equal(allocate(s, 10), a); /* the rest, most of a, is the victim */
     release(s, b);
     size_t dv = s->arena->dv_size, tree = chunk_size(chunk_of_payload(b));
     char *from_tree = allocate(s, 2000);
@@ -340,7 +341,7 @@ static void test_merging_with_the_victim(void **state)
 
     allocate(s, 10);
     release(s, a);
-    char *low = allocate(s, 100); /* then the victim, then b, c */
+    char *low = allocate(s, 100); /* then come the victim, b and c */
     size_t dv = s->arena->dv_size;
     release(s, c);
     release(s, b); /* between victim and a free chunk */
@@ -495,8 +496,9 @@ static void test_every_alignment(void **state)
     }
 }
 
-/* A rest after an aligned block is freed only where it is more than the smallest chunk: here it is
- * just that, since the lead before the first aligned place would have been none. */
+/* The rest behind an aligned block is freed only if it is larger than the smallest chunk. Here
+ * it is exactly that large: the first aligned place leaves too little before it for a chunk, so
+ * that the block goes to the second. */
 static void test_the_rest_of_an_aligned_block(void **state)
 {
     struct scene *s = *state;

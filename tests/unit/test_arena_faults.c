@@ -1,7 +1,7 @@
 /* test_arena_faults.c - wrong pointers and overwritten metadata, one by one, in one segment.
  *
- * Each gives the right fault, and leaves the arena as it was but for `damaged`. Where metadata is
- * damaged the arena refuses everything from then on.
+ * Each causes the right fault, and changes nothing in the arena but `damaged`. An arena with
+ * damaged metadata refuses everything from then on.
  *
  * Modes: default
  */
@@ -83,7 +83,7 @@ static void take_image(struct scene *s)
     memcpy(s->image, s->memory, BUFFER_BYTES);
 }
 
-/* What the journal's entries hold is of no meaning once its count is 0. */
+/* The journal's entries are not compared: once its count is 0 they mean nothing. */
 static void assert_as_before(struct scene *s, bool damaged)
 {
     struct arena *before = (struct arena *)(void *)s->image;
@@ -123,7 +123,7 @@ static void assert_fault(struct scene *s, const struct arena_call *call, enum fa
     assert_as_before(s, kind == FAULT_DAMAGE);
 }
 
-/* Every call that takes a block says the same of it. */
+/* Every call that takes a block reports the same fault. */
 static void assert_wrong_pointer(struct scene *s, void *block, const char *what)
 {
     void *array[1] = {block};
@@ -268,7 +268,7 @@ static void test_double_free_in_a_batch(void **state)
     release(s, c);
 }
 
-/* A wrong pointer in a batch costs nobody but itself, wherever it lies beside what is right. */
+/* A wrong pointer in a batch does no harm to a right one beside it, whichever comes first. */
 static void test_a_batch_with_a_neighbour_that_is_free(void **state)
 {
     struct scene *s = *state;
@@ -391,7 +391,7 @@ static void test_head_with_a_flag_that_nobody_sets(void **state)
     size_t size = chunk_size_for(100);
 
     if (CHUNK_ALIGN / 2 == CHUNK_UNCACHED)
-        skip(); /* 32 bit: each has a meaning */
+        skip(); /* with 32 bits every flag has a meaning */
     damage_head(s, size | CHUNK_ALIGN / 2 | PINUSE | CINUSE);
 }
 
@@ -429,7 +429,7 @@ static void test_usable_size_sets_a_damaged_arena_aside(void **state)
 
 /* ---- damage: free neighbours ----------------------------------------------------------------- */
 
-/* a (in use), free, b (in use): the free one is binned, of that size. */
+/* A free chunk of a given size, in its bin, between two blocks in use: a before it, b behind it. */
 struct gap {
     void *a, *b;
     struct chunk *free;

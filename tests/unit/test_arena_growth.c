@@ -18,8 +18,8 @@
 
 enum { GRANULES = 4096 };
 
-/* What a request may be smaller than granules are and still take all of them: the header, and the
- * request's rounding as if it were an ordinary chunk's. */
+/* A request may be smaller than its granules by this many bytes and still take all of them: by
+ * the header, and by the overhead that is added as for an ordinary chunk. */
 #define LARGE_OVERHEAD (CHUNK_HEADER + CHUNK_OVERHEAD)
 
 static int setup(void **state)
@@ -118,7 +118,8 @@ static void test_granularity_sets_the_step(void **state)
     assert_true(arena_set_parameter(g->arena, -2, 4 * GRANULE));
     allocate(g, 100);
     assert_int_equal(g->arena->footprint, 4 * GRANULE);
-    assert_true(arena_set_parameter(g->arena, -2, 4096)); /* the source's unit holds then */
+    /* The source's unit is larger, and counts. */
+    assert_true(arena_set_parameter(g->arena, -2, 4096));
     allocate(g, g->arena->top_size);
     assert_int_equal(g->arena->footprint, 8 * GRANULE);
     assert_true(trim(g, 0));
@@ -139,7 +140,7 @@ static void test_append_lets_top_grow(void **state)
     assert_int_equal(g->arena->trim_check, g->arena->trim_threshold);
 }
 
-/* top is one chunk of its segment, which begins two granules after the lowest free one. */
+/* top is all of its segment, which begins two granules after the lowest free one. */
 static void test_prepend_to_top(void **state)
 {
     struct growing_arena *g = *state;
@@ -195,11 +196,11 @@ static void test_prepend_to_the_victim(void **state)
 
     use_up_top(g, 64);
     release(g, first);
-    void *low = allocate(g, 100); /* from the first chunk: its rest is the victim */
+    void *low = allocate(g, 100); /* cut from the first chunk, whose rest is the victim */
     assert_ptr_equal(low, first);
     size_t dv = g->arena->dv_size;
     assert_int_not_equal(dv, 0);
-    release(g, low); /* which is the first chunk now */
+    release(g, low); /* joins the victim, which now begins the segment */
     assert_ptr_equal(g->arena->dv, chunk_of_payload(first));
     growing_arena_unhold(g, before);
     allocate(g, 100000);
@@ -225,7 +226,8 @@ static void test_prepend_to_an_older_segment(void **state)
     assert_int_equal(g->arena->segment.next->size, 3 * GRANULE);
 }
 
-/* The old segment's end after a new one came elsewhere. */
+/* The new segment is not next to the old one: the old segment's end gets a record, and what is
+ * left of top is a free chunk if it is large enough. */
 static void new_segment_after_top_of(struct growing_arena *g, size_t left)
 {
     allocate(g, request_leaving(1, left));
@@ -298,7 +300,7 @@ static void test_parameters(void **state)
     assert_int_equal(g->arena->large_count, 1);
 }
 
-/* Sizes at the end of all numbers. */
+/* Sizes near SIZE_MAX. */
 static void test_extreme_requests_are_refused(void **state)
 {
     struct growing_arena *g = *state;
@@ -379,7 +381,7 @@ static void test_free_trims_above_the_threshold(void **state)
     release(g, low);
 }
 
-/* A trim that released nothing is not tried again until top changes. */
+/* After a trim that released nothing, none is tried until top changes. */
 static void test_trim_in_vain_is_set_aside(void **state)
 {
     struct growing_arena *g = *state;
@@ -414,8 +416,8 @@ static void test_unused_segments_are_released(void **state)
     assert_int_equal(usage_of(g).segments, 1);
 }
 
-/* A segment is closed when top is smaller than a chunk: its record lies where top was. Then all of
- * it is freed. */
+/* Leaves a segment closed whose top was too small for a chunk, so that its record lies where top
+ * was; then frees all its blocks. */
 static void use_up_and_free_a_segment(struct growing_arena *g)
 {
     void *block = allocate(g, 50000);
@@ -504,7 +506,7 @@ static void test_large_block(void **state)
 {
     struct growing_arena *g = *state;
 
-    void *early = allocate(g, 300000); /* an arena never used has none */
+    void *early = allocate(g, 300000); /* an unused arena makes no large blocks */
     assert_int_equal(g->arena->large_count, 0);
     release(g, early);
     assert_true(trim(g, 0));
@@ -548,7 +550,8 @@ static void test_large_block_kept_shrunk_and_grown_in_place(void **state)
     unsigned char *block = allocate(g, 10 * GRANULE - LARGE_OVERHEAD);
     for (size_t i = 0; i < 10 * GRANULE - LARGE_OVERHEAD; i += 1000)
         block[i] = (unsigned char)(i / 1000);
-    assert_ptr_equal(resize(g, block, 9 * GRANULE), block); /* not too much: stays */
+    /* Less than a granule too much: nothing changes. */
+    assert_ptr_equal(resize(g, block, 9 * GRANULE), block);
     assert_int_equal(g->arena->large_bytes, 10 * GRANULE);
     assert_ptr_equal(resize(g, block, 6 * GRANULE - LARGE_OVERHEAD), block);
     assert_int_equal(g->arena->large_bytes, 6 * GRANULE);
@@ -556,7 +559,7 @@ static void test_large_block_kept_shrunk_and_grown_in_place(void **state)
     assert_int_equal(g->arena->large_bytes, 20 * GRANULE);
     for (size_t i = 0; i < 6 * GRANULE - LARGE_OVERHEAD; i += 1000)
         assert_int_equal(block[i], (unsigned char)(i / 1000));
-    /* Something stands in the way: a copy. */
+    /* The granule behind the block is taken, so that the block has to be copied. */
     growing_arena_hold(g, 1);
     struct arena_call call = growing_arena_call(g);
     assert_null(arena_resize_in_place(&call, block, 30 * GRANULE));
@@ -593,7 +596,7 @@ static void test_aligned_large_blocks(void **state)
             assert_non_null(block);
             assert_int_equal((uintptr_t)block % alignment, 0);
             assert_int_equal(g->arena->large_count, 1);
-            /* What alignment cost was given back. */
+            /* Granules that were taken only for the alignment were given back. */
             assert_true(g->arena->large_bytes <= bytes + 3 * GRANULE);
             assert_int_equal(growing_arena_check(g), 0);
             memset(block, 3, bytes);
@@ -608,7 +611,7 @@ static void test_aligned_large_blocks(void **state)
         }
 }
 
-/* Sizes for which block and alignment together just fill granules. */
+/* Sizes for which the block and the room for its alignment just fill granules. */
 static void test_aligned_large_blocks_that_just_fit(void **state)
 {
     struct growing_arena *g = *state;
@@ -639,7 +642,7 @@ static void test_independent_blocks_are_never_large(void **state)
 
 /* ---- a source that fails --------------------------------------------------------------------- */
 
-/* Does things that call the source in all its ways; how many requests failed. */
+/* Makes calls that use every function of the source; returns how many requests failed. */
 static size_t scripted_run(struct growing_arena *g)
 {
     void *block[12] = {0};
@@ -748,8 +751,8 @@ static void test_a_large_block_that_fails_becomes_an_ordinary_one(void **state)
 /* ---- the journal ----------------------------------------------------------------------------- */
 
 #ifndef NDEBUG
-/* A new segment, the old top into a tree's ring, the new chunk cut in two: what needs most entries
- * of all. */
+/* A new segment is made, the old top goes into a tree's ring, the new chunk is cut in two: no
+ * change needs more entries. */
 static void test_the_change_with_most_journal_entries(void **state)
 {
     struct growing_arena *g = *state;

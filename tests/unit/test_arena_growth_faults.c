@@ -20,7 +20,8 @@
 
 /* ---- segments -------------------------------------------------------------------------------- */
 
-/* A granule that is not the arena's after each; the first of these is returned. */
+/* Makes `count` segments, each with a granule behind it that is not the arena's; returns the
+ * first of these granules. */
 static struct run fill_segments(struct growing_arena *g, size_t count)
 {
     struct run first = {0};
@@ -44,7 +45,8 @@ static void count_chunk(void *context, const struct chunk *c, size_t bytes,
     ++*(size_t *)context;
 }
 
-/* A wrong record ends walks, fails the check, and is a fault where the list matters. */
+/* A wrong record ends walks and fails the check; a call that needs the list of segments reports
+ * a fault. */
 static void damaged_record(size_t field, uintptr_t value)
 {
     struct growing_arena *g = growing_arena_new(64);
@@ -69,7 +71,8 @@ static void damaged_record(size_t field, uintptr_t value)
     size_t used = g->arena->footprint;
     growing_arena_unhold(g, gap);
     call = growing_arena_call(g);
-    assert_null(arena_malloc(&call, 60000)); /* in the gap: looks for the segment behind it */
+    /* A new segment in the gap: the arena looks for the one behind it. */
+    assert_null(arena_malloc(&call, 60000));
     assert_int_equal(call.fault.kind, FAULT_DAMAGE);
     assert_string_equal(call.fault.what, "damaged record of a segment");
     assert_int_equal(g->arena->damaged, 1);
@@ -204,7 +207,7 @@ static void test_wrong_pointers_to_large_blocks(void **state)
     growing_arena_delete(g);
 }
 
-/* What a large block holds is never taken for a chunk. */
+/* The content of a large block is never taken for a chunk. */
 static void test_false_headers_in_a_large_block(void **state)
 {
     enum { BYTES = 300000 };
@@ -214,7 +217,8 @@ static void test_false_headers_in_a_large_block(void **state)
     (void)state;
     arena_malloc(&call, 10);
     word *block = arena_malloc(&call, BYTES), *image = malloc(BYTES);
-    char *behind = arena_malloc(&call, 100000); /* so that it lies within the range of chunks */
+    /* Chunks on both sides, so that bins_in_range() holds for the block. */
+    char *behind = arena_malloc(&call, 100000);
     assert_int_equal(g->arena->large_count, 1);
     assert_true((char *)block < behind);
     assert_true(bins_in_range(&g->arena->bins, block));
@@ -277,7 +281,7 @@ static void test_a_head_that_leads_into_a_large_block(void **state)
     growing_arena_delete(g);
 }
 
-/* Memory between two segments that nobody may touch. */
+/* A granule between two segments that can be neither read nor written. */
 static char *make_forbidden_gap(struct growing_arena *g)
 {
     struct arena_call call = growing_arena_call(g);
@@ -307,7 +311,7 @@ static void test_a_head_that_leads_where_there_is_no_memory(void **state)
     growing_arena_delete(g);
 }
 
-/* The search for a wrong pointer's chunk stops there. */
+/* The search for the chunk that a wrong pointer points into stops at such a head. */
 static void test_diagnosis_meets_a_head_that_leads_where_there_is_no_memory(void **state)
 {
     static const size_t flags[] = {PINUSE | CINUSE, PINUSE};
@@ -330,8 +334,8 @@ static void test_diagnosis_meets_a_head_that_leads_where_there_is_no_memory(void
     growing_arena_delete(g);
 }
 
-/* A free chunk of that many bytes, whose neighbours are in use, with one of its words
- * overwritten. */
+/* Overwrites one word of a free chunk of that many bytes, whose neighbours are in use: the check
+ * must report it, and not touch the gap. */
 static void check_meets(size_t bytes, size_t field, ptrdiff_t from_gap)
 {
     struct growing_arena *g = growing_arena_new(64);
@@ -361,8 +365,8 @@ static void test_check_follows_nothing_to_where_there_is_no_memory(void **state)
         offsetof(struct chunk, fd),       offsetof(struct chunk, bk),
         offsetof(struct chunk, child[0]), offsetof(struct chunk, child[1]),
         offsetof(struct chunk, parent),   offsetof(struct chunk, head)};
-    /* The first and last places in the gap, and one before it, where a chunk would reach into
-     * it. */
+    /* Places in the gap, the first and the last among them; and one before it, where a chunk
+     * would reach into the gap. */
     const ptrdiff_t place[] = {0, GRANULE / 2, GRANULE - CHUNK_ALIGN, -(ptrdiff_t)CHUNK_ALIGN};
 
     (void)state;
@@ -376,7 +380,7 @@ static void test_check_follows_nothing_to_where_there_is_no_memory(void **state)
 
 /* ---- anything anywhere ----------------------------------------------------------------------- */
 
-/* Whatever is overwritten, nothing crashes or hangs; calls after it may fail, or succeed. */
+/* Whatever is overwritten, nothing crashes or hangs; the calls that follow may fail or succeed. */
 static void overwrite_anything(struct growing_arena *g, struct random_source *random)
 {
     struct arena_call call = growing_arena_call(g);

@@ -1,4 +1,5 @@
-/* test_arena_holes.c - memory inside free chunks that was given back, and comes again with use. */
+/* test_arena_holes.c - memory inside free chunks: it is given back, and taken again when it is
+ * used. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -65,7 +66,8 @@ static size_t with_memory(struct growing_arena *g)
     return usage.committed;
 }
 
-/* Blocks of which every second is freed: as many free chunks of `bytes`, and a top. */
+/* Allocates BLOCKS blocks of `bytes` and frees every second one: that leaves free chunks between
+ * blocks, and a top. */
 static void spread(struct growing_arena *g, size_t bytes, void **block)
 {
     arena_set_parameter(g->arena, -3, ARENA_NEVER);
@@ -84,7 +86,7 @@ static void test_all_whole_pages_inside_free_chunks_go(void **state)
     spread(g, 5 * page, block);
     before = with_memory(g);
     assert_true(punch(g, 0));
-    /* Of each at most the pages of its fields and its end stay. */
+    /* Each chunk keeps at most the pages with its fields and its end. */
     assert_true(g->arena->holes >= BLOCKS / 2 * 3);
     assert_int_equal(with_memory(g), before - g->arena->holes * page);
     assert_false(punch(g, 0));
@@ -124,7 +126,7 @@ static void test_memory_comes_with_use_and_a_little_ahead(void **state)
     assert_in_range(g->calls[SOURCE_FILL], 1, 33);
 }
 
-/* Every way to cut from a chunk, each without memory for it: other chunks serve, or none. */
+/* There is no memory for the holes: every way to cut from a chunk takes another chunk, or fails. */
 static void test_without_memory_a_chunk_with_holes_is_passed_over(void **state)
 {
     struct growing_arena *g = *state;
@@ -205,7 +207,7 @@ static void test_a_punch_that_is_not_worth_while(void **state)
     assert_int_equal(growing_arena_check(g), 0);
 }
 
-/* Where the backend does not take memory away all stays as it was. */
+/* If the backend cannot take memory away, nothing changes. */
 static void test_a_source_that_does_not_punch(void **state)
 {
     struct growing_arena *g = *state;

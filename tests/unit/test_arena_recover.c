@@ -1,8 +1,8 @@
-/* test_arena_recover.c - whoever dies in a call to the engine leaves what a survivor can undo.
+/* test_arena_recover.c - a survivor can undo what a process that died in the engine had begun.
  *
- * Each call is made within one change and not committed; it is cut at its end or after any of its
- * stores, and undone. In the end everything that anyone reads is as before: blocks in use to the
- * last byte, free chunks but for their inside.
+ * Each call is made within one change that is not committed. The change is cut at its end or after
+ * any of its stores, and undone. Then everything that is ever read is as before: every byte of a
+ * block in use, and the fields of a free chunk, but not its inside.
  *
  * Modes: default
  */
@@ -81,7 +81,7 @@ static void shuffle(struct scene *s, int requests)
     assert_int_equal(violations(s->arena), 0);
 }
 
-/* What a free chunk holds behind its fields, up to its last word, is nobody's. */
+/* Clears what a free chunk holds between its fields and its last word: nobody reads it. */
 static void forget_interior(void *context, const struct chunk *c, size_t bytes,
                             enum arena_chunk_state state)
 {
@@ -117,7 +117,8 @@ static void assert_as_in_image(struct scene *s)
     assert_memory_equal(s->image, s->memory, BUFFER_BYTES);
 }
 
-/* Undoes the change under way after survivors who died, each a step further in undoing it. */
+/* Undoes the change, after survivors who died while they undid it, each one entry later than the
+ * one before. */
 static void recover_step_by_step(struct scene *s)
 {
     struct journal *j = &s->arena->journal;
@@ -183,7 +184,7 @@ static void test_resizing(void **state)
     }
 }
 
-/* The memory as it was when so many stores had been made: the later ones are taken back by hand. */
+/* Undoes the change after each number of stores: the later ones are taken back by hand. */
 static void test_cut_after_each_store(void **state)
 {
     struct scene *s = *state;
@@ -274,8 +275,8 @@ static void test_growing_uncommitted_gives_the_memory_back(void **state)
     }
 }
 
-/* The dead had told the arena already that nothing is pending, the map not yet: only the source
- * knows. */
+/* A process may die after it told the arena that nothing is pending, and before it told the map:
+ * then only the source knows. */
 static void test_recovery_asks_the_source_even_where_nothing_seems_pending(void **state)
 {
     struct growing_arena *g = growing_arena_new(256);

@@ -1,5 +1,5 @@
-/* test_arenas.c - several arenas: which one serves, making one, moving on, evening out, damage.
- * Caches are off, so that each call reaches an arena.
+/* test_arenas.c - several arenas: which one serves, making one, moving to another, keeping their
+ * sizes even, damage. Caches are off, so that each call reaches an arena.
  *
  * Modes: default
  */
@@ -83,7 +83,7 @@ static void test_a_taken_arena_is_left_alone_and_one_more_made(void **state)
     }
     for (size_t i = 0; i < 4; i++)
         arenas_leave(&heap->arenas, &hold[i]);
-    /* Once made, others are tried before one more is. */
+    /* An arena that exists already is tried before another one is made. */
     assert_true(arenas_enter_index(&heap->arenas, &hold[0], 3));
     assert_in_range(arena_for_next(100), 0, 2);
     arenas_leave(&heap->arenas, &hold[0]);
@@ -108,8 +108,8 @@ static size_t arenas_after_contention(void)
     return arenas_count(table);
 }
 
-/* On a busy machine a holder may be away for as long as one that is stopped: then another is
- * made. */
+/* A holder that gets no CPU for long looks as if it were stopped, and another arena is made.
+ * That may happen on a busy machine: hence the attempts. */
 static void test_a_heap_of_one_arena_has_one(void **state)
 {
     (void)state;
@@ -133,7 +133,8 @@ static void test_more_arenas_than_there_is_room_for_are_as_many_as_there_is(void
     assert_int_equal(arenas_count(table), table->most);
 }
 
-/* Its page is counted; no memory for it: the others serve. */
+/* The page of an arena counts against the limit. If there is no memory for it, the arenas that
+ * exist serve. */
 static void test_an_arena_that_cannot_be_made_is_done_without(void **state)
 {
     struct arena_hold hold;
@@ -230,10 +231,10 @@ static void test_a_damaged_arena_serves_nobody(void **state)
     region_arena(heap->region, 0)->arena.damaged = 1;
     for (int i = 0; i < 10; i++)
         assert_int_equal(arena_for_next(100), 1);
-    region_arena(heap->region, 1)->arena.damaged = 1; /* one more than wanted is made then */
+    region_arena(heap->region, 1)->arena.damaged = 1; /* then one more than wanted is made */
     for (int i = 0; i < 10; i++)
         assert_int_equal(arena_for_next(100), 2);
-    dvsm_free(block); /* done without */
+    dvsm_free(block); /* its arena is damaged: free does nothing */
     dvsm_stats_t stats;
     assert_int_equal(dvsm_stats(heap, &stats), 0);
     assert_int_equal(stats.arenas_damaged, 2);
@@ -306,7 +307,7 @@ static void test_a_dead_holder_of_any_arena_is_recovered_by_the_next(void **stat
 
 int main(void)
 {
-/* One CPU, so that it is known whose preference counts. */
+/* The test stays on one CPU, so that it knows which CPU's preference counts. */
 #define TEST(function) cmocka_unit_test_setup_teardown(function, cpu_stay, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(test_the_first_block_makes_the_first_arena),

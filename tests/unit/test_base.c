@@ -211,7 +211,7 @@ static void test_default_prints_one_line_and_aborts(void **state)
     assert_string_equal(text, "dvsm: dvsm_free: double free at 0x1230 (heap toys)\n");
 }
 
-/* A heap's label of that many bytes. */
+/* Reports a fault of a heap whose label has that many bytes. */
 static int report_at_length(void *context)
 {
     static char heap[1000];
@@ -306,7 +306,7 @@ struct overfilled {
     size_t capacity;
 };
 
-/* One store too many; the field is what lies behind the journal. */
+/* Makes one store too many. All of them go to the word behind the journal. */
 static int overfill(void *context)
 {
     const struct overfilled *o = context;
@@ -335,7 +335,8 @@ static void test_a_full_journal_ends_the_process_before_the_store(void **state)
     }
 }
 
-/* What a process killed between count and store leaves: an entry whose store never came. */
+/* A process killed between counting an entry and its store leaves an entry whose store never
+ * came. */
 static void test_an_entry_without_its_store_does_no_harm(void **state)
 {
     (void)state;
@@ -350,14 +351,15 @@ static void test_an_entry_without_its_store_does_no_harm(void **state)
     assert_int_equal(b, 10);
 }
 
-/* A field is changed again and again, so that only the right order gives the right end. */
+/* Changes each field several times, so that only the right order of undoing gives the right
+ * values. */
 static void make_changes(struct journal *j, size_t field[FIELDS])
 {
     for (size_t i = 0; i < 3 * FIELDS; i++)
         journal_store(j, &field[i % FIELDS], 100 + i);
 }
 
-/* What a roll back killed after `done` entries leaves. */
+/* Leaves what a roll back leaves that is killed after `done` entries. */
 static void roll_back_partly(const struct journal *j, size_t done)
 {
     for (size_t n = j->count; n > j->count - done; n--)
@@ -389,7 +391,7 @@ struct ledger {
     atomic_size_t turns;
 };
 
-/* Changes two fields at a time, always alike, until it is killed. */
+/* Adds 1 to every field in one change, again and again, until it is killed. */
 static int keep_changing(void *context)
 {
     struct ledger *ledger = context;

@@ -70,7 +70,7 @@ static size_t binned(const struct row *r)
     return totals.count;
 }
 
-/* A free chunk between chunks in use, in no bin yet. */
+/* A free chunk between chunks in use, not in a bin yet. */
 static struct chunk *lay(struct row *r, size_t size)
 {
     struct chunk *c = chunk_at(r->next, 0), *after = chunk_at(c, size);
@@ -152,7 +152,8 @@ static void test_tree_index(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_int_equal(bins_tree_index(cases[i].size), cases[i].index);
-    /* Each bin's first deciding bit is just below those that its index fixes. */
+    /* The highest bit that a bin's tree decides on is the one below the bits that all its sizes
+     * share. */
     for (unsigned i = 0; i + 1 < BINS_TREE; i++) {
         size_t lowest = ((size_t)(2 | (i & 1)) << (i / 2)) << (BINS_TREE_SHIFT - 1);
         size_t bit = (size_t)1 << (SIZE_BITS - 1) >> bins_tree_shift(i);
@@ -197,7 +198,7 @@ static void test_every_small_size_has_its_bin(void **state)
     assert_int_equal(r->bins.tree_map, 0);
 }
 
-/* ---- trees: sizes of bin 6 (2048 to 3056) decide on bits 512, 256, 128 ... ------------------- */
+/* ---- trees: in bin 6 (2048 to 3056) bits 512, 256, 128 ... decide ---------------------------- */
 
 static void test_tree_shape(void **state)
 {
@@ -220,11 +221,11 @@ static void test_equal_sizes_share_a_ring(void **state)
     struct chunk *b = add(r, 2560), *c = add(r, 2560);
 
     assert_ptr_equal(root->child[1], node);
-    assert_ptr_equal(node->fd, c); /* just after the node */
+    assert_ptr_equal(node->fd, c); /* inserted right after the node */
     assert_ptr_equal(c->fd, b);
     assert_ptr_equal(b->fd, node);
     assert_null(b->parent);
-    remove_chunk(r, c); /* one that is not in the tree */
+    remove_chunk(r, c); /* c is in the ring, not in the tree */
     assert_ptr_equal(node->fd, b);
     assert_ptr_equal(root->child[1], node);
 }
@@ -243,7 +244,7 @@ static void test_a_node_leaves_its_place_to_the_last_of_its_ring(void **state)
     assert_ptr_equal(b->child[1], right);
     assert_ptr_equal(left->parent, b);
     assert_ptr_equal(b->fd, c);
-    remove_chunk(r, root); /* inner, alone: the rightmost leaf takes its place */
+    remove_chunk(r, root); /* an inner node without a ring: its rightmost leaf */
     assert_ptr_equal(r->bins.tree[6], right);
     assert_ptr_equal(right->child[1], b);
     assert_null(b->child[1]);
@@ -254,7 +255,7 @@ static void test_removing_the_root(void **state)
     struct row *r = *state;
     struct chunk *root = add(r, 2048), *left = add(r, 2064), *left_left = add(r, 2080);
 
-    remove_chunk(r, root); /* one child: its deepest leaf */
+    remove_chunk(r, root); /* a root with one child: its deepest leaf takes its place */
     assert_ptr_equal(r->bins.tree[6], left_left);
     assert_ptr_equal(left_left->child[0], left);
     remove_chunk(r, left_left);
@@ -306,7 +307,7 @@ static void test_best_fit_along_the_path(void **state)
     assert_ptr_equal(best(r, 2800), root);  /* exact, at once */
     assert_ptr_equal(best(r, 2064), left);  /* exact, further down */
     assert_ptr_equal(best(r, 2048), left);  /* next larger */
-    assert_ptr_equal(best(r, 2080), right); /* in the subtree not taken */
+    assert_ptr_equal(best(r, 2080), right); /* in a subtree that the search passed by */
     assert_ptr_equal(best(r, 2592), root);
     assert_null(best(r, 2816)); /* its own bin has nothing, nor has a larger one */
     struct chunk *larger = add(r, 5008), *smaller = add(r, 4112);
@@ -350,7 +351,7 @@ static void test_smallest_is_on_the_left_edge_of_the_lowest_tree(void **state)
     assert_ptr_equal(smallest(r), high);
     struct chunk *root = add(r, 2576);
     assert_ptr_equal(smallest(r), root);
-    struct chunk *right = add(r, 2560); /* no left one: to the right */
+    struct chunk *right = add(r, 2560); /* no left child: the search goes right */
     assert_ptr_equal(smallest(r), right);
     struct chunk *left = add(r, 2064);
     assert_ptr_equal(smallest(r), left);
@@ -358,7 +359,7 @@ static void test_smallest_is_on_the_left_edge_of_the_lowest_tree(void **state)
     assert_ptr_equal(smallest(r), lowest);
 }
 
-/* The smallest of all tree chunks of at least `need`; 0 where there is none. */
+/* Size of the smallest tree chunk of at least `need` bytes; 0 if there is none. */
 static size_t smallest_of(struct chunk *const *chunk, size_t count, size_t need)
 {
     size_t found = 0;
@@ -430,8 +431,8 @@ static void test_every_change_can_be_rolled_back(void **state)
 
 /* ---- damage ---------------------------------------------------------------------------------- */
 
-/* The full check sees the damage, and removal refuses with the right fault; then all is well
- * again. */
+/* The full check sees the damage, and removal reports the right fault and changes nothing;
+ * without the damage all is well again. */
 static void assert_damage_seen(struct row *r, void *field, uintptr_t value, struct chunk *removed)
 {
     word *place = field, old = *place;
@@ -458,7 +459,7 @@ static void assert_link_guarded(struct row *r, void *link, struct chunk *removed
                          *(word *)link + WORD,
                          (uintptr_t)r->memory - CHUNK_ALIGN,
                          (uintptr_t)end,
-                         (uintptr_t)end - CHUNK_ALIGN, /* in the memory, but not with all fields */
+                         (uintptr_t)end - CHUNK_ALIGN, /* in the memory, but its fields are not */
                          (uintptr_t)r->memory + ROW_BYTES / 2};
 
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
@@ -510,7 +511,7 @@ static void test_damaged_tree_links(void **state)
     }
     assert_damage_seen(r, &inner->child[1], (uintptr_t)inner, inner); /* a circle */
     assert_damage_seen(r, &root->child[1], (uintptr_t)r->memory + ROW_BYTES / 2, inner);
-    /* A node of a ring whose parent is gone still has its children. */
+    /* A node without a parent looks like a ring's member, but still has children. */
     add(r, 2560);
     assert_damage_seen(r, &inner->parent, 0, inner);
 }
@@ -533,7 +534,8 @@ static void test_damage_met_in_searching(void **state)
 
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         root->child[1] = (struct chunk *)wrong[i];
-        root->child[0] = (struct chunk *)wrong[i]; /* a circle, even where bits run out */
+        /* A circle, even for a search that has run out of bits. */
+        root->child[0] = (struct chunk *)wrong[i];
         assert_search_faults(r, "damaged free-list link");
     }
     root->child[0] = NULL;
@@ -552,7 +554,7 @@ static void test_smallest_never_gives_less_than_a_tree_chunk(void **state)
     struct row *r = *state;
     struct chunk *c = add(r, 2048), *false_next = chunk_at(c, 48);
 
-    c->head = 48 | PINUSE; /* and tags that agree with it */
+    c->head = 48 | PINUSE; /* and boundary tags that agree */
     false_next->prev_foot = 48;
     false_next->head = CHUNK_MIN | CINUSE;
     assert_null(bins_smallest(&r->bins, &r->fault));
@@ -580,7 +582,7 @@ static void test_inserting_ends_in_a_circle_of_links(void **state)
     assert_int_equal(r->fault.kind, FAULT_DAMAGE);
 }
 
-/* What only the full check can find. */
+/* Damage that only the full check finds. */
 static void test_check_finds_what_no_link_shows(void **state)
 {
     struct row *r = *state;
@@ -613,7 +615,7 @@ static void test_check_finds_what_no_link_shows(void **state)
         *field = old;
         assert_int_equal(violations(r), 0);
     }
-    /* A size that its tags confirm, in the wrong bin. */
+    /* A chunk in the wrong bin, whose boundary tags agree with its size. */
     struct chunk *after = chunk_at(left, 1040);
     left->head = 1040 | PINUSE;
     after->prev_foot = 1040;
@@ -621,7 +623,7 @@ static void test_check_finds_what_no_link_shows(void **state)
     assert_true(violations(r) > 0);
 }
 
-/* The full check comes to its end whatever stands in the chunks. */
+/* The full check ends whatever the chunks contain. */
 static void test_check_ends_on_any_damage(void **state)
 {
     struct row *r = *state;
@@ -643,13 +645,13 @@ static void test_check_ends_on_any_damage(void **state)
                              (uintptr_t)(r->memory + ROW_BYTES - CHUNK_ALIGN)};
         *field = wrong[random_below(&random, sizeof wrong / sizeof *wrong)];
         violations(r);
-        if (round % 10 != 0) /* some stay */
+        if (round % 10 != 0) /* every tenth stays damaged */
             *field = old;
     }
     assert_true(violations(r) > 0);
 }
 
-/* As if very many chunks were there: more than the bits beside the sum of their sizes can count. */
+/* Counts more chunks than fit into the bits that are left beside the sum of their sizes. */
 static void test_the_count_goes_on_where_its_bits_end(void **state)
 {
     struct row *r = *state;
@@ -675,7 +677,7 @@ static void test_the_count_goes_on_where_its_bits_end(void **state)
     assert_int_equal(r->bins.content_wraps, 0);
 }
 
-/* A chunk that is counted, but not there. */
+/* First one chunk too many is counted; then the number is right, and the bytes are one too few. */
 static void test_check_finds_a_wrong_count(void **state)
 {
     struct row *r = *state;

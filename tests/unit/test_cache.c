@@ -1,9 +1,10 @@
-/* test_cache.c - lanes, depots and arenas together: what a lane cannot do, filling, draining,
- * bounds.
+/* test_cache.c - lanes, depots and arenas together: what happens when a lane is empty or full;
+ * filling, draining, bounds.
  *
- * Each case runs with sequences (by a stand-in, so that one CPU's lane is known to be in use), with
- * locked lanes, and as a process without rseq in a heap with it, which has depots only. The number
- * of cached blocks is known at each step, and everything is checked.
+ * Each case runs three times: with sequences (a stand-in decides which CPU's lane is used); with
+ * locked lanes; and as a process without rseq that shares a heap with processes that have it, and
+ * so uses depots only. Most cases know the number of cached blocks at each step, and check the
+ * heap.
  *
  * Modes: default
  */
@@ -66,7 +67,7 @@ static dvsm_stats_t stats(void)
     return s;
 }
 
-/* That so many blocks are cached, so many in use, and everything is sound. */
+/* Expects so many blocks cached, so many in use, and a sound heap. */
 static void expect(size_t cached, size_t used)
 {
     dvsm_stats_t s = stats();
@@ -81,7 +82,7 @@ static size_t in_lane(unsigned cpu, unsigned cls)
     return magazine_count(cls, lane_word(cache, cpu, cls));
 }
 
-/* The request that a class just serves. */
+/* The largest request that the class serves. */
 static size_t request(unsigned cls)
 {
     return class_size(cls) - CHUNK_OVERHEAD;
@@ -108,8 +109,8 @@ enum { CLASSES = sizeof classes / sizeof classes[0] };
 
 /* ---- filling */
 
-/* One block at the first miss, four at the next, ... up to half a magazine or 32 KiB beyond the
- * one. */
+/* The first fill brings one block, the next four, and so on, up to half a magazine; and at most
+ * 32 KiB besides the block that was asked for. */
 static void test_a_fill_brings_four_times_as_much_each_time_up_to_half_a_magazine(void **state)
 {
     (void)state;
@@ -119,7 +120,7 @@ static void test_a_fill_brings_four_times_as_much_each_time_up_to_half_a_magazin
         size_t left = 0, wanted = 1;
 
         use_heap(NULL);
-        dvsm_free(dvsm_heap_malloc(heap, 200 * KIB)); /* room for all that comes */
+        dvsm_free(dvsm_heap_malloc(heap, 200 * KIB)); /* makes room for all that follows */
         for (size_t i = 0; i < 150; i++) {
             if (left == 0) {
                 left = wanted < half ? wanted : half;
@@ -143,8 +144,8 @@ static int by_address(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Allocates at least so many, and on until nothing is left of the last fill; returns where it
- * ended. */
+/* Allocates at least `least` blocks, and then until the last fill is used up; returns the end
+ * index. */
 static size_t allocate_whole_fills(size_t from, size_t least, size_t size)
 {
     size_t to = from;
@@ -156,7 +157,7 @@ static size_t allocate_whole_fills(size_t from, size_t least, size_t size)
     return to;
 }
 
-/* Free chunks of just the size that are in the arena's bins go first: no new one is cut. */
+/* A fill takes free chunks of exactly that size from the arena's bins before it cuts a new one. */
 static void test_a_fill_takes_free_chunks_of_the_size_first(void **state)
 {
     size_t met = 0, chunks = 0;
@@ -206,7 +207,8 @@ static void test_nothing_is_lost_or_doubled_up_and_down(void **state)
     }
 }
 
-/* A link that was overwritten leads nowhere, or round and round: looks end all the same. */
+/* An overwritten link may lead anywhere, or in a circle; statistics and the check end all the
+ * same. */
 static void test_a_damaged_list_keeps_nobody_busy(void **state)
 {
     const unsigned cls = 10;
@@ -229,8 +231,8 @@ static void test_a_damaged_list_keeps_nobody_busy(void **state)
     expect(300, 0);
 }
 
-/* Whatever the order, exchanges are rare: counted by the magazines that the lane is seen to
- * have. */
+/* Exchanges are rare in any order of calls. The test counts how often the lane's magazine is
+ * another one. */
 static void test_at_least_thirty_operations_between_exchanges_at_a_turn(void **state)
 {
     const unsigned cls = 10;
@@ -259,7 +261,7 @@ static void test_at_least_thirty_operations_between_exchanges_at_a_turn(void **s
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
-/* At the edge of a magazine back and forth: the worst that could be. */
+/* The worst case: alternating malloc and free at the edge of a magazine. */
 static void test_a_pair_at_any_fill_of_the_lane_exchanges_rarely(void **state)
 {
     const unsigned cls = 10;
@@ -302,7 +304,7 @@ static void test_what_one_cpu_freed_serves_another(void **state)
     assert_int_equal(in_lane(0, cls), mine);
     expect(mine, cached - mine);
     assert_int_equal(stats().committed_bytes - stats().metadata_bytes, granules);
-    allocate(cached - mine, cached - mine + 1, request(cls)); /* the other's lane is its own */
+    allocate(cached - mine, cached - mine + 1, request(cls)); /* not from the other CPU's lane */
     assert_int_equal(in_lane(0, cls), mine);
     release(0, cached - mine + 1);
     assert_int_equal(dvsm_check(heap, stderr), 0);
@@ -324,7 +326,7 @@ static void test_a_process_without_rseq_leaves_the_lanes_alone(void **state)
     }
     for (size_t i = 0; i < CLASSES; i++)
         dvsm_free(dvsm_heap_malloc(heap, request(classes[i])));
-    size_t cached = stats().cached_blocks; /* from now on nothing is fetched any more */
+    size_t cached = stats().cached_blocks; /* from now on every request is served from the cache */
     for (size_t i = 0; i < 500; i++)
         dvsm_free(dvsm_heap_malloc(heap, request(classes[i % CLASSES])));
     expect(cached, 0);
@@ -332,7 +334,7 @@ static void test_a_process_without_rseq_leaves_the_lanes_alone(void **state)
 
 /* ---- chunks between classes */
 
-/* What realloc leaves may be a chunk of any size: it goes to a class that it has room for. */
+/* realloc may leave a chunk of any size. Freed, it goes to the largest class that is not larger. */
 static void test_a_block_of_a_size_between_classes_is_cached_in_the_lower_one(void **state)
 {
     (void)state;
@@ -343,7 +345,8 @@ static void test_a_block_of_a_size_between_classes_is_cached_in_the_lower_one(vo
         assert_ptr_equal(dvsm_realloc_in_place(p, size - CHUNK_OVERHEAD), p);
         memset(p, 1, size - CHUNK_OVERHEAD);
         unsigned cls = class_below(dvsm_malloc_usable_size(p) + CHUNK_OVERHEAD);
-        word_show(&depot_of(cache, cls)->demand, 2); /* no longer its first blocks */
+        /* The class is past its first blocks, which are not cached. */
+        word_show(&depot_of(cache, cls)->demand, 2);
         dvsm_free(p);
         void *again = dvsm_heap_malloc(heap, request(cls));
         assert_ptr_equal(again, p);
@@ -379,7 +382,7 @@ static void test_magazines_memory_is_given_back(void **state)
     }
 }
 
-/* The first blocks of a class are its arena's: a heap of few blocks has no magazines. */
+/* A class's first blocks go back to the arena: a heap of few blocks has no magazines. */
 static void test_a_heap_of_few_blocks_has_no_magazines(void **state)
 {
     (void)state;
@@ -403,7 +406,7 @@ static void test_one_block_takes_little_memory(void **state)
     assert_in_range(dvsm_heap_footprint(heap), 64 * KIB, 160 * KIB);
 }
 
-/* No memory for magazines: what is freed goes to the arena. */
+/* Without memory for magazines freed blocks go to the arena. */
 static void test_without_memory_for_magazines_a_class_does_without(void **state)
 {
     const unsigned cls = 4;
@@ -473,9 +476,8 @@ static void test_without_a_cache_nothing_is_ever_cached(void **state)
     expect(0, 0);
 }
 
-/* What depots hold stays near the bound: each class may pass it by the few magazines between two
- * looks.
- */
+/* What depots hold stays near the bound: between two checks of it a class may exceed it by a few
+ * magazines. */
 static void test_depots_hold_no_more_than_the_bound(void **state)
 {
     const size_t size = 1000, bytes = 200 * KIB;
@@ -507,7 +509,8 @@ static void test_depots_hold_no_more_than_the_bound(void **state)
 
 /* ---- several arenas */
 
-/* Blocks of each arena, by keeping the ones before it locked, mixed in the same magazines. */
+/* Each arena is kept locked after its turn, so that the next one serves; their blocks then mix
+ * in the same magazines. */
 static void test_a_drain_returns_each_block_to_its_own_arena(void **state)
 {
     enum { ARENAS = 4 };
@@ -520,7 +523,8 @@ static void test_a_drain_returns_each_block_to_its_own_arena(void **state)
         allocate(n, n + 50, 300);
         n += 50;
         assert_true(arenas_enter_index(&heap->arenas, &hold[k], k));
-        /* What is left in the cache is the last arena's: use it up. */
+        /* Blocks that are still cached come from this arena: these 80 use them up, and need the
+         * next one. */
         while (stats().cached_blocks == 0 && k == 0 && n == 0)
             n++;
         for (size_t i = 0; i < 80; i++, n++)
@@ -549,7 +553,8 @@ static void test_a_drain_returns_each_block_to_its_own_arena(void **state)
 
 /* ---- before an arena grows, and when memory is short */
 
-/* Half a heap of blocks of one size is freed, and another size wanted: it is made of the first. */
+/* Many blocks of one size are freed, then half as much is wanted in another size: it is made of
+ * the freed ones. */
 static void test_what_is_cached_is_used_before_an_arena_grows(void **state)
 {
     enum { MANY = 20000, SIZE = 200 };

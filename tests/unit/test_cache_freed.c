@@ -1,5 +1,5 @@
-/* test_cache_freed.c - what is in the cache is free: freed once more it is found wherever it lies,
- * and what only looks so is not. Damage to lanes, depots and magazines is found by the check.
+/* test_cache_freed.c - a second free of a cached block is found wherever the block lies; a block in
+ * use that only looks cached is freed. The check finds damage to lanes, depots and magazines.
  *
  * Modes: default
  */
@@ -85,7 +85,7 @@ static size_t cached(void)
     return stats.cached_blocks;
 }
 
-/* That freeing it once more is a fault, and nothing but that. */
+/* Freeing it once more is one fault, and changes nothing. */
 static void expect_double_free(void *p)
 {
     void *volatile hidden = p;
@@ -127,7 +127,7 @@ static void test_a_block_in_another_cpus_lane_is_not_freed_again(void **state)
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
-/* Lane and stock, after exchanges and splits in both directions. */
+/* Blocks in the lane and in the depot's stock, after exchanges and splits in both directions. */
 static void test_no_block_of_many_is_freed_again(void **state)
 {
     (void)state;
@@ -136,7 +136,7 @@ static void test_no_block_of_many_is_freed_again(void **state)
     release(0, BLOCKS);
     for (size_t i = 0; i < BLOCKS; i++)
         expect_double_free(block[i]);
-    allocate(0, 70); /* splits one */
+    allocate(0, 70); /* splits a magazine */
     release(0, 70);
     allocate(0, BLOCKS);
     for (size_t i = BLOCKS; i-- > 0;)
@@ -152,7 +152,8 @@ static void *free_it(void *p)
     return NULL;
 }
 
-/* As a split does, while somebody who has read the mark waits for the depot. */
+/* Moves a block to another slot, as a split does, while a thread that has read the block's mark
+ * waits for the depot. */
 static void test_a_block_that_moves_meanwhile_is_not_freed_again(void **state)
 {
     pthread_t thread;
@@ -203,7 +204,8 @@ static void test_realloc_and_bulk_free_of_a_cached_block_are_faults(void **state
 
 /* ---- and no false alarm */
 
-/* Any address in the class's magazines in the place of the mark, right slots among them. */
+/* Each block has, in the place of its mark, an address in the class's magazines; valid slots are
+ * among them. */
 static void test_content_that_looks_like_a_mark_is_freed_all_the_same(void **state)
 {
     (void)state;
@@ -225,8 +227,8 @@ static void test_content_that_looks_like_a_mark_is_freed_all_the_same(void **sta
     assert_int_equal(dvsm_check(heap, stderr), 0);
 }
 
-/* Lower halves around the borders of a granule of magazines and of its units, in a heap that may
- * have none. */
+/* Frees blocks whose mark is an address near a border of a granule of magazines or of one of its
+ * units. The heap `in` may have no such granule. */
 static void free_what_looks_marked(struct dvsm_heap *in)
 {
     word room = in->cache.table->room, granule = room != 0 ? room : (word)in->region->granules;
@@ -262,7 +264,7 @@ static void test_content_like_a_mark_means_nothing_without_a_cache(void **state)
     assert_int_equal(dvsm_heap_destroy(plain), 0);
 }
 
-/* Its own former slot, which still has its address. */
+/* The block's mark names its former slot, which still has the block's address. */
 static void test_a_block_that_kept_its_old_mark_is_freed_all_the_same(void **state)
 {
     mark_half mark[100];
@@ -320,7 +322,7 @@ static void test_blocks_of_a_damaged_arena_are_handed_out_no_more(void **state)
     release(0, 200);
     for (size_t i = 0; i < 50; i++)
         dvsm_free(other[i]);
-    /* A free chunk's header is overwritten; its neighbour is freed. */
+    /* Overwrites a free chunk's header, and frees the chunk's neighbour. */
     dvsm_free(victim);
     ((size_t *)victim)[-1] = 0x5555;
     dvsm_free(after);
@@ -414,7 +416,7 @@ static void test_the_check_finds_a_spoilt_lane(void **state)
     scene();
     word *loaded = &cache->table->lanes[0].loaded[CLASS];
     if (*loaded == 0)
-        skip(); /* no lanes in this kind */
+        skip(); /* a process without lanes */
     spoil(loaded, 0);
     spoil(loaded, *loaded + 1);
     spoil(loaded, d->stock[0]);
@@ -427,9 +429,9 @@ static void test_the_check_finds_blocks_in_two_places_or_in_none(void **state)
     scene();
     struct magazine *first = magazine_of(CLASS, d->stock[0]);
     spoil(&first->slot[0], first->slot[1]);
-    spoil(&first->slot[0], (word)block[0] + 16);         /* no chunk's */
-    spoil(&first->slot[0], (word)heap->region);          /* no arena's */
-    spoil(&first->slot[0], first->slot[0] + (64 << 20)); /* nobody's */
+    spoil(&first->slot[0], (word)block[0] + 16);         /* not the start of a chunk */
+    spoil(&first->slot[0], (word)heap->region);          /* in no arena */
+    spoil(&first->slot[0], first->slot[0] + (64 << 20)); /* in a granule that nobody has */
 }
 
 int main(void)

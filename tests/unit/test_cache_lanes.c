@@ -58,7 +58,7 @@ static void test_a_request_gets_the_smallest_class_that_has_room(void **state)
     assert_int_equal(class_above(SIZE_MAX / 2), CLASS_NONE);
 }
 
-/* The last class has chunks of one step more, too: a rest too small for a chunk. */
+/* The last class also takes chunks of one step more: what is left of a step is no chunk. */
 static void test_a_chunk_is_at_home_in_the_largest_class_it_has_room_for(void **state)
 {
     unsigned cls = 2;
@@ -73,7 +73,8 @@ static void test_a_chunk_is_at_home_in_the_largest_class_it_has_room_for(void **
     assert_int_equal(class_below(SIZE_MAX / 2), CLASS_NONE);
 }
 
-/* What free finds by size / 128. Chunks just above 1 KiB are for the slow path. */
+/* free() finds a class by size / 128. Chunks just above 1 KiB, whose classes lie closer
+ * together, are left to the slow path. */
 static void test_the_table_says_what_the_formula_says(void **state)
 {
     unsigned char table[CLASS_TABLE] = {0};
@@ -86,7 +87,7 @@ static void test_the_table_says_what_the_formula_says(void **state)
         assert_int_equal(table[i], 0);
 }
 
-/* Blocks of a class between two classes lose less than an eighth. */
+/* A block of a size between two classes wastes less than an eighth. */
 static void test_classes_waste_less_than_an_eighth(void **state)
 {
     (void)state;
@@ -162,7 +163,7 @@ static void *pop_marked(unsigned cls)
                                    : lane_pop(&view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES));
 }
 
-/* As malloc does: a block with a mark is one that was freed. */
+/* Clears the mark, as malloc does: a block with a mark is a free one. */
 static void *pop(unsigned cls)
 {
     void *popped = pop_marked(cls);
@@ -192,7 +193,7 @@ static word loaded(unsigned cls)
     return lanes[lane_in_use].loaded[cls];
 }
 
-/* Shared with children. */
+/* The lanes are shared with children. */
 static void make_lanes(void)
 {
     size_t cpus = (size_t)sysconf(_SC_NPROCESSORS_CONF) + CPUS;
@@ -226,7 +227,7 @@ static int use_locks(void **state)
     return 0;
 }
 
-/* The kernel's own: the thread stays on one CPU, so that it is known which lane it uses. */
+/* Uses the kernel's rseq area. The thread stays on one CPU, so that the test knows its lane. */
 static int use_rseq(void **state)
 {
     size_t cpu = (size_t)sched_getcpu();
@@ -297,8 +298,8 @@ static void test_a_pushed_block_is_marked_with_its_slot(void **state)
     }
 }
 
-/* A signal handler's child may have freed it since the caller looked; a sequence is aborted
- * then. */
+/* After the caller looked, a child forked in a signal handler may have freed the block. A locked
+ * lane must notice the mark itself; a sequence is aborted in that case. */
 static void test_a_lane_behind_a_lock_refuses_a_block_with_a_mark(void **state)
 {
     (void)state;
@@ -308,7 +309,7 @@ static void test_a_lane_behind_a_lock_refuses_a_block_with_a_mark(void **state)
     assert_int_equal(lanes[0].loaded[4], magazine_word(page(0), 1));
 }
 
-/* A block that was refused is as it was. */
+/* A refused block stays as it was. */
 static void test_a_refused_block_gets_no_mark(void **state)
 {
     (void)state;
@@ -355,7 +356,7 @@ static void test_an_exchange_needs_this_cpu(void **state)
     assert_int_equal(lanes[other].loaded[2] | lanes[lane_in_use].loaded[2], 0);
 }
 
-/* Nothing but the lane's own word of that class, the magazine and the block is stored to. */
+/* Only the lane's word of that class, the magazine and the block are written. */
 static void test_other_lanes_and_classes_are_left_alone(void **state)
 {
     unsigned char before[sizeof(struct lane)];
@@ -416,7 +417,7 @@ static void test_a_locked_lane_outlives_its_holder(void **state)
     assert_int_equal(lanes[0].lock, 0);
 }
 
-/* So does a signal handler that interrupted the holder; and nobody waits. */
+/* A signal handler that interrupted the lane's holder also finds it taken. Nobody waits. */
 static void test_who_finds_a_locked_lane_taken_goes_elsewhere(void **state)
 {
     word w = magazine_word(page(0), 1);
@@ -432,9 +433,8 @@ static void test_who_finds_a_locked_lane_taken_goes_elsewhere(void **state)
     assert_int_equal(lanes[0].loaded[4], w);
 }
 
-/* Timer signals at a high rate, each of which aborts the sequence it interrupts; the handler uses
- * the same lane and leaves it as it was. The CPU may go to another thread at any time, and abort
- * one, too. */
+/* Timer signals at a high rate: each aborts the sequence that it interrupts. The handler uses the
+ * same lane and leaves it as it was. Giving the CPU to another thread aborts a sequence, too. */
 static volatile sig_atomic_t signals;
 
 static void pop_and_push(int number)

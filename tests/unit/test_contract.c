@@ -1,5 +1,5 @@
 /* test_contract.c - POSIX, C23 and the Linux man pages, sentence by sentence: sizes that are zero,
- * too large, or overflow; alignments; what a failure leaves as it was; errno. */
+ * too large, or overflow; alignments; what a failure must not change; errno. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,7 +20,7 @@
 #define ABOVE ((size_t)PTRDIFF_MAX + 1)
 #define ALIGNMENT_LEAST (2 * sizeof(void *))
 
-enum { MARKER = 4711 }; /* an errno that nothing here sets */
+enum { MARKER = 4711 }; /* an errno value that no call sets */
 
 /* ---- each way to get a block of one size, of the default heap and of a given one */
 
@@ -66,7 +66,8 @@ static void *by_memalign(size_t size)
     return dvsm_memalign(4096, size);
 }
 
-/* Leaves what posix_memalign() leaves in errno, but for a failure: that it returns. */
+/* posix_memalign() must not change errno: its error is the value that it returns, and is put
+ * into errno here. */
 static void *by_posix_memalign(size_t size)
 {
     void *untouched = &given, *block = untouched;
@@ -204,8 +205,8 @@ static int destroy_given(void **state)
 /* ---- what succeeds */
 
 /* "If size is 0, ... a unique pointer value that can later be successfully passed to free()"; a
- * block is suitably aligned, its bytes are the caller's; what succeeds, and free(), leave errno
- * alone. */
+ * block is suitably aligned, and its bytes are the caller's. A call that succeeds leaves errno
+ * alone, and so does free(). */
 static void test_any_size_gives_a_block_of_its_own(void **state)
 {
     static const size_t sizes[] = {0,    1,    2,    15,   16,    24,     100,    1000,
@@ -234,7 +235,7 @@ static void test_any_size_gives_a_block_of_its_own(void **state)
         }
 }
 
-/* "The memory is set to zero": also memory that was in use before, wherever it comes from. */
+/* "The memory is set to zero": also memory that was used before, wherever it comes from. */
 static void test_calloc_is_zero_whatever_was_there_before(void **state)
 {
     static const size_t sizes[] = {1, 40, 2000, 20000, 40000, 200000, 300000, 2 << 20, 5 << 20};
@@ -252,7 +253,7 @@ static void test_calloc_is_zero_whatever_was_there_before(void **state)
             if (round == 1)
                 dvsm_heap_trim(given, 0);
         }
-    /* Part of it had memory before, the rest not. */
+    /* Only a part of this memory was used before. */
     char *old = dvsm_heap_malloc(given, 3 << 20);
     memset(old, 0xff, 3 << 20);
     dvsm_free(old);
@@ -380,8 +381,8 @@ static void expect_refused(const char *what, size_t size, const void *block)
         fail_msg("%s of %zu bytes: %p, errno %d", what, size, block, errno);
 }
 
-/* "malloc() and related functions rejected sizes greater than PTRDIFF_MAX" with ENOMEM, and so are
- * those that the whole reserve could not hold. Nothing is given up in the attempt. */
+/* "malloc() and related functions rejected sizes greater than PTRDIFF_MAX" with ENOMEM. So are
+ * sizes that the whole reserve could not hold. The attempt gives nothing back. */
 static void test_sizes_that_cannot_be_had_change_nothing(void **state)
 {
     const size_t sizes[] = {ABOVE,           ABOVE + 1,     ABOVE + 4096, SIZE_MAX / 4 * 3,
@@ -454,9 +455,9 @@ static void test_products_that_overflow(void **state)
     dvsm_free(before.block);
 }
 
-/* aligned_alloc(): "EINVAL: the alignment argument is not a power of two"; posix_memalign(): nor "a
- * multiple of sizeof(void *)", the error returned, errno and *memptr as they were. memalign()
- * rounds up. */
+/* aligned_alloc(): "EINVAL: the alignment argument is not a power of two". posix_memalign(): the
+ * alignment must also be "a multiple of sizeof(void *)"; the error is returned, and errno and
+ * *memptr stay as they were. memalign() rounds up. */
 static void test_alignments(void **state)
 {
     static const size_t wrong[] = {0, 3, 24, 48, 100, 4095, SIZE_MAX, SIZE_MAX / 2 + 2};
@@ -496,7 +497,7 @@ static void test_alignments(void **state)
     }
 }
 
-/* An alignment that cannot be had with that size is a lack of memory. */
+/* An alignment that the region cannot grant is a lack of memory. */
 static void test_alignments_too_large(void **state)
 {
     struct before before;
@@ -521,8 +522,8 @@ static void test_alignments_too_large(void **state)
 
 /* ---- realloc where memory is short */
 
-/* "If realloc() fails, the original block is left untouched"; one that succeeds after all, where
- * there was no memory for a copy, is no failure. */
+/* "If realloc() fails, the original block is left untouched". Where there is no memory for a
+ * copy but the block can grow in place, realloc succeeds and leaves errno alone. */
 static void test_realloc_at_the_limit(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.limit = (size_t)4 << 20});
@@ -544,7 +545,7 @@ static void test_realloc_at_the_limit(void **state)
         size += 50000;
     }
     assert_int_equal(errno, ENOMEM);
-    assert_true(size > (size_t)2 << 20); /* more than half of it: it grew where it was */
+    assert_true(size > (size_t)2 << 20); /* more than half the limit: it grew in place */
     for (size_t i = 0; i < 1 << 20; i++)
         assert_int_equal(block[i], 7);
     errno = MARKER;

@@ -1,8 +1,9 @@
 /* test_fast_path.c - how many instructions malloc, free and realloc of libdvsm.so execute when the
  * lane has what is wanted.
  *
- * The library is loaded when the program already runs, and finds in it a stand-in for the C
- * library's rseq area: a child of it can then be single-stepped through the sequences.
+ * The library is loaded into the running program, and finds there a stand-in for the C library's
+ * rseq area. The kernel does not know that area, so that a child can be single-stepped through the
+ * sequences without aborting them.
  *
  * Modes: default
  */
@@ -28,8 +29,8 @@ enum { CODE_IS_AS_SHIPPED = 1 };
 enum { CODE_IS_AS_SHIPPED = 0 };
 #endif
 
-/* What the C library would define: where the area is, from the thread pointer, and how large. The
- * program's own definitions come first. */
+/* The C library defines these: where the area is, counted from the thread pointer, and its size.
+ * Definitions in the program itself take precedence. */
 ptrdiff_t __rseq_offset;
 unsigned int __rseq_size;
 
@@ -70,7 +71,7 @@ static void a_pair(void *context)
     library_free(library_malloc(*(const size_t *)context));
 }
 
-/* Instructions from a function's first one until it returns. */
+/* Counts instructions from the function's first one until it returns. */
 static unsigned count_instructions(struct stepped *s, uintptr_t function)
 {
     unsigned count = 0;
@@ -94,7 +95,7 @@ static void check_pair(size_t size, unsigned malloc_most, unsigned free_most)
         a_pair(&size);
     area.rseq_cs = 0;
     a_pair(&size);
-    assert_int_not_equal(area.rseq_cs, 0); /* it is this area that the sequences are named in */
+    assert_int_not_equal(area.rseq_cs, 0); /* the sequences use this area */
     if (!stepping_start(&s, a_pair, &size))
         skip();
     unsigned in_malloc = count_instructions(&s, (uintptr_t)library_malloc);
@@ -157,7 +158,7 @@ static void test_a_block_that_stays(void **state)
     check_realloc((struct change){8000, 7500}, 110);
 }
 
-/* The copy of the bytes is among them. */
+/* The count includes copying the bytes. */
 static void test_a_block_that_moves(void **state)
 {
     (void)state;

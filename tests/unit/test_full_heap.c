@@ -1,7 +1,7 @@
 /* test_full_heap.c - heaps that are full, and heaps that are small.
  *
- * What there is can be had, by whoever asks for it, wherever it was freed; that there is no more is
- * told once and for all, quickly, and changes nothing.
+ * Any caller can have all the memory there is, on whatever CPU it was freed. When there is no more,
+ * a call fails quickly, fails again if it is repeated, and changes nothing.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -31,7 +31,7 @@ enum { KIB = 1 << 10, MIB = 1 << 20, BLOCKS_MOST = 1 << 18 };
 
 static void *block[BLOCKS_MOST];
 static size_t blocks; /* block[0 .. blocks) are in use */
-static size_t cpu[2]; /* two that the process may use; the same twice where there is one */
+static size_t cpu[2]; /* two CPUs that the process may use; if there is only one, the same twice */
 
 static dvsm_heap *heap_of(size_t limit)
 {
@@ -42,7 +42,7 @@ static dvsm_heap *heap_of(size_t limit)
     return heap;
 }
 
-/* Chunks of that many bytes until there are no more; bytes in use. */
+/* Allocates blocks of that size until none is left; returns the bytes in use. */
 static size_t fill(dvsm_heap *heap, size_t size)
 {
     size_t bytes = 0;
@@ -100,7 +100,7 @@ static void test_most_of_the_limit_can_be_in_use(void **state)
                 fail_msg("limit %zu KiB, blocks of %zu: %zu %% can be in use", limit / KIB,
                          sizes[j], first * 100 / limit);
             assert_true(dvsm_heap_footprint(heap) <= limit);
-            /* And again, freed in either order. */
+            /* Twice more, after freeing from the last block down, and from the first one up. */
             free_all();
             size_t second = fill(heap, sizes[j]);
             free_all_upwards();
@@ -113,7 +113,7 @@ static void test_most_of_the_limit_can_be_in_use(void **state)
         }
 }
 
-/* All kinds of sizes, from both CPUs, freed from both. */
+/* Allocates and frees blocks of all sizes on both CPUs; in the end nothing is in use. */
 static void use_from_everywhere(dvsm_heap *heap, struct random_source *random)
 {
     for (unsigned turn = 0; turn < 4; turn++) {
@@ -180,19 +180,20 @@ static void test_what_one_cpu_frees_is_had_by_another(void **state)
                 go_to(turn + 1);
                 size_t there = fill(heap, sizes[j]);
                 free_all();
-                /* Only what the first CPU's lanes keep may be out of reach: an eighth. */
+                /* What the first CPU's lanes keep may be out of reach, but no more: an eighth of
+                 * the limit. */
                 if (there < here - limits[i] / 8)
                     fail_msg("limit %zu KiB, blocks of %zu: %zu bytes, on another CPU %zu",
                              limits[i] / KIB, sizes[j], here, there);
             }
-            /* Of another size, too. */
+            /* The same for blocks of another size. */
             go_to(0);
             size_t here = fill(heap, sizes[j]);
             free_all();
             go_to(1);
             size_t there = fill(heap, sizes[j] * 3 / 2);
             free_all();
-            if (there < here - limits[i] / 8 - 5 * sizes[j]) /* rests at the segments' ends */
+            if (there < here - limits[i] / 8 - 5 * sizes[j]) /* for segments' ends */
                 fail_msg("limit %zu KiB, blocks of %zu: %zu bytes, then of %zu %zu bytes",
                          limits[i] / KIB, sizes[j], here, sizes[j] * 3 / 2, there);
             assert_int_equal(dvsm_heap_destroy(heap), 0);
@@ -265,7 +266,7 @@ static void test_a_large_request_looks_into_every_arena(void **state)
 
 /* ---- no is no -------------------------------------------------------------------------------- */
 
-/* What fails fails again: nothing is freed in between. */
+/* Makes the call twice if it fails: nothing is freed in between, so that it must fail again. */
 static void *ask_twice(dvsm_heap *heap, unsigned call, size_t size, void *old)
 {
     void *p[2] = {NULL, NULL};
@@ -334,7 +335,7 @@ static void test_what_fails_fails_again(void **state)
     }
 }
 
-/* The trial's own case: what is missing lies in the cache, as blocks of the other arena. */
+/* The missing memory is in the cache, as blocks of the other arena. */
 static void test_cached_blocks_of_another_arena_are_had_at_once(void **state)
 {
     enum { SMALL = 1000, WANTED = 20000, MOST = 400 };
@@ -458,7 +459,7 @@ static void test_an_impossible_size_changes_nothing(void **state)
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* Another thread looks all the time where this one may run. */
+/* Another thread keeps looking on which CPUs this one may run. */
 struct watch {
     pid_t thread;
     cpu_set_t mask;
@@ -524,8 +525,9 @@ static double processor_ns(void)
     return clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
-/* A cache that is always full: the oldest go until the new one fits. Time of a call, the failing
- * ones among them; where `room` is not 0, that many bytes are in use instead of all there are. */
+/* Works like a user's cache that is always full: the oldest blocks are freed until a new one
+ * fits. Returns the time of one call, failing ones included. If `room` is not 0, at most that many
+ * bytes are in use; otherwise all there are. */
 static double turn_over(dvsm_heap *heap, size_t room, size_t most, size_t insertions, uint64_t seed)
 {
     enum { RING = BLOCKS_MOST };
@@ -538,7 +540,7 @@ static double turn_over(dvsm_heap *heap, size_t room, size_t most, size_t insert
         size_t size = 64 + random_size(&random, most);
         void *p;
 
-        if (i == insertions) { /* full by now */
+        if (i == insertions) { /* the heap is full now */
             start = processor_ns();
             calls = 0;
         }
@@ -570,7 +572,7 @@ static void test_at_the_limit_a_call_costs_little_more(void **state)
 
     (void)state;
 #ifdef __SANITIZE_ADDRESS__
-    skip(); /* times of instrumented code */
+    skip(); /* the times would be those of instrumented code */
 #endif
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++)
         for (size_t j = 0; j < sizeof mosts / sizeof mosts[0]; j++) {

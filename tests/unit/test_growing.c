@@ -1,5 +1,5 @@
 /* test_growing.c - large blocks that grow, and those that are never touched: how much is copied,
- * what is written, what has pages. */
+ * how much is written, and how much has pages. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,8 +27,8 @@
 
 enum { BUFFERS = 16 };
 
-/* `end` bytes each, `step` more at a time. What was copied is at most what they have in the end,
- * and half of it. */
+/* Buffers grow to `end` bytes each, `step` more at a time. The bytes that are copied are at most
+ * one and a half times what the buffers have in the end. */
 static void grow_by_turns(size_t step, size_t end)
 {
     dvsm_heap *heap = dvsm_heap_create(NULL);
@@ -63,7 +63,7 @@ static void test_buffers_that_grow_by_turns_are_seldom_copied(void **state)
     grow_by_turns(200 * 4096, 16 * 200 * 4096);
 }
 
-/* Where nothing is free but what they have, they still move and grow one by one. */
+/* Blocks that fill the heap can still move and grow, one after the other. */
 static void test_growing_at_the_limit(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.limit = 12 * MIB});
@@ -86,7 +86,7 @@ static void test_growing_at_the_limit(void **state)
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* dvsm_walk() finds a large block by the word that counts its growths, too. */
+/* dvsm_walk() finds a large block by a word that also counts how often it grew. */
 static void find_large(const dvsm_chunk *chunk, void *context)
 {
     void **found = context;
@@ -143,7 +143,7 @@ static void test_the_arena_says_what_is_fresh(void **state)
 
 /* ---- never touched */
 
-/* Bytes of [start, start + bytes) that have pages. */
+/* How many bytes of [start, start + bytes) have pages. */
 static size_t resident(const char *start, size_t bytes)
 {
     static unsigned char page[1 << 18];
@@ -180,7 +180,7 @@ static void test_lazy_blocks_get_pages_when_touched(void **state)
     dvsm_free(block);
     dvsm_free(zeros);
 
-    /* What was never touched is not kept for those who must have pages. */
+    /* Granules that may have no pages are not retained: a small block needs pages. */
     dvsm_stats_t stats;
     dvsm_stats(heap, &stats);
     assert_int_equal(stats.retained_bytes, 0);
@@ -212,7 +212,7 @@ static void test_lazy_blocks_count_against_the_limit(void **state)
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* A process that dies while it has such blocks, or makes one, leaves a heap like any other. */
+/* A process that dies while it has lazy blocks, or while it makes one, leaves a sound heap. */
 static void test_lazy_blocks_of_a_process_that_is_killed(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.flags = DVSM_LAZY, .limit = 256 * MIB});

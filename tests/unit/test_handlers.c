@@ -1,8 +1,8 @@
-/* test_handlers.c - signal handlers that use the heap, at every few instructions of calls.
+/* test_handlers.c - signal handlers that use the heap, run every few instructions of a call.
  *
- * A child is stepped by the processor's trap flag: the handler runs in the thread that it
- * interrupts, wherever that is, and calls functions of the same heap itself. Whatever it gets, it
- * returns, without a fault; nothing is lost, and the heap stays sound.
+ * The processor's trap flag steps a child: the handler runs in the interrupted thread, at any point
+ * of a call, and calls functions of the same heap itself. These may fail, but they return and cause
+ * no fault; no block is lost, and the heap stays sound.
  *
  * Not under sanitizers: it single-steps whole calls, and instrumentation adds millions of steps.
  */
@@ -32,7 +32,7 @@ enum { KEPT = 64, STRIDE = 61, STEPS_MOST = 3000000 };
 static volatile int faults;
 static void *kept[KEPT]; /* the handler's own blocks */
 static unsigned got, refused;
-static volatile bool over; /* the handler does nothing any more */
+static volatile bool over; /* from now on the handler does nothing */
 
 static void count_fault(const dvsm_fault *fault)
 {
@@ -281,7 +281,7 @@ static void test_a_handler_that_ends_the_process_leaves_nothing_locked(void **st
 
 static volatile int forked, stopped;
 
-/* The child returns into the interrupted call. */
+/* Forks in the handler; the child returns into the interrupted call. */
 static void fork_in_handler(unsigned step)
 {
     int status;
@@ -317,8 +317,9 @@ static void test_a_child_forked_in_a_handler_goes_on_whole_or_is_stopped(void **
     assert_int_equal(dvsm_check(dvsm_heap_default(), stderr), 0);
 }
 
-/* On one CPU: then no trim sends a thread to another. Making one blocks all signals for a moment,
- * and the trap by which these tests step would end the process. */
+/* The process stays on one CPU, so that no trim starts a thread for another CPU. Starting one
+ * blocks all signals for a moment, and the trap by which these tests step would then end the
+ * process. */
 int main(void)
 {
     cpu_stay(NULL);

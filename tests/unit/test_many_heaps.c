@@ -1,6 +1,6 @@
-/* test_many_heaps.c - a thousand heaps in one process: each block is found in its own, as quickly
- * as in the first, whoever makes and destroys heaps meanwhile, and in children forked at any moment
- * of it.
+/* test_many_heaps.c - a thousand heaps in one process: a block's heap is found, as quickly in the
+ * last as in the first; also while threads make and destroy heaps, and in children that are forked
+ * at that moment.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -27,7 +27,7 @@ enum { HEAPS = 1000, MIB = 1 << 20, SIZE = 100 };
 static dvsm_heap *heap[HEAPS];
 static void *block[HEAPS];
 
-/* Without file descriptors: a process may have fewer of those. */
+/* The heaps use no file descriptors: a process may have fewer of those than a thousand. */
 static dvsm_heap *make_heap(void)
 {
     return dvsm_heap_create(
@@ -84,7 +84,7 @@ static void test_each_block_is_found_in_its_heap(void **state)
     shuffle(order, HEAPS, &random);
     for (int i = 0; i < HEAPS; i++)
         expect_found((int)order[i]);
-    for (int i = 0; i < HEAPS; i++) /* in turn: other looks than the first are asked */
+    for (int i = 0; i < HEAPS; i++) /* in turn, so that the heap is never the one found last */
         for (int j = 0; j < 3; j++)
             expect_found((i * 7 + j * 331) % HEAPS);
     assert_null(dvsm_heap_of(&local));
@@ -92,7 +92,7 @@ static void test_each_block_is_found_in_its_heap(void **state)
     assert_null(dvsm_heap_of((void *)UINTPTR_MAX));
     assert_null(dvsm_heap_of((void *)(uintptr_t)test_each_block_is_found_in_its_heap));
 
-    /* Every other one goes, in any order; its addresses are no heap's then. */
+    /* Destroys every second heap, in random order; then its addresses belong to no heap. */
     for (int k = 0; k < HEAPS; k++) {
         int i = (int)order[k];
 
@@ -123,7 +123,7 @@ static double now(void)
     return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 }
 
-/* The least of several takes: others use the CPU, too. */
+/* Time of malloc and free together: the least of several takes, since others may use the CPU. */
 static double pair_in(dvsm_heap *one)
 {
     enum { TAKES = 12, PAIRS = 20000 };
@@ -157,8 +157,8 @@ static void test_the_last_heap_costs_at_most_twice_the_first(void **state)
     destroy_all();
 }
 
-/* What finding alone costs, in a ring in which no two calls after each other are of one heap: with
- * the table looked through, a thousand heaps took fifty times as long as ten. */
+/* Time to find a block's heap, in a ring in which no two successive calls are for the same heap.
+ * When the table was searched entry by entry, a thousand heaps took fifty times as long as ten. */
 static double find_in_ring(int count)
 {
     enum { TAKES = 10, FINDS = 40000 };
@@ -186,7 +186,7 @@ static void test_a_ring_of_all_heaps_costs_little_more_than_one_of_ten(void **st
     for (int attempt = 0; attempt < 5 && !good; attempt++) {
         few = find_in_ring(10);
         all = find_in_ring(HEAPS);
-        good = all <= 10 * few; /* the processor's caches have their part in it */
+        good = all <= 10 * few; /* the processor's caches make some difference */
     }
     printf("a block's heap among 10: %.1f ns, among %d: %.1f ns\n", few, HEAPS, all);
     assert_true(good);
@@ -222,8 +222,8 @@ static void *come_and_go(void *context)
     return NULL;
 }
 
-/* In whatever state the table was copied: what lived all the time is found, new heaps are, too, and
- * what is destroyed is not any more. */
+/* Whatever the state in which fork copied the table: heaps that were there all the time are
+ * found, new ones too, and destroyed ones no more. */
 static int use_the_copy(void *context)
 {
     dvsm_heap *mine[20];

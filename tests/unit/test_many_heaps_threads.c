@@ -1,5 +1,5 @@
-/* test_many_heaps_threads.c - threads make and destroy heaps while others look up whose a block
- * is. */
+/* test_many_heaps_threads.c - threads make and destroy heaps while others look up the heaps of
+ * blocks. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -26,7 +26,8 @@ struct module {
     void *(*default_heap)(void);
 };
 
-/* This program has the static library, the module one of its own. */
+/* Loads the module, which has a copy of the library of its own; this program is linked with the
+ * static one. */
 static struct module load(void)
 {
     struct module m = {.handle = dlopen(getenv("DVSM_LIBRARY"), RTLD_NOW | RTLD_LOCAL)};
@@ -38,7 +39,8 @@ static struct module load(void)
     return m;
 }
 
-/* Long enough for the thread to be preempted: then the kernel looks at its restartable sequence. */
+/* Runs long enough to be preempted: then the kernel looks at the thread's restartable sequence,
+ * whose code is no longer there. */
 static void spin(void)
 {
     for (clock_t end = clock() + CLOCKS_PER_SEC / 50; clock() < end;)

@@ -1,6 +1,6 @@
 /* test_options.c - dvsm_init, the environment, and the options of heaps.
  *
- * What is settled before main() is looked at by executing this program again, with another
+ * Some options are settled before main(). To test them, this program executes itself with another
  * environment: `test_options PROBE` does what PROBE names and prints the default heap's options.
  *
  * Modes: default, locked
@@ -65,7 +65,7 @@ static int probe_init(void)
     return dvsm_init(&options) == -1 && errno == EBUSY ? 0 : 3;
 }
 
-/* With the options of the environment, once more. */
+/* Makes the default heap once more, still with the options of the environment. */
 static int probe_again(void)
 {
     if (dvsm_init(&(dvsm_options){.arenas = 2}) != 0)
@@ -79,11 +79,11 @@ static int probe_fork(void)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0)
-        exit(0); /* as the creator would, but it is not */
+        exit(0); /* leaves as the creator would, but is not the creator */
     return waitpid(child, NULL, 0) == child ? 0 : 1;
 }
 
-/* No descriptor is to be had when the program starts: the heap was made with none. */
+/* The program starts without a free descriptor: its heap was made without one. */
 static int probe_allocate(void)
 {
     void *block = dvsm_malloc(100000);
@@ -229,7 +229,8 @@ static void test_a_terabyte_of_address_space(void **state)
     assert_has(r.out, "reserve 1099511627776 ");
 }
 
-/* More than any machine has: as much as there is, also where dvsm_init() leaves it at that. */
+/* More than any machine has is reduced to what there is; also where dvsm_init() does not set the
+ * reserve. */
 static void test_a_reserve_from_the_environment_is_halved_until_it_fits(void **state)
 {
     static const char *const backends[] = {NULL, "DVSM_BACKEND=anon", "DVSM_BACKEND=shm_open"};
@@ -239,7 +240,7 @@ static void test_a_reserve_from_the_environment_is_halved_until_it_fits(void **s
     if (sizeof(void *) < 8)
         skip();
 #ifdef __SANITIZE_ADDRESS__
-    skip(); /* takes most of the address space itself */
+    skip(); /* ASan itself takes most of the address space */
 #endif
     for (size_t i = 0; i < 6; i++) {
         struct result r = run((struct execution){
@@ -252,7 +253,8 @@ static void test_a_reserve_from_the_environment_is_halved_until_it_fits(void **s
     }
 }
 
-/* One line that names the variable and its value, and then the default. */
+/* A value that does not parse gives one line that names the variable and the value; the default
+ * holds. */
 static void test_values_that_do_not_parse(void **state)
 {
     static const char *const variables[] = {
@@ -338,8 +340,8 @@ static void test_init_wins_over_the_environment(void **state)
     assert_has(r.out, "backend anon reserve 33554432 limit 8388608 arenas 3 cache 1048576 ");
 }
 
-/* These children replace the heap that they share with this process, which therefore must not have
- * been used here or in any of them. */
+/* These children replace the heap that they share with this process. So neither this process nor
+ * any of the children may have used it before. */
 static int init_that_fails(void *context)
 {
     struct failing_backend *failing = context;
@@ -428,7 +430,7 @@ static void without_descriptors(void)
 static int no_memfd(void *context)
 {
     (void)context;
-    /* Not by exec, which needs descriptors itself: the heap is made anew by dvsm_init. */
+    /* exec itself needs descriptors: hence the heap is made anew by dvsm_init() instead. */
     without_descriptors();
     CHILD_CHECK(dvsm_init(NULL) == 0);
     CHILD_CHECK(strcmp(dvsm_heap_default()->backend->name, "anon") == 0);
@@ -488,7 +490,7 @@ static void test_an_address_space_limit_halves_the_reserve(void **state)
 
     (void)state;
 #ifdef __SANITIZE_ADDRESS__
-    skip(); /* needs terabytes of address space itself */
+    skip(); /* ASan itself needs terabytes of address space */
 #endif
     for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++) {
         struct result r = run((struct execution){
@@ -500,8 +502,8 @@ static void test_an_address_space_limit_halves_the_reserve(void **state)
     }
 }
 
-/* Without DVSM_RESERVE at least half of what was left stays the program's: for its own malloc, its
- * threads and files. */
+/* Without DVSM_RESERVE at least half of the free address space stays the program's: for its own
+ * malloc, its threads and its files. */
 static rlim_t address_space;
 
 static void limited_address_space(void)
@@ -517,7 +519,7 @@ static void test_half_of_a_limited_address_space_stays_free(void **state)
 
     (void)state;
 #ifdef __SANITIZE_ADDRESS__
-    skip(); /* needs terabytes of address space itself */
+    skip(); /* ASan itself needs terabytes of address space */
 #endif
     for (size_t i = 0; i < sizeof mebibytes / sizeof mebibytes[0]; i++) {
         address_space = (rlim_t)mebibytes[i] * MIB;
@@ -539,7 +541,8 @@ static int no_default_heap(void *context)
     void *block;
 
     CHILD_CHECK(dvsm_init(&(dvsm_options){.backend = &failing->backend}) == 0);
-    /* The next dvsm_init unmaps the heap and gets neither a new one nor, at first, the old. */
+    /* The next dvsm_init() unmaps the heap, and then gets neither a new one nor, at first, the
+     * old one. */
     failing_backend_fail(failing, FAILING_RESERVE, 1, ENFILE, true);
     CHILD_CHECK(dvsm_init(&(dvsm_options){.backend = &failing->backend, .arenas = 2}) == -1);
     CHILD_CHECK(errno == ENFILE);
@@ -623,7 +626,8 @@ static void test_a_reserve_that_cannot_be_is_too_much_memory(void **state)
             expect_refused(&(dvsm_options){.backend = backends[i], .reserve = reserves[j]}, ENOMEM);
 }
 
-/* The last page that may be read: a size that is not one must not be believed further than that. */
+/* The options end where readable memory ends: an impossible size must be refused before anything
+ * behind them is read. */
 static void test_a_size_that_cannot_be_is_refused(void **state)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -730,10 +734,10 @@ static void test_a_named_heap_and_its_name(void **state)
     assert_int_equal(errno, EINVAL);
     assert_int_equal(dvsm_heap_unlink("no-slash"), -1);
     assert_int_equal(errno, EINVAL);
-    dvsm_free(dvsm_heap_malloc(heap, 10)); /* without its name it lives on */
+    dvsm_free(dvsm_heap_malloc(heap, 10)); /* the heap lives on without its name */
     dvsm_heap *second = dvsm_heap_create(&options);
     assert_non_null(second);
-    assert_int_equal(dvsm_heap_destroy(heap), 0); /* the name is another's now: it stays */
+    assert_int_equal(dvsm_heap_destroy(heap), 0); /* the name is the second heap's now */
     assert_int_equal(dvsm_heap_destroy(second), 0);
     assert_int_equal(shm_open(name, O_RDONLY, 0), -1);
 }

@@ -1,5 +1,5 @@
-/* test_override.c - <dvsm/override.h>, here before the standard headers: their names mean the
- * library's functions; libc's own allocations go back by dvsm_libc_free(). */
+/* test_override.c - <dvsm/override.h>, included before the standard headers: malloc and the other
+ * names mean the library's functions; dvsm_libc_free() frees what libc itself allocated. */
 #define _GNU_SOURCE
 #include <dvsm/override.h>
 

@@ -1,5 +1,5 @@
-/* test_realloc.c - realloc between arena and cache: what it costs in memory, what it makes of a
- * lack of memory and of pointers that are none. */
+/* test_realloc.c - realloc between arena and cache: how much memory it takes, and what it does
+ * when memory is short or the pointer is wrong. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,7 +23,8 @@
 
 enum { BLOCKS = 1000 };
 
-/* Of one heap; `heap` NULL: the default one, by the functions that name none. */
+/* Blocks of one heap. If `heap` is NULL, they are the default heap's, by the functions without a
+ * heap argument. */
 struct crowd {
     dvsm_heap *heap;
     struct random_source random;
@@ -36,7 +37,7 @@ static unsigned char *resize(dvsm_heap *heap, void *block, size_t size)
     return heap != NULL ? dvsm_heap_realloc(heap, block, size) : dvsm_realloc(block, size);
 }
 
-/* Blocks come, go and change their size; each ends with its number. */
+/* Allocates, frees and resizes blocks at random; the last byte of each is its number. */
 static void exchange(struct crowd *crowd, unsigned rounds, size_t most)
 {
     while (rounds-- > 0) {
@@ -92,7 +93,7 @@ static void test_the_heap_does_not_grow(void **state)
     expect_steady(NULL, 4000);
 }
 
-/* There is no class of the cache's that a block would move to. */
+/* The cache has no class for the new size that the block could move to. */
 static void test_a_size_that_is_not_cached_shrinks_in_place(void **state)
 {
     const size_t cache_bytes[] = {64 << 10, SIZE_MAX};
@@ -129,7 +130,7 @@ static void test_a_block_shrinks_in_a_full_heap(void **state)
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* The limit leaves a granule more: too little for a copy, enough behind the block. */
+/* The limit leaves one granule: too little for a copy, enough to grow in place. */
 static void test_a_block_grows_into_the_last_granule(void **state)
 {
     dvsm_heap *heap =
@@ -154,7 +155,7 @@ static void count_fault(const dvsm_fault *fault)
     faults++;
 }
 
-/* One fault, and that is all. */
+/* The call fails with one fault, and nothing else happens. */
 static void expect_refused(dvsm_heap *heap, void *pointer)
 {
     void *volatile hidden = pointer;
@@ -168,14 +169,15 @@ static void expect_refused(dvsm_heap *heap, void *pointer)
     dvsm_set_fault_handler(NULL);
 }
 
-/* Before it stands what could be a header, behind it what could be the next one's. */
+/* Before the address stands a word that could be a block's header; the bytes behind could be the
+ * next one's. */
 static void test_an_address_in_a_block_is_refused(void **state)
 {
     const size_t heads[] = {2, 3, 16 | 2, 16 | 3, 0, 1};
     size_t *block = dvsm_malloc(160);
 
     (void)state;
-    dvsm_free(dvsm_malloc(200)); /* what a copy would get is at hand */
+    dvsm_free(dvsm_malloc(200)); /* a block for the copy is in the cache */
     for (size_t i = 0; i < COUNT(heads); i++) {
         memset(block, 0xff, 160);
         block[1] = heads[i];
@@ -219,6 +221,6 @@ int main(void)
         cmocka_unit_test(test_a_freed_block_is_refused),
     };
 
-    /* What each CPU that the program is ever on keeps in its lane would count as growth. */
+    /* The test stays on one CPU: what other CPUs' lanes keep would count as growth. */
     return cmocka_run_group_tests(tests, cpu_stay, NULL);
 }

@@ -1,4 +1,4 @@
-/* test_records.c - the allocator's own records, which a walk shows, are blocks to nobody. */
+/* test_records.c - a walk shows the allocator's own records, but no call accepts one as a block. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -34,7 +34,7 @@ static void note_record(const dvsm_chunk *chunk, void *context)
         records->at[records->count++] = chunk->block;
 }
 
-/* Large blocks keep the arena's segments apart, so that there are several, each with its record. */
+/* Large blocks keep the arena's segments apart, so that there are several, each with a record. */
 static dvsm_heap *heap_with_records(struct records *records)
 {
     dvsm_heap *heap = dvsm_heap_create(&(dvsm_options){.arenas = 1});
@@ -50,7 +50,7 @@ static dvsm_heap *heap_with_records(struct records *records)
     return heap;
 }
 
-/* Each way to hand a block over, each refused as the fault it is. */
+/* Passes the record to each call that takes a block: each refuses it with the right fault. */
 static void hand_over(dvsm_heap *heap, void *record)
 {
     void *blocks[2] = {record, NULL};
@@ -106,7 +106,7 @@ static void test_records_in_a_bulk(void **state)
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* What the cache hands out of that size is never where a record lies. */
+/* A record was passed to free, but is never handed out as a block. */
 static void test_no_record_comes_back_as_a_block(void **state)
 {
     struct records records = {.count = 0};

@@ -76,7 +76,7 @@ static size_t overhead(dvsm_heap *of)
     return usage.overhead;
 }
 
-/* Lanes and depots are there from the start; all else comes as it is needed. */
+/* Lanes and depots have memory from the start; everything else gets it when it is needed. */
 static void test_metadata_is_small_until_it_is_needed(void **state)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -87,7 +87,7 @@ static void test_metadata_is_small_until_it_is_needed(void **state)
     assert_true(overhead(heap) <= 16 * page + cache);
 }
 
-/* The footprint counts what the file has, but for the rest of its last page. */
+/* The footprint is the memory that the file has. */
 static void test_the_footprint_is_what_is_committed(void **state)
 {
     struct stat file;
@@ -115,7 +115,7 @@ static void test_arenas_are_made_in_order_and_once(void **state)
     struct region *r = heap->region;
 
     (void)state;
-    assert_true(arenas_make(&heap->arenas, 0)); /* is there */
+    assert_true(arenas_make(&heap->arenas, 0)); /* exists already */
     assert_int_equal(region_arena_count(r), 1);
     region_arena(r, 0)->arena.trim_threshold = 12345;
     assert_true(arenas_make(&heap->arenas, 1));
@@ -125,7 +125,7 @@ static void test_arenas_are_made_in_order_and_once(void **state)
     assert_false(arenas_make(&heap->arenas, r->arenas.most));
 }
 
-/* The limit counts metadata, too: each arena leaves less for blocks. */
+/* Metadata counts against the limit: each arena leaves less for blocks. */
 static void test_the_limit_counts_metadata(void **state)
 {
     size_t arenas = 0;
@@ -162,7 +162,7 @@ static void test_no_memory_for_another_arena(void **state)
 
 /* ---- the lock of the arenas' table */
 
-/* As in a signal handler that interrupted a call. */
+/* A signal handler may have interrupted a call that holds the table's lock. */
 static void test_a_thread_that_holds_the_table_is_not_let_in_again(void **state)
 {
     struct region *r = heap->region;
@@ -174,7 +174,7 @@ static void test_a_thread_that_holds_the_table_is_not_let_in_again(void **state)
     assert_int_equal(region_arena_count(r), 1);
 }
 
-/* Killed when the slot is written but not counted. */
+/* Dies when the slot is written but not yet counted. */
 static int die_while_making_an_arena(void *context)
 {
     struct arena_slot *slot = region_arena(heap->region, 1);
@@ -201,7 +201,7 @@ static void test_a_survivor_makes_the_arena_anew(void **state)
 
 static char report[4096];
 
-/* Damages one word, and expects a violation that says so; then the word is right again. */
+/* Damages one word and expects a violation with that message; then restores the word. */
 static void expect_violation(size_t *place, size_t value, const char *message)
 {
     size_t right = *place;
@@ -242,7 +242,7 @@ static void test_check_sees_parts_that_lie_elsewhere(void **state)
                      "granules or their map");
 }
 
-/* Each byte outside the granules is somebody's, by a mark. */
+/* Each byte of overhead belongs to something that the check can name. */
 static void test_check_sees_overhead_that_nobody_has(void **state)
 {
     struct segment_map *map = heap->region->map;
@@ -274,7 +274,7 @@ static void test_check_sees_arenas_and_map_disagree(void **state)
     dvsm_free(large);
 }
 
-/* A granule of an arena that was never made. */
+/* A granule belongs to an arena that was never made. */
 static void test_check_sees_an_owner_that_is_none(void **state)
 {
     struct run pending = {0};
@@ -301,7 +301,7 @@ static void check_while_walking(const dvsm_chunk *chunk, void *context)
     attempt->violations = dvsm_check(heap, NULL);
 }
 
-/* Not to be done, but it does not hang. */
+/* A visitor must not call dvsm_check(), but it does not hang. */
 static void test_check_inside_a_visitor_says_that_it_cannot(void **state)
 {
     struct attempt attempt = {0};
@@ -351,7 +351,7 @@ static void test_a_walk_passes_by_what_it_cannot_believe(void **state)
 
 /* ---- the default heap */
 
-/* Two threads made it at the same moment: the second one's is given up. */
+/* As if two threads made it at the same moment: the second one's heap is given up. */
 static void test_the_default_heap_is_made_once(void **state)
 {
     dvsm_heap *first = dvsm_heap_default();

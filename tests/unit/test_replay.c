@@ -23,7 +23,7 @@ static char trace[] = "/tmp/dvsm-test-replay-XXXXXX", program[4096];
 
 struct replay {
     const char *argument[3]; /* NULL: none */
-    const char *command;     /* of the shell, instead; $REPLAY is the program */
+    const char *command;     /* run by the shell instead; $REPLAY is the program */
     char errors[1000];
 };
 
@@ -108,7 +108,7 @@ static void test_traces_that_are_right(void **state)
     (void)state;
     assert_accepted("");
     assert_accepted("m 1 10\nf 1\n");
-    assert_accepted("m 1 10"); /* a last line without its end */
+    assert_accepted("m 1 10"); /* the last line has no newline */
     assert_accepted("f 7\nr 8 100\np 9 100\nb 0\ni 1 0 5\nk 1 0\n");
     assert_accepted("m 1 18446744073709551615\nf 1\nr 1 18446744073709551615\n");
     assert_accepted("segments 16\nm 1 100\nh 1 2\nu 1\nu 2\nt 0\nl 65536\nm 2 100000\n");
@@ -200,7 +200,8 @@ static void test_letters_that_need_segments(void **state)
         assert_refused(lines[i], 1, "a first line `segments N` before h, u, t or l");
 }
 
-/* A pipe cannot be read twice, and the first line is looked at before it is replayed. */
+/* A pipe cannot be read twice, although the first line is looked at before the trace is
+ * replayed. */
 static void test_a_trace_from_a_pipe(void **state)
 {
     static const char *const traces[] = {"m 1 100\nm 2 50\nf 1\nm 3 20\n", "m 1 100",
@@ -225,7 +226,7 @@ static void test_a_trace_from_a_pipe(void **state)
     assert_int_equal(status_of(&none), 0);
 }
 
-/* The recorded placements of the reference, once more from a pipe. */
+/* The reference's recorded placements are met from a pipe, too. */
 static void test_a_golden_trace_from_a_pipe(void **state)
 {
     struct replay golden = {.command = "g=$DVSM_SOURCE/tests/golden/small; "

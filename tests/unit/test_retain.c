@@ -1,5 +1,5 @@
-/* test_retain.c - what unused memory a heap keeps: few calls into the system for what comes and
- * goes, and not more than was asked for.
+/* test_retain.c - how much unused memory a heap keeps: enough that blocks which come and go need
+ * few calls into the system, and not more than was asked for.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -48,8 +48,8 @@ static unsigned long system_calls(const struct failing_backend *f)
     return f->plan[FAILING_COMMIT].calls + f->plan[FAILING_RELEASE].calls;
 }
 
-/* 20 blocks of 5 to 25 MiB that come and go 2,000 times. How many calls into the system that took,
- * the first of each block left out; never is more retained than half of what is in use. */
+/* Frees and allocates 20 blocks of 5 to 25 MiB, 2,000 times in all, and returns the number of
+ * calls into the system. Never is more retained than 16 MiB or half of what is in use. */
 static unsigned long come_and_go(bool in_turn, bool of_one_size)
 {
     struct failing_backend *f = failing_backend_new(&dvsm_backend_memfd);
@@ -77,8 +77,9 @@ static unsigned long come_and_go(bool in_turn, bool of_one_size)
     return calls;
 }
 
-/* Where sizes and order are both random, some of what is free is in pieces that nothing fits into:
- * with the lowest place first about half as much as is used, which is what may be retained. */
+/* If sizes and order are both random, some free memory is in pieces that fit no request. As the
+ * lowest place is taken first, such pieces add up to about half of what is in use, which is what
+ * may be retained. */
 static void test_blocks_that_come_and_go_cost_few_calls(void **state)
 {
     unsigned long same = come_and_go(false, true), in_turn = come_and_go(true, false),
@@ -130,7 +131,7 @@ static void test_the_option(void **state)
     }
 }
 
-/* Options of the first version end before the field. */
+/* Options as the first version had them end before this field. */
 static void test_options_without_the_field(void **state)
 {
     struct failing_backend *f = failing_backend_new(&dvsm_backend_memfd);

@@ -1,4 +1,4 @@
-/* test_segment.c - the granule map: placement, who has what, what its check sees.
+/* test_segment.c - the granule map: placement, who owns a granule, what the check sees.
  *
  * Modes: default
  */
@@ -62,7 +62,7 @@ static void test_the_lowest_run_that_is_long_enough_is_taken(void **state)
     give(b, 2, 2);
     give(b, 10, 5);
     give(b, 20, 3);
-    assert_int_equal(take(b, 3), 10); /* not the one of just three */
+    assert_int_equal(take(b, 3), 10); /* the lowest run, although another one has just three */
     assert_int_equal(take(b, 3), 20);
     assert_int_equal(take(b, 3), 40);
     assert_int_equal(take(b, 1), 2);
@@ -83,7 +83,7 @@ static void test_give_joins_with_both_neighbours(void **state)
     assert_int_equal(take(b, 9), 3);
     give(b, 3, 1);
     give(b, 5, 1);
-    give(b, 4, 1); /* one granule between two */
+    give(b, 4, 1); /* joins the granules on both sides */
     assert_int_equal(take(b, 3), 3);
 }
 
@@ -95,7 +95,7 @@ static void test_give_at_the_end_lowers_used(void **state)
     give(b, 8, 2);
     assert_int_equal(usage_of(b).used, 8 * GRANULE);
     give(b, 5, 2);
-    give(b, 7, 1); /* the free run before goes, too */
+    give(b, 7, 1); /* the free run before it is left out, too */
     assert_int_equal(usage_of(b).used, 5 * GRANULE);
     give(b, 0, 5);
     assert_int_equal(usage_of(b).used, 0);
@@ -205,7 +205,7 @@ static void test_granules_of_segments_and_no_others_have_the_flag_of_chunks(void
     take_at(b, RUN_SEGMENT, 6, 2);
     *pending = nothing;
     assert_true(segment_take(&b->segments, 7, RUN_SEGMENT, 2 * GRANULE, pending));
-    for (size_t i = 0; i < 12; i++) /* the last two of those taken have no memory yet */
+    for (size_t i = 0; i < 12; i++) /* the last two that were taken have no memory yet */
         assert_int_equal(may_have_chunks(b, i), i < 3 || (i >= 6 && i < 10));
     segment_give(&b->segments, pending, nothing);
     give(b, 0, 2);
@@ -303,7 +303,7 @@ static void test_walk_visits_every_run(void **state)
     struct visited v = {.b = b};
 
     take_kind(b, 3, RUN_SEGMENT, 2);
-    take_kind(b, 3, RUN_SEGMENT, 1); /* together one */
+    take_kind(b, 3, RUN_SEGMENT, 1); /* joined with the one before */
     take_kind(b, 3, RUN_LARGE, 4);
     take_kind(b, 3, RUN_LARGE, 1);
     take_kind(b, 4, RUN_SEGMENT, 5);

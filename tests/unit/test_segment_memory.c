@@ -1,5 +1,5 @@
-/* test_segment_memory.c - the granule map's memory: what is committed, retained and released,
- * within which bounds; where the system fails, and where a call's process dies.
+/* test_segment_memory.c - the granule map's memory: what is committed, retained and released, and
+ * within which bounds; what happens when the system fails, or when a process dies in a call.
  *
  * Modes: default
  */
@@ -121,7 +121,7 @@ static void test_give_keeps_what_it_is_told(void **state)
 
     take(b, 20);
     *pending = run_of(b, 2, 10);
-    segment_give(&b->segments, pending, run_of(b, 5, 3)); /* a lead and a tail go */
+    segment_give(&b->segments, pending, run_of(b, 5, 3)); /* gives back a lead and a tail */
     assert_ptr_equal(pending->start, granule_address(b, 5));
     assert_int_equal(pending->bytes, 3 * GRANULE);
     assert_sound(b);
@@ -130,13 +130,13 @@ static void test_give_keeps_what_it_is_told(void **state)
     assert_int_equal(owner_of(b, 7), 1);
     assert_int_equal(owner_of(b, 8), 0);
 
-    segment_give(&b->segments, pending, run_of(b, 5, 2)); /* a tail */
+    segment_give(&b->segments, pending, run_of(b, 5, 2)); /* gives back a tail */
     assert_ptr_equal(pending->start, granule_address(b, 5));
     assert_int_equal(pending->bytes, 2 * GRANULE);
-    segment_give(&b->segments, pending, run_of(b, 6, 1)); /* a lead */
+    segment_give(&b->segments, pending, run_of(b, 6, 1)); /* gives back a lead */
     assert_ptr_equal(pending->start, granule_address(b, 6));
     assert_int_equal(pending->bytes, GRANULE);
-    segment_give(&b->segments, pending, run_of(b, 6, 1)); /* nothing */
+    segment_give(&b->segments, pending, run_of(b, 6, 1)); /* gives back nothing */
     assert_ptr_equal(pending->start, granule_address(b, 6));
     assert_int_equal(pending->bytes, GRANULE);
     assert_sound(b);
@@ -199,12 +199,12 @@ static void test_what_is_retained_makes_way_under_the_limit(void **state)
     take(b, 20);
     give(b, 2, 3);
     give(b, 10, 5);
-    assert_int_equal(take(b, 4), 10); /* in the run itself: nothing is released */
+    assert_int_equal(take(b, 4), 10); /* a run that has memory: nothing is released */
     assert_int_equal(b->releases, 0);
     assert_int_equal(usage_of(b).retained, 4 * GRANULE);
     assert_int_equal(take(b, 5), NO_GRANULE);
     assert_int_equal(b->releases, 0);
-    assert_int_equal(take(b, 4), 20); /* from elsewhere */
+    assert_int_equal(take(b, 4), 20); /* the retained granules pay for it */
     assert_int_equal(usage_of(b).retained, 0);
     assert_int_equal(granules_with_memory(b), 20);
 }
@@ -221,7 +221,8 @@ static void test_retained_granules_on_both_sides_of_a_run_make_way(void **state)
     give(b, 10, 1);
     give(b, 14, 1);
     give(b, 30, 1);
-    /* 2 and 3, 10 and 14, and 30 have memory. 10 to 14 need three more: 30, then 3 and 2. */
+    /* Granules 2, 3, 10, 14 and 30 have memory. 10 to 14 need three more: 30 is released for
+     * them, then 3 and 2. */
     segment_set_limit(&b->segments, usage_of(b).committed);
     assert_int_equal(take(b, 5), 10);
     assert_int_equal(usage_of(b).retained, 0);
@@ -236,7 +237,7 @@ static void test_retained_granules_at_the_end_make_way(void **state)
     take(b, 12);
     give(b, 2, 4);
     segment_release(&b->segments, 0);
-    give(b, 8, 4); /* beyond `used` now */
+    give(b, 8, 4); /* they lie beyond `used` now */
     segment_set_limit(&b->segments, usage_of(b).committed);
     assert_int_equal(take(b, 3), 2);
     assert_int_equal(memory_in(b, 8, 4), 1);
@@ -459,7 +460,7 @@ static void test_a_death_in_release_is_finished_by_the_next(void **state)
 
     for (int after = 0; after < 2; after++) {
         take(b, 50);
-        give(b, 5, 40); /* two slices */
+        give(b, 5, 40); /* released in two slices */
         b->pending[0] = nothing;
         b->release_plan =
             (struct granule_plan){.at = 2, .kill_before = !after, .kill_after = after};

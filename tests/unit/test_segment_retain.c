@@ -45,7 +45,7 @@ static void test_half_of_what_is_in_use_is_retained(void **state)
     granule_backend_delete(b);
 }
 
-/* What was retained while more was in use does not stay when all is given back. */
+/* When all is given back, what was retained while more was in use goes, too. */
 static void test_retention_falls_with_use(void **state)
 {
     struct granule_backend *b = granule_backend_new(5000);

@@ -1,5 +1,5 @@
-/* test_sequences.c - the restartable sequences of libdvsm.so: what their descriptors say, held
- * against the machine code (as objdump prints it).
+/* test_sequences.c - the restartable sequences of libdvsm.so: their descriptors, compared with the
+ * machine code (as objdump prints it).
  *
  * Modes: default
  */
@@ -35,7 +35,7 @@ struct instruction {
     char text[80];
 };
 
-/* The library as a file. */
+/* The library, read as a file. */
 static struct {
     const char *path;
     const unsigned char *bytes;
@@ -64,7 +64,7 @@ static bool lies_in(const Elf64_Shdr *section, uint64_t address)
 
 /* ---- reading it */
 
-/* The addresses in it are what the loader will write there, less the base. */
+/* Puts the addresses into the section that the loader will write there, less the base. */
 static void relocate(const Elf64_Shdr *section)
 {
     const Elf64_Shdr *dynamic = section_named(".rela.dyn");
@@ -164,7 +164,7 @@ static bool is(const struct instruction *in, const char *mnemonic)
     return strncmp(in->text, mnemonic, strlen(mnemonic)) == 0;
 }
 
-/* Whether the last operand is in memory, and so stored to by an ordinary instruction. */
+/* Whether the last operand is in memory: then an ordinary instruction stores to it. */
 static bool stores(const struct instruction *in)
 {
     size_t length = strlen(in->text);
@@ -186,9 +186,9 @@ static bool names(const struct instruction *in)
     return stores(in) && strstr(in->text, "%fs:0x8(") != NULL;
 }
 
-/* The instruction that loads a descriptor's address to name it; there is just one. (What the
- * compiler adds to a library mentions the end of its data, which may be the first one's address,
- * too.) */
+/* The instruction that loads a descriptor's address to name it; there is exactly one. (Code that
+ * the compiler adds mentions the end of its data, which may be the address of the first descriptor,
+ * too: hence the next instruction is looked at.) */
 static size_t naming(size_t descriptor)
 {
     uint64_t address = library.descriptors_at + descriptor * sizeof(struct descriptor);
@@ -250,7 +250,7 @@ static void test_each_sequence_calls_nothing_and_jumps_only_out(void **state)
     }
 }
 
-/* Whether it stores the field that says whether the lane is filled. */
+/* Whether it stores to the field `filled` of the lane. */
 static bool stores_filled(const struct instruction *in)
 {
     char place[40];
@@ -259,7 +259,7 @@ static bool stores_filled(const struct instruction *in)
     return stores(in) && strstr(in->text, place) != NULL;
 }
 
-/* One store more may come before: of what nobody reads until the commit, or may be wrong. */
+/* Other stores may come before: to what nobody reads until the commit, or to what may be wrong. */
 static void test_each_sequence_ends_in_the_store_that_commits(void **state)
 {
     (void)state;
@@ -298,8 +298,8 @@ static void test_each_is_aborted_to_a_place_behind_the_signature(void **state)
     }
 }
 
-/* lea descriptor, lane; mov lane, %fs:8(rseq); the sequence. Aborted, it is never begun again: a
- * thread that is single-stepped would do nothing else. */
+/* The code is: lea descriptor, lane; mov lane, %fs:8(rseq); the sequence. An aborted sequence is
+ * never begun again: a thread that is single-stepped would do nothing else. */
 static void test_each_is_named_once_just_before_it_begins(void **state)
 {
     (void)state;
@@ -317,8 +317,8 @@ static void test_each_is_named_once_just_before_it_begins(void **state)
     }
 }
 
-/* A store to the field anywhere else would name something that is none of these. It is done by %r8
- * alone; what else stores so many bytes behind a thread's own variable is the compiler's. */
+/* A store to rseq_cs anywhere else would name something that is no descriptor. Only %r8 is
+ * stored there; other stores of eight bytes next to a thread-local variable are the compiler's. */
 static void test_nothing_else_is_ever_named(void **state)
 {
     size_t named = 0;

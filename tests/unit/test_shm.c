@@ -182,7 +182,7 @@ static void takes_huge_page_wish(const dvsm_backend *b)
         dvsm_mapping m = {.bytes = RESERVED, .fd = -1, .flags = DVSM_HUGE_PAGES};
 
         assert_int_equal(reserve(b, &m), 0);
-        assert_int_equal((uintptr_t)m.base % (2 * MIB), 0); /* or there could be none */
+        assert_int_equal((uintptr_t)m.base % (2 * MIB), 0); /* else no huge page would fit */
         assert_int_equal(commit(b, &m, 0, 4 * MIB), 0);
         memset(m.base, 'x', 4 * MIB);
         assert_int_equal(destroy(b, &m), 0);
@@ -342,7 +342,7 @@ static void test_a_name_removed_by_others_is_no_error(void **state)
     assert_int_equal(destroy(&dvsm_backend_shm_open, &m), 0);
 }
 
-/* In a directory that is sticky, as /dev/shm is, a name is its owner's to remove. */
+/* In a sticky directory, as /dev/shm is, only its owner can remove a name. */
 static int destroy_as_nobody(void *context)
 {
     dvsm_mapping *m = context;
@@ -384,7 +384,7 @@ static void test_a_failed_reserve_leaves_no_name(void **state)
     assert_int_equal(open_fds(), fds);
 }
 
-/* ---- a program that closes what it does not know */
+/* ---- a program that closes descriptors that it did not open */
 
 static void survives_a_closed_fd(const dvsm_backend *b)
 {

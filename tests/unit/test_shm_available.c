@@ -1,5 +1,5 @@
-/* test_shm_available.c - more memory than there is: refused before it is taken, where /proc and the
- * cgroups say so. Files of the test's own stand in for theirs.
+/* test_shm_available.c - a request for more memory than there is, as /proc and the cgroups tell, is
+ * refused before any is taken. The test's own files stand in for theirs.
  *
  * Modes: default
  */
@@ -30,12 +30,12 @@
 
 static struct shm_kernel real_kernel;
 
-/* ---- files that there are */
+/* ---- the files */
 
 static struct {
     const char *path, *text;
 } files[16];
-static int looks; /* how often what is available was read */
+static int looks; /* how often the available memory was read */
 
 static void clear(void)
 {
@@ -145,7 +145,8 @@ static void test_cgroups_of_the_first_version_count_too(void **state)
     assert_int_equal(shm_available(), 258 * MIB);
 }
 
-/* In a container without a cgroup namespace the path is the host's; the limit is at the root. */
+/* In a container without a cgroup namespace the path is the host's, and does not exist; the
+ * limit is in the root. */
 static void test_a_path_that_is_not_there_leads_to_the_root(void **state)
 {
     (void)state;
@@ -158,11 +159,11 @@ static void test_a_path_that_is_not_there_leads_to_the_root(void **state)
     memset(line, 'x', sizeof line - 2);
     memcpy(line, "0::/", 4);
     line[sizeof line - 2] = '\n';
-    put("/proc/self/cgroup", line); /* longer than there is room for */
+    put("/proc/self/cgroup", line); /* longer than the buffer */
     assert_int_equal(shm_available(), GIB - MIB);
 }
 
-/* ---- when it is looked at */
+/* ---- when the available memory is read */
 
 static void with_each_backend(void (*test)(const dvsm_backend *b, dvsm_mapping *m))
 {
@@ -216,7 +217,7 @@ static void looks_now_and_then(const dvsm_backend *b, dvsm_mapping *m)
     put("/proc/meminfo", "MemAvailable: 512 kB\n");
     while (piece < 16384 && b->commit(b, m, base + piece * MIB, MIB) == 0)
         piece++;
-    assert_in_range(piece, 4096, 4096 + 128); /* no more than was free when it looked last */
+    assert_in_range(piece, 4096, 4096 + 128); /* at most what was free when it last looked */
     put_a_machine();
 }
 
@@ -227,7 +228,7 @@ static void test_growth_is_looked_at_now_and_then(void **state)
     with_each_backend(looks_now_and_then);
 }
 
-/* A process sees by the offset that others made the heap larger. */
+/* From the offset a process sees that others made the heap larger. */
 static void sees_others(const dvsm_backend *b, dvsm_mapping *m)
 {
     assert_int_equal(b->commit(b, m, m->base, MIB), 0);

@@ -1,5 +1,5 @@
-/* test_shm_file.c - the file behind a mapping: no longer than what was committed, its descriptor
- * above stdio, and found again after the program closed it or had another file under its number.
+/* test_shm_file.c - the file behind a mapping: it is no longer than what was committed; its
+ * descriptor is above stdio, and is found again after the program closed it or reused its number.
  *
  * Modes: default
  */
@@ -97,7 +97,8 @@ static void test_it_is_made_longer_without_fallocate(void **state)
     }
 }
 
-/* What is committed is filled and stays, however others make the file longer meanwhile. */
+/* Processes commit pieces and fill them while others make the file longer: the content must
+ * stay. */
 struct growth {
     const dvsm_backend *b;
     dvsm_mapping *m;
@@ -148,7 +149,7 @@ static void test_many_processes_make_it_longer_at_once(void **state)
     }
 }
 
-/* Nobody can do that to a memory file. */
+/* This is the case only for named files: nobody can make a memory file shorter. */
 static void test_a_file_that_somebody_made_shorter_is_made_longer_again(void **state)
 {
     (void)state;
@@ -165,7 +166,7 @@ static void test_a_file_that_somebody_made_shorter_is_made_longer_again(void **s
 
 /* ---- descriptors */
 
-static int seen_low; /* opened under a number of stdio's for a moment, and not closed again */
+static int seen_low; /* mappings whose descriptor was wrong, or that left one open below 3 */
 
 static int reserve_without_stdio(void *context)
 {
@@ -199,7 +200,8 @@ static void test_descriptors_are_above_stdio_whatever_is_closed(void **state)
         assert_int_equal(run_in_child(reserve_without_stdio, (void *)(uintptr_t)with_file[i]), 0);
 }
 
-/* The number's only taker between close and open. */
+/* Another thread may print at this moment: as if it did, writes to the new file if that has
+ * stdout's number. */
 static int open_that_is_printed_to(const char *path, int flags, unsigned mode)
 {
     int fd = open(path, flags, mode);
@@ -232,7 +234,7 @@ static void test_what_a_thread_prints_meanwhile_is_not_in_the_file(void **state)
     assert_int_equal(run_in_child(print_meanwhile, NULL), 0);
 }
 
-/* ---- found again */
+/* ---- a lost descriptor is found again */
 
 static int no_map_files(const char *path, int flags, unsigned mode)
 {
@@ -260,7 +262,8 @@ struct loss {
     bool reused;
 };
 
-/* In a child, whose parent has the descriptor: `fd` is closed, or another file's now. */
+/* Runs in a child, whose parent still has the descriptor: here `fd` is closed, or becomes
+ * another file's. */
 static int lose_and_grow(dvsm_mapping *m, const struct loss *loss)
 {
     char other_path[] = "/tmp/dvsm-test-XXXXXX";

@@ -1,5 +1,5 @@
-/* test_shm_kernels.c - the backends on kernels that know less or refuse, within limits of the
- * process, and on file systems that are full or missing.
+/* test_shm_kernels.c - the backends on kernels that lack calls or refuse them, in processes with
+ * limits, and on file systems that are full or missing.
  *
  * Modes: default
  */
@@ -31,8 +31,8 @@
 
 enum { RESERVED = 16 * MIB };
 
-/* Bytes of memory that the mapping's file has, or its pages: mincore() does not count what was
- * allocated and never touched. */
+/* Bytes of memory that the mapping has: its file's, or its resident pages. (mincore() does not
+ * count memory of a file that was allocated and never touched.) */
 static size_t allocated(const dvsm_mapping *m)
 {
     struct stat file;
@@ -45,7 +45,7 @@ static size_t allocated(const dvsm_mapping *m)
 
 /* ---- other kernels */
 
-static int errors_left; /* how often replaced calls fail before they work; negative: always */
+static int errors_left; /* how often the replaced calls fail before they work; negative: always */
 static int error_given;
 static int allocations;
 
@@ -120,11 +120,11 @@ static void fail_times(int times, int error)
 static void commits_without_populate(const dvsm_backend *b)
 {
     dvsm_mapping m = reserved(b, RESERVED);
-    const size_t bytes = 5 * MIB; /* more than is allocated in one piece */
+    const size_t bytes = 5 * MIB; /* more than one call allocates */
 
     fail_times(-1, EINVAL);
     assert_int_equal(commit(b, &m, PIECE, bytes), 0);
-    assert_int_equal(allocations, m.fd < 0 ? 0 : 1 + 3); /* for the length, and for the pages */
+    assert_int_equal(allocations, m.fd < 0 ? 0 : 1 + 3); /* for the length 1, for the pages 3 */
     assert_int_equal(allocated(&m), bytes);
     assert_true(is_all((char *)m.base + PIECE, 0, bytes));
     assert_int_equal(release(b, &m, PIECE, bytes), 0);
@@ -382,7 +382,7 @@ static void test_a_limit_of_file_size_is_met_without_a_signal(void **state)
     with_each_backend_in_a_child(reserve_within_file_size);
 }
 
-/* The limit may have been set after the heap was made: the file is as long as it is then. */
+/* The limit may be set after the heap was made, so that the file cannot become longer. */
 static int commit_beyond_file_size(void *context)
 {
     const dvsm_backend *b = context;
@@ -413,7 +413,7 @@ static void test_a_limit_set_later_does_not_touch_what_is_reserved(void **state)
     with_each_backend_in_a_child(commit_beyond_file_size);
 }
 
-/* ---- file systems: a small /dev/shm, and none, in a mount namespace of a child's own */
+/* ---- file systems: a small /dev/shm, and none, in a child's own mount namespace */
 
 static bool enter_own_mounts(void)
 {
@@ -463,7 +463,8 @@ static int fill_small_shm_by_fallocate(void *context)
     return fill_small_shm(context);
 }
 
-/* Neither populate nor an fd: the kernel's stores find the file system full. */
+/* Without MADV_POPULATE_WRITE and without a descriptor the kernel's own stores find the file
+ * system full. */
 static int fill_small_shm_by_touching(void *context)
 {
     const dvsm_backend *b = &dvsm_backend_shm_open;
@@ -491,7 +492,7 @@ static int reserve_without_shm(void *context)
     (void)context;
     if (!enter_own_mounts() || mount("none", "/dev", "tmpfs", 0, "size=1m") != 0)
         return CHILD_SKIP;
-    CHILD_CHECK(reserve(&dvsm_backend_shm_open, &m) == 0); /* a memory file does as well */
+    CHILD_CHECK(reserve(&dvsm_backend_shm_open, &m) == 0); /* a memory file takes its place */
     CHILD_CHECK(commit(&dvsm_backend_shm_open, &m, 0, PIECE) == 0);
     CHILD_CHECK(destroy(&dvsm_backend_shm_open, &m) == 0);
     CHILD_CHECK(shm_reserve_fitting(&dvsm_backend_shm_open, &named, PIECE) == ENOENT);

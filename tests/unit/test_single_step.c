@@ -1,7 +1,7 @@
-/* test_single_step.c - calls that are single-stepped, as a debugger does it, come to their end.
+/* test_single_step.c - calls that are single-stepped, as by a debugger, come to their end.
  *
- * The kernel aborts a restartable sequence at every step: no pop, push or exchange ever succeeds.
- * By ptrace, and by the processor's trap flag, where it is a signal that aborts.
+ * The kernel aborts a restartable sequence at every step, so that no pop, push or exchange ever
+ * succeeds. The steps are made by ptrace, and by the processor's trap flag, whose signal aborts.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,7 +19,8 @@ enum { BLOCKS = 5, STEPS_MOST = 2000000 };
 
 static const size_t sizes[BLOCKS] = {40, 700, 3000, 20000, 200000};
 
-/* Once unstepped, so that lanes have blocks of each class, and have room; then on in the child. */
+/* Is called once without steps, so that lanes have blocks of each class, and room; then in the
+ * stepped child. */
 static void fill_and_empty(void *context)
 {
     char *block[BLOCKS];
@@ -92,7 +93,7 @@ static void test_calls_with_a_signal_at_every_instruction_end(void **state)
     expect_nothing_lost();
 }
 
-/* Each call for itself: a program that is stepped for long, or watched, needs no more memory. */
+/* A program that is stepped or watched for long needs no more memory with each call. */
 static void many_pairs(void *context)
 {
     (void)context;

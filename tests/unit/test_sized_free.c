@@ -1,5 +1,5 @@
-/* test_sized_free.c - freeing with the size that a block was asked for: whatever function the block
- * is from, it is right; what the block cannot have is a fault, and nothing is freed.
+/* test_sized_free.c - freeing with a size: the size that was asked for is accepted, whatever
+ * function the block is from; a size that the block cannot have is a fault, and nothing is freed.
  *
  *     unit_sized_free [seed [operations]]
  */
@@ -107,7 +107,7 @@ static void test_what_was_asked_for_is_right(void **state)
     assert_int_equal(dvsm_check(heap, stderr) + dvsm_check(dvsm_heap_default(), stderr), 0);
 }
 
-/* The block is not freed: it can be written to, and freed as it was asked for. */
+/* The call is refused with one fault: the block is not freed, and can be written to. */
 static void expect_refused(void *block, size_t alignment, size_t wrong, size_t right)
 {
     size_t before = faults;

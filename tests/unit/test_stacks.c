@@ -1,9 +1,9 @@
 /* test_stacks.c - how much stack the calls take: a thread may have PTHREAD_STACK_MIN of it.
  *
- * What lies below the caller's frame is painted, the call is made, and the lowest byte that is not
- * paint any more tells. What calls of the C library take counts, too; but for looking up its
- * functions at their first calls, which takes 3 KiB: the library is linked so that it is done
- * before, and so is this test.
+ * The test fills the stack below its frame with a pattern, makes the call, and looks for the lowest
+ * byte that has changed. That includes what the C library's functions take, but not looking them up
+ * at their first calls, which takes 3 KiB: the library and this test are linked so that all are
+ * looked up before.
  *
  * Not under sanitizers: instrumented functions take more stack than is promised.
  */
@@ -143,7 +143,7 @@ static void misuse(void)
     dvsm_set_fault_handler(NULL);
 }
 
-/* The holder of an arena and of all depots is dead. */
+/* Dies while it holds an arena and all depots. */
 static int die_with_locks(void *context)
 {
     struct arena_hold hold = {0};

@@ -1,4 +1,4 @@
-/* test_stats.c - what dvsm_stats() and mallinfo count is what a walk meets. */
+/* test_stats.c - dvsm_stats() and mallinfo count exactly what a walk meets. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -32,8 +32,8 @@ static void see(const dvsm_chunk *chunk, void *context)
     seen->bytes[chunk->state] += chunk->bytes;
 }
 
-/* What is cached counts by its classes: a little less than the chunks have, which counts as
- * used. */
+/* Statistics count a cached block with its class's size, a walk with its chunk's, which may be a
+ * little larger. The difference counts as used. */
 static void assert_agree(dvsm_heap *heap)
 {
     struct seen seen = {.count = {0}};
@@ -125,8 +125,8 @@ static void test_stats_agree_with_a_walk(void **state)
     work_and_compare(0, 4);
 }
 
-/* A child dies somewhere in its calls: what it had half done is put right, what it had is in
- * use. */
+/* A child is killed in one of its calls. Its half-done change is completed or undone, and its
+ * blocks stay in use. */
 static void test_stats_agree_after_a_death(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(NULL);
@@ -156,7 +156,8 @@ static double seconds(void)
     return clock_ns(CLOCK_THREAD_CPUTIME_ID) / 1e9;
 }
 
-/* The best of some, of this thread's own time, for others may be using the machine. */
+/* The shortest of several runs, in this thread's own time, since others may be using the
+ * machine. */
 static void test_stats_take_no_longer_for_many_blocks(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(NULL);

@@ -1,5 +1,5 @@
 /* test_threads.c - threads of one process at work at once; also run under ThreadSanitizer, which
- * sees what they do to each other. */
+ * sees data races. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -58,7 +58,7 @@ struct ledger {
 
 enum { ROUNDS = 20000 };
 
-/* One change in four is taken back. */
+/* Changes the ledger; one change in four is undone. */
 static void *change_ledger(void *context)
 {
     struct ledger *ledger = context;
@@ -137,7 +137,7 @@ static void test_ranges_are_committed_by_many_threads(void **state)
 
 enum { SLOTS = 64, OPERATIONS = 20000 };
 
-/* Where blocks change hands: whoever takes one out frees it. */
+/* A place where threads exchange blocks: whoever takes one out frees it. */
 struct market {
     dvsm_heap *heap;
     _Atomic(unsigned char *) slot[SLOTS];
@@ -252,7 +252,7 @@ static void test_the_heap_is_checked_while_others_work(void **state)
 
 static pthread_barrier_t start;
 
-/* What the fast path knows of the heap's granules comes into being while others look at it. */
+/* One thread fills in what the fast path knows of the heap's granules while others read it. */
 static void *use_the_default_heap(void *context)
 {
     void *block[100];

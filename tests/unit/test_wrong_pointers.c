@@ -1,7 +1,8 @@
-/* test_wrong_pointers.c - every kind of pointer that is no block, to every call that takes one.
+/* test_wrong_pointers.c - every kind of pointer that is no block, passed to every call that takes
+ * one.
  *
- * On each backend, with and without a cache: one fault a call, with the call's name; the call
- * fails, errno is EINVAL where it tells; the heap is as it was.
+ * This holds on each backend, with and without a cache: the call fails with one fault, which has
+ * the call's name; errno is EINVAL if the call sets errno at all; the heap is unchanged.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -31,7 +32,7 @@ static void remember(const dvsm_fault *fault)
     snprintf(function, sizeof function, "%s", fault->function);
 }
 
-/* The compiler is not to see what is done to it. */
+/* Hides from the compiler what is done to the pointer. */
 static void *hidden(const void *pointer)
 {
     void *volatile copy = (void *)(uintptr_t)pointer;
@@ -41,8 +42,8 @@ static void *hidden(const void *pointer)
 
 /* ---- the pointers ---------------------------------------------------------------------------- */
 
-/* A block with neighbours in use. Its content is no header: one that leads to another would be
- * believed. */
+/* A block with neighbours in use. Its content must not look like a header: a word that led to
+ * another header would be accepted. */
 static char *block_of(size_t size)
 {
     dvsm_heap_malloc(heap, size);
@@ -194,7 +195,7 @@ static void *a_destroyed_heap(void)
     return p;
 }
 
-/* ---- the allocator's own records; each with what could be a header before it */
+/* ---- the allocator's own records, each with a word before it that could be a header */
 
 static void *the_header(void)
 {
@@ -257,7 +258,8 @@ static void *a_magazine(void)
 
 /* ---- freed before */
 
-/* Others come and go, none of that class; of the same block of memory nothing is handed out. */
+/* Other blocks come and go, none of that class, so that the freed block's memory is not handed
+ * out. */
 static void pass(size_t count)
 {
     static void *other[1000];
@@ -289,7 +291,7 @@ static void *freed_long_ago(void)
     return p;
 }
 
-/* Its magazine has gone to the depot, half of it to another. */
+/* The block's magazine has gone to the depot, and half of it to another magazine. */
 static void *freed_with_many(void)
 {
     void *p[500];
@@ -381,7 +383,7 @@ static void *freed_coarse(void)
 static const struct pointer {
     const char *name;
     void *(*make)(void);
-    bool in_heap; /* bulk_free looks at it: others it leaves alone */
+    bool in_heap; /* bulk_free reports it; it leaves other pointers alone */
 } pointers[] = {
     POINTER(inside, true),
     POINTER(one_byte_inside, false),
@@ -497,13 +499,13 @@ static bool call_usable_size(void *p)
     return dvsm_malloc_usable_size(p) == 0;
 }
 
-/* Between two that are right. */
+/* The pointer stands between two blocks that are right. */
 static bool call_bulk_free(void *p)
 {
     void *blocks[3] = {dvsm_heap_malloc(heap, 777), p, dvsm_heap_malloc(heap, 888)};
     size_t left = dvsm_bulk_free(blocks, 3);
 
-    if (left == 2 && blocks[2] != NULL) /* a fault ends it */
+    if (left == 2 && blocks[2] != NULL) /* the fault ended the call */
         dvsm_free(blocks[2]);
     return blocks[0] == NULL && blocks[1] == p && left >= 1;
 }
@@ -575,7 +577,7 @@ static void test_every_wrong_pointer_to_every_call(void **state)
     dvsm_set_fault_handler(NULL);
 }
 
-/* In the default heap the calls have a path of their own. */
+/* The calls without a heap argument have a path of their own. */
 static void test_every_wrong_pointer_in_the_default_heap(void **state)
 {
     (void)state;

@@ -1,9 +1,9 @@
-/* test_wrong_use.c - wrong pointers and overwritten metadata: each is found, nothing else suffers.
+/* test_wrong_use.c - wrong pointers and overwritten metadata: each is found, and nothing else
+ * suffers.
  *
- * Every case is played twice, each time in a child with a heap of its own: with the default
- * handler, which must print its line and abort, and with a handler that returns, after which the
- * call has failed with EINVAL and the heap goes on allocating; an arena whose metadata is damaged
- * is set aside then.
+ * Every case is played twice, each time in a child with a heap of its own. The default handler must
+ * print its line and abort. After a handler that returns, the call must have failed with EINVAL,
+ * and the heap must go on allocating; an arena whose metadata is damaged is set aside.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -26,10 +26,10 @@
 
 enum { KIB = 1 << 10, MIB = 1 << 20, W = sizeof(void *) };
 
-/* What a case leaves in the heap for later frees, and what it found out. */
+/* The heap of a case, and what the case found out. */
 struct scene {
     dvsm_heap *heap;
-    const void *address; /* that the fault must name; NULL: not looked at */
+    const void *address; /* the fault must name it; NULL: not compared */
     bool failed;         /* the wrong call did not fail as it should */
 };
 
@@ -40,11 +40,11 @@ struct wrong_use {
     const char *what;
     bool damage;
     bool no_heap;    /* the message cannot name one */
-    bool arena_only; /* looks for the block where an arena has it: not in the cache */
+    bool arena_only; /* needs the block in the arena, not in the cache */
     bool cached;     /* set for each play */
 };
 
-/* Looked up here so that the compiler does not see what is done to the block. */
+/* Hides from the compiler what is done to the block. */
 static void *hidden(void *block)
 {
     void *volatile copy = block;
@@ -63,7 +63,7 @@ static void free_wrong(void *block)
     dvsm_free(hidden(block));
 }
 
-/* That the call fails with EINVAL. */
+/* Expects that the call failed with EINVAL. */
 static void expect_einval(struct scene *scene, bool failed)
 {
     if (!failed || errno != EINVAL)
@@ -81,7 +81,7 @@ static void *surrounded(struct scene *scene, size_t size)
     return before != NULL && after != NULL ? block : NULL;
 }
 
-/* A free chunk of the size of a request, in its bin, that borders on blocks in use. */
+/* A free chunk in its bin, as large as for a request of that size, between blocks in use. */
 static void *free_chunk(struct scene *scene, size_t size)
 {
     void *block = surrounded(scene, size);
@@ -124,7 +124,7 @@ static void free_the_last_block_twice(struct scene *scene)
 static void free_a_merged_block_twice(struct scene *scene)
 {
     char *low = surrounded(scene, 100);
-    char *high = low + (*word_at(low, -1) & ~(size_t)7); /* the block after it */
+    char *high = low + (*word_at(low, -1) & ~(size_t)7); /* the block behind */
 
     dvsm_heap_malloc(scene->heap, 100);
     dvsm_free(low);
@@ -156,7 +156,7 @@ static void free_inside_a_block_with_a_false_header(struct scene *scene)
     char *block = surrounded(scene, 1000);
 
     memset(block, 0, 1000);
-    *word_at(block, 15) = 8 * W | 1; /* a free chunk, it says */
+    *word_at(block, 15) = 8 * W | 1; /* says that it is a free chunk */
     free_wrong(block + 16 * W);
 }
 
@@ -325,11 +325,11 @@ static void bulk_free_with_one_twice(struct scene *scene)
         scene->failed = true;
 }
 
-/* The block before it is freed all the same, and the fault is told once. */
+/* The block before the wrong one is freed all the same, and there is one fault only. */
 static void bulk_free_with_a_free_neighbour(struct scene *scene)
 {
     char *low = surrounded(scene, 500);
-    char *high = low + (*word_at(low, -1) & ~(size_t)7); /* the block after it */
+    char *high = low + (*word_at(low, -1) & ~(size_t)7); /* the block behind */
     void *blocks[] = {low, high};
 
     dvsm_heap_malloc(scene->heap, 100);
@@ -378,7 +378,7 @@ static void header_of_the_next_block(struct scene *scene)
 {
     char *block = surrounded(scene, 100);
 
-    memset(block, 0, 200); /* a string that is too long */
+    memset(block, 0, 200); /* as a string does that is too long */
     free_wrong(block);
 }
 
@@ -399,7 +399,8 @@ static void header_before_bulk_free(struct scene *scene)
     expect_einval(scene, dvsm_bulk_free(hidden(blocks), 3) >= 1);
 }
 
-/* The size that a block, in use, claims to be free: what is before it is joined with it. */
+/* Overwrites the size of the free chunk before a block: with it free finds the chunk to merge
+ * with. */
 static void foot_of_the_block_before(struct scene *scene)
 {
     void *block = surrounded(scene, 100);
@@ -407,7 +408,7 @@ static void foot_of_the_block_before(struct scene *scene)
     char *after = (char *)block + size;
 
     dvsm_free(block);
-    *word_at(after, -2) = 0x7fff0; /* its size, at its end */
+    *word_at(after, -2) = 0x7fff0; /* the free chunk's size, which is at its end */
     free_wrong(after);
 }
 
@@ -419,7 +420,7 @@ static void head_of_a_free_chunk(struct scene *scene)
     expect_einval(scene, dvsm_heap_malloc(scene->heap, 100) == NULL);
 }
 
-/* Writing to a freed block: the links of the list it waits in. */
+/* A write to a freed block overwrites the links of the list that it waits in. */
 static void link_fd(struct scene *scene)
 {
     void *block = free_chunk(scene, 100);
@@ -436,7 +437,7 @@ static void link_bk(struct scene *scene)
     expect_einval(scene, dvsm_heap_malloc(scene->heap, 100) == NULL);
 }
 
-/* To a place inside the heap where another list seems to be. */
+/* The link leads to a place inside the heap that looks like another list. */
 static void link_to_a_false_chunk(struct scene *scene)
 {
     char *false_chunk = surrounded(scene, 200);
@@ -447,7 +448,8 @@ static void link_to_a_false_chunk(struct scene *scene)
     expect_einval(scene, dvsm_heap_malloc(scene->heap, 100) == NULL);
 }
 
-/* Not the block is damaged but what it would move to: its bin is asked before any larger chunk. */
+/* The damage is not in the block but in the free chunk that it would move to: that chunk's bin
+ * is searched before any larger chunk. */
 static void link_met_in_moving(struct scene *scene)
 {
     void *block = surrounded(scene, 30), *room = free_chunk(scene, 100);
@@ -466,7 +468,7 @@ static void link_met_in_merging(struct scene *scene)
     free_wrong(block + size); /* joins the block before */
 }
 
-/* Three chunks of different sizes and one tree: a root with children. */
+/* Three free chunks of different sizes in one tree: a root with children. */
 struct tree {
     void *root, *child;
 };
@@ -499,7 +501,7 @@ static void tree_child_right(struct scene *scene)
     expect_einval(scene, dvsm_heap_malloc(scene->heap, 2890) == NULL);
 }
 
-/* A link back up: whoever follows it comes round for ever. */
+/* A link leads back up: without a bound a search would never end. */
 static void tree_cycle(struct scene *scene)
 {
     struct tree tree = plant(scene);
@@ -545,7 +547,7 @@ static void tree_head(struct scene *scene)
     expect_einval(scene, dvsm_heap_malloc(scene->heap, 2000) == NULL);
 }
 
-/* What follows the last block: a string too long overwrites its header. */
+/* A string that is too long overwrites the header behind the last block, which is top's. */
 static void header_of_top(struct scene *scene)
 {
     char *last = dvsm_heap_malloc(scene->heap, 100);
@@ -563,7 +565,8 @@ static void header_of_a_large_block(struct scene *scene)
     free_wrong(block);
 }
 
-/* Its size leads to the segment behind: a block of the same arena that would begin just there. */
+/* The large block's size leads to the segment behind it, as if it were an ordinary block of the
+ * same arena that ends where another begins. */
 static void header_of_a_large_block_as_of_a_small_one(struct scene *scene)
 {
     void *block = large_of_false_headers(scene);
@@ -705,7 +708,7 @@ static int play(void *context)
     return 0;
 }
 
-/* What the handler was told. */
+/* What the handler was called with. */
 static int faults;
 static dvsm_fault last;
 
@@ -715,7 +718,7 @@ static void remember(const dvsm_fault *fault)
     last = *fault;
 }
 
-/* The heap, with an arena less if that was damaged, works as one that nothing happened to. */
+/* The heap, with one arena less if that was damaged, works as if nothing had happened. */
 static int go_on_allocating(const struct wrong_use *use, dvsm_heap *heap)
 {
     dvsm_stats_t stats;
@@ -745,7 +748,8 @@ static int play_with_handler(void *context)
     struct scene scene = {.heap = heap_for(use)};
 
     CHILD_CHECK(scene.heap != NULL);
-    /* From before the fault, perhaps in the arena that will be set aside: freed afterwards. */
+    /* These blocks are older than the fault, and freed after it; their arena may be set aside by
+     * then. */
     void *old = dvsm_heap_malloc(scene.heap, 100), *copied = dvsm_heap_strdup(scene.heap, "kept");
     dvsm_heap_malloc(scene.heap, 100);
     CHILD_CHECK(dvsm_set_fault_handler(remember) == NULL);
@@ -826,7 +830,7 @@ static void test_free_keeps_errno_where_the_handler_returns(void **state)
     dvsm_set_fault_handler(NULL);
 }
 
-/* As many arenas as there can be: then there is no memory any more, and still no harm. */
+/* Damages as many arenas as there can be: then there is no more memory, but still no harm. */
 static int damage_all(void *context)
 {
     dvsm_heap *heap = dvsm_heap_create(&options);
@@ -862,7 +866,7 @@ static void allocate_while_walking(const dvsm_chunk *chunk, void *context)
         *block = dvsm_heap_malloc(dvsm_heap_of(chunk->block), 100);
 }
 
-/* Documented as not to be done, but it does not hang: another arena serves it. */
+/* The documentation forbids it, but it does not hang: another arena serves the call. */
 static void test_allocating_in_a_visitor_takes_another_arena(void **state)
 {
     dvsm_heap *heap = dvsm_heap_create(&options);
