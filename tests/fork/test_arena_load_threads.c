@@ -1,6 +1,6 @@
-/* test_arena_load_threads.c - processes times threads that allocate alike on all CPUs load the
- * arenas alike: none holds more than twice the mean of live bytes. Under ThreadSanitizer: threads
- * of one process only.
+/* test_arena_load_threads.c - if all threads of all processes allocate alike, on all CPUs, they
+ * load the arenas alike: no arena holds more than twice the mean of live bytes. Under
+ * ThreadSanitizer the test has one process only.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -30,7 +30,7 @@ enum { THREADS = 4, BLOCKS = 3000, ROUNDS = 40000 };
 static dvsm_heap *heap;
 static void *(*kept)[BLOCKS]; /* by thread, over all processes */
 
-/* Replaces its own blocks at random: so many of so many sizes are live all the time. */
+/* Replaces its own blocks at random: the number of live blocks of each size stays the same. */
 static void *work(void *context)
 {
     size_t number = (size_t)(uintptr_t)context;
@@ -97,7 +97,8 @@ static void run(unsigned arenas, size_t cache_bytes)
         assert_int_equal(wait_for_child(child[i]), 0);
     assert_int_equal(dvsm_check(heap, stderr), 0);
     assert_int_equal(dvsm_stats(heap, &stats), 0);
-    /* Where holders were away for long, as if stopped, more were made than were wished for. */
+    /* A holder that gets no CPU for long looks as if it were stopped, so that more arenas may be
+     * made than were asked for. */
     assert_true(arenas == 0 || stats.arenas <= 2 * arenas);
     dvsm_walk(heap, add, &load);
     for (size_t i = 0; i < stats.arenas; i++) {
@@ -105,8 +106,8 @@ static void run(unsigned arenas, size_t cache_bytes)
         most = load.live[i] > most ? load.live[i] : most;
     }
     printf("%zu arenas, live %zu, the most in one %zu\n", stats.arenas, sum, most);
-    /* Arenas beyond the CPUs' number are made when all others were found taken, late perhaps, and
-     * catch up as blocks are replaced: up to 2.4 was seen after this short a run. */
+    /* If all arenas are found taken, another one is made, perhaps late. It catches up as blocks
+     * are replaced: after a run as short as this, up to 2.4 times the mean was seen. */
     assert_true(most <= (stats.arenas <= cpus ? 2 : 3) * sum / stats.arenas);
     for (size_t i = 0; i < PROCESSES * THREADS; i++)
         for (size_t k = 0; k < BLOCKS; k++)

@@ -1,10 +1,10 @@
-/* test_cache_killed.c - a process is killed at each store of what the cache does.
+/* test_cache_killed.c - a process is killed after each store that the cache makes.
  *
- * A scene brings a heap into a state and then does one thing: a pop, an exchange, a fill, a drain,
- * ... It is first played in a child, instruction by instruction, to see after which of them shared
- * memory is no longer the same: the cuts. Then once more for each cut (or a part of them, if there
- * are many), from the same state: there the child is killed. The survivor finds each block in just
- * one place, what it holds itself untouched, and can use and free everything.
+ * A scene brings a heap into a state and then does one thing, its act: a pop, an exchange, a fill,
+ * a drain, ... A child first goes through the act instruction by instruction, to find the cuts: the
+ * instructions after which shared memory has changed. Then the act is repeated from the same state
+ * for each cut (or for some, if there are many), and the child is killed there. The survivor finds
+ * each block in exactly one place and its own blocks unchanged, and can use and free everything.
  *
  *     fork_cache_killed [seed [thousands of steps a scene, by three]]
  *
@@ -61,7 +61,7 @@ static void drop(size_t from, size_t to)
     }
 }
 
-/* The block is from now on the act's. */
+/* From now on the block is the act's. */
 static void give(size_t i)
 {
     target = block[i];
@@ -129,7 +129,7 @@ static void lane_is_empty_and_the_stock_not(void)
     empty_the_lane(0);
 }
 
-/* The exchange before went the other way: the stock's magazine, a full one, is split. */
+/* The exchange before went the other way, so that the stock's magazine, a full one, is split. */
 static void lane_is_empty_after_frees(void)
 {
     hold(0, 280);
@@ -147,7 +147,7 @@ static void nothing_is_cached(void)
         lane_word(cache, 0, CLASS) == 0 ? 0 : magazine_count(CLASS, lane_word(cache, 0, CLASS)), 0);
 }
 
-/* The arena has some free chunks of just the size, and must cut the rest from a run. */
+/* The arena has some free chunks of exactly that size, and must cut the rest from a run. */
 static void arena_has_exact_chunks(void)
 {
     hold(0, 40);
@@ -201,7 +201,7 @@ static void drain_a_magazine(void *context)
     stock_drain(cache, CLASS, 1, &fault);
 }
 
-/* What the lane has goes to the stock. */
+/* Moves the lane's blocks to the stock. */
 static void unload_the_lane(void)
 {
     struct depot *d = depot_of(cache, CLASS);
@@ -217,7 +217,7 @@ static void unload_the_lane(void)
     depot_leave(d);
 }
 
-/* A magazine of a few: each is a long way to go step by step. */
+/* The stock's magazine has only a few blocks: draining each takes many steps. */
 static void stock_has_blocks(void)
 {
     hold(0, 100);
@@ -228,7 +228,7 @@ static void stock_has_blocks(void)
     assert_true(depot_of(cache, CLASS)->stock[0] != 0);
 }
 
-/* In turns, so that the arena changes from block to block. */
+/* Blocks of the two arenas take turns, so that the arena changes from block to block. */
 static void stock_has_blocks_of_two_arenas(void)
 {
     struct arena_hold first;
@@ -267,7 +267,7 @@ static void shrink(void *context)
     depot_shrink(cache, CLASS);
 }
 
-/* Nothing in lanes or in stock, but magazines that have memory. */
+/* Lanes and stock are empty, but there are magazines that have memory. */
 static void magazines_are_idle(void)
 {
     struct depot *d = depot_of(cache, CLASS);
@@ -318,7 +318,7 @@ static struct saved {
     size_t bytes;
 } saved;
 
-/* Up to the last granule ever used and some more. */
+/* Saves the region up to the last granule ever used, and some more. */
 static void save(void)
 {
     struct segment_usage usage;
@@ -341,8 +341,8 @@ static void forget(void)
     munmap(saved.copy, saved.bytes);
 }
 
-/* What is watched for stores: all but other classes' depots and magazines, and the
- * ends of long arrays. */
+/* Stores are watched in all of the region but other classes' depots and magazines and the ends
+ * of long arrays. */
 enum { WATCHED = 6 };
 
 struct watch {
@@ -414,7 +414,7 @@ static void kill_there(unsigned step)
         kill(getpid(), SIGKILL);
 }
 
-/* Plays it to its end; how many cuts. */
+/* Plays the act to its end; returns the number of cuts. */
 static size_t find_cuts(stepped_work act)
 {
     plan->cuts = 0;
@@ -462,7 +462,7 @@ static bool content_is_intact(void)
     return true;
 }
 
-/* That freeing it once more would be seen. */
+/* Whether a second free of the cached block would be noticed. */
 static bool is_known(void *context, void *cached, unsigned cls)
 {
     bool *known = context;
@@ -480,7 +480,7 @@ static bool is_known(void *context, void *cached, unsigned cls)
         }                                                                                          \
     } while (0)
 
-/* Traffic of all kinds on what was left. */
+/* Allocates and frees more blocks than a lane holds, in the heap that was left. */
 static bool can_be_used(void)
 {
     void *mine[150];
@@ -496,12 +496,13 @@ static bool can_be_used(void)
     return dvsm_check(heap, stderr) == 0;
 }
 
-/* What is held is kept for the next cut: freed in the region only. */
+/* Checks what a survivor finds. The survivor's blocks are freed only in the region, which is put
+ * back for the next cut. */
 static bool survives(const struct scene *scene)
 {
     struct found found = {0};
     dvsm_stats_t stats;
-    bool known = true; /* each cached block, as such */
+    bool known = true; /* every cached block is known to be free */
 
     SURVIVOR_CHECK(dvsm_check(heap, stderr) == 0);
     dvsm_walk(heap, find, &found);
@@ -534,7 +535,7 @@ static void start(const struct scene *scene)
     target = NULL;
     stand_in_be_on(0);
     heap = stand_in_heap(kind, &(dvsm_options){.reserve = 32 * MIB});
-    /* What is watched and put back is more than what is committed: let the file be as long. */
+    /* More than what is committed is watched and put back: the file must be long enough. */
     assert_int_equal(ftruncate(heap->mapping.fd, 32 * MIB), 0);
     if (heap == NULL)
         skip();
@@ -550,7 +551,7 @@ static void finish(void)
     assert_int_equal(dvsm_heap_destroy(heap), 0);
 }
 
-/* So many are played that the steps to them are not too many. */
+/* How many cuts to play, so that the steps to them are not too many. */
 static size_t cuts_to_play(size_t cuts)
 {
     size_t most = arguments.operations * 3000 / plan->steps + 3;
@@ -574,7 +575,7 @@ static void play(const struct scene *scene)
     finish();
 }
 
-/* ---- and the survivor is killed, too */
+/* ---- the survivor is killed, too */
 
 static void recover(void *context)
 {
@@ -583,7 +584,8 @@ static void recover(void *context)
         depot_leave(depot_of(cache, CLASS));
 }
 
-/* Killed after that step; then the next one after some of those of its recovery. How many. */
+/* Kills the child after step `first`, and then a survivor after some of the steps of its
+ * recovery; returns how many of those. */
 static size_t play_recovery(const struct scene *scene, unsigned first)
 {
     kill_at(scene->act, first);

@@ -1,5 +1,5 @@
-/* test_cache_processes.c - what is cached belongs to CPUs: processes and threads of all kinds use
- * it, come and go, and nothing piles up or is lost.
+/* test_cache_processes.c - cached blocks belong to CPUs, not to processes: processes and threads of
+ * all kinds use them, come and go, and nothing piles up or is lost.
  *
  * Modes: default, locked
  */
@@ -46,7 +46,7 @@ static int make_heap_of_one_arena(void **state)
     return heap != NULL ? 0 : -1;
 }
 
-/* Whatever was done: all was freed, and everything is sound. */
+/* After each test all blocks are freed, and the heap is sound. */
 static int check_heap(void **state)
 {
     dvsm_stats_t stats;
@@ -68,7 +68,7 @@ static dvsm_stats_t stats(void)
     return s;
 }
 
-/* Where processes and threads meet: memory that is not the heap's. */
+/* Memory that processes and threads share, outside the heap. */
 static void *shared(size_t bytes)
 {
     void *place = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -109,7 +109,7 @@ static int produce(void *context)
     return 0;
 }
 
-/* Lets the ring fill first, and stays behind. */
+/* Lets half of the ring fill first, and stays behind the producer. */
 static int consume(void *context)
 {
     struct ring *ring = context;
@@ -174,7 +174,7 @@ static void test_a_producer_and_a_consumer_in_two_threads(void **state)
     munmap(ring, sizeof *ring);
 }
 
-/* ---- many that are idle */
+/* ---- many idle processes */
 
 enum { IDLERS = 200 };
 
@@ -211,7 +211,7 @@ static int idle(void *context)
     return failed;
 }
 
-/* One after the other, and all of them stay. */
+/* The processes start one after the other, and all of them stay. */
 static void test_two_hundred_idle_processes_cache_no_more_than_a_few(void **state)
 {
     struct idlers *idlers = shared(sizeof *idlers);
@@ -228,7 +228,7 @@ static void test_two_hundred_idle_processes_cache_no_more_than_a_few(void **stat
     }
     size_t cached = stats().cached_bytes;
     printf("cached after 20: %zu, after %d: %zu\n", few, IDLERS, cached);
-    /* Each CPU may have as much as one of them once had. */
+    /* Each CPU's cache may hold as much as one of the processes had in use. */
     size_t once =
         (size_t)sysconf(_SC_NPROCESSORS_CONF) * 40 * (24 + 100 + 300 + 1000 + 3000 + 11000);
     assert_true(cached <= 2 * once);
@@ -238,7 +238,7 @@ static void test_two_hundred_idle_processes_cache_no_more_than_a_few(void **stat
     munmap(idlers, sizeof *idlers);
 }
 
-/* ---- ways to be made, ways to go */
+/* ---- processes that begin and end in different ways */
 
 enum { BY_EXIT, BY__EXIT, BY_EXEC, BY_KILL, WAYS };
 
@@ -307,7 +307,7 @@ static void test_children_however_made_share_the_cache(void **state)
     (void)state;
     for (volatile int round = 0; round < 20; round++) {
         pid_t forked = start_child(pairs, NULL);
-        pid_t bare = _Fork(); /* no handlers of fork are run */
+        pid_t bare = _Fork(); /* no fork handlers are run */
 
         if (bare == 0)
             _exit(pairs(NULL));
@@ -340,7 +340,7 @@ static void allocate_in_handler(int number)
     handled++;
 }
 
-/* The program is in the fast path all the time, the handler has the same lane. */
+/* The program is always in the fast path, and the handler uses the same lane. */
 static void test_a_signal_handler_allocates_while_the_program_does(void **state)
 {
     struct sigaction action = {.sa_handler = allocate_in_handler}, former;
@@ -383,7 +383,7 @@ static void test_a_signal_handler_allocates_while_the_program_does(void **state)
 
 /* ---- a process without rseq */
 
-/* What a process has that found none: no fast path. */
+/* A process that found no rseq has no fast path. */
 static int work_without_lanes(void *context)
 {
     (void)context;
@@ -406,7 +406,7 @@ static void test_a_process_without_rseq_works_beside_others(void **state)
 
 /* ---- other CPUs' lanes */
 
-/* Leaves blocks in the lanes of each CPU that it may use; how many CPUs. */
+/* Leaves blocks in the lanes of each CPU that it may use; returns the number of CPUs. */
 static int use_each_cpu(void *context)
 {
     int cpus = 0;
@@ -440,7 +440,8 @@ static void test_trim_empties_the_lanes_of_all_cpus(void **state)
     assert_true(CPU_EQUAL(&before, &after));
 }
 
-/* With a limit: what others' lanes and the depots hold is given back before ENOMEM. */
+/* In a heap with a limit, blocks in other CPUs' lanes and in the depots are given back before a
+ * call fails with ENOMEM. */
 static void test_memory_that_is_short_comes_from_all_lanes(void **state)
 {
     static void *block[2000];

@@ -1,7 +1,7 @@
 /* test_cache_stress.c - 8 processes of 4 threads each allocate, resize and free what others made,
- * while another checks everything all the time; at the end the account is exact.
+ * while another process keeps checking everything; in the end the account is exact.
  *
- * DVSM_TEST_SECONDS says how long (3).
+ * DVSM_TEST_SECONDS says for how long (3).
  *
  * Modes: default, locked
  */
@@ -30,7 +30,7 @@ enum { PROCESSES = 8, THREADS = 4, SLOTS = 4000, KIB = 1 << 10 };
 
 static dvsm_heap *heap;
 
-/* Not the heap's. A slot's block belongs to whoever takes it out. */
+/* Shared memory outside the heap. A slot's block belongs to whoever takes it out. */
 static struct market {
     _Atomic(unsigned char *) slot[SLOTS];
     atomic_bool stop;

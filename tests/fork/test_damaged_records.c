@@ -1,8 +1,9 @@
-/* test_damaged_records.c - what a dead process left is believed only as far as it can be theirs.
+/* test_damaged_records.c - a survivor believes the records of a dead process only if they are
+ * possible.
  *
- * A child takes one of the heap's locks, writes what it likes into the records that a survivor goes
- * by (the journal, what is pending, in transit, being released, ...), and dies. The survivor tells
- * of it, stores nothing outside the region, neither crashes nor hangs, and goes on with the rest of
+ * A child takes one of the heap's locks, writes anything into the records that guide a survivor
+ * (the journal, what is pending, in transit, being released, ...), and dies. The survivor reports a
+ * fault, stores nothing outside the region, neither crashes nor hangs, and goes on with the rest of
  * the heap.
  *
  *     fork_damaged_records [seed [operations, a few hundred to each mutation]]
@@ -33,7 +34,7 @@
 enum { KIB = 1 << 10, MIB = 1 << 20, CLASS = 10, SIZE = CLASS * CLASS_STEP - CHUNK_OVERHEAD };
 
 static dvsm_heap *heap;
-static word private_words[64]; /* nothing of the heap's */
+static word private_words[64]; /* not in the heap */
 static size_t faults;
 static char last_fault[64];
 
@@ -74,7 +75,7 @@ static void number_private_words(void)
         private_words[i] = i;
 }
 
-/* The heap is in use: two arenas may be there, magazines are in stock, granules are retained. */
+/* Puts the heap to use: there may be two arenas, magazines are in stock, granules are retained. */
 enum { BLOCKS = 300 };
 static void *block[BLOCKS];
 
@@ -452,15 +453,15 @@ static const char *message_for(enum part part)
     return messages[part];
 }
 
-/* The rest of the heap works on. */
+/* The rest of the heap goes on working. */
 static int go_on(enum part part)
 {
-    for (size_t i = 0; i < BLOCKS; i++) /* what others hold can be freed, or is dropped */
+    for (size_t i = 0; i < BLOCKS; i++) /* freed, or dropped if their part is set aside */
         dvsm_free(block[i]);
     for (size_t i = 0; i < BLOCKS; i++) {
         block[i] = dvsm_heap_malloc(heap, SIZE);
         if (part == MAP && block[i] == NULL)
-            break; /* nothing new can be had */
+            break; /* no new memory without the map */
         CHILD_CHECK(block[i] != NULL);
         memset(block[i], (int)i, SIZE);
     }
@@ -503,7 +504,8 @@ static int survive_with_a_handler(void *context)
     return 0;
 }
 
-/* By a call that is not there for it. NB: not of the table: all read it without its lock. */
+/* An ordinary call meets the damage, not dvsm_reap(). NB: not that of the table, which all calls
+ * read without its lock. */
 static int survive_by_allocating(void *context)
 {
     const struct damage *damage = context;
@@ -521,7 +523,7 @@ static int survive_by_allocating(void *context)
     return 0;
 }
 
-/* Killed when it had only just begun to set the part aside: the next one does it again. */
+/* Dies right after it began to set the part aside: the next survivor does it again. */
 static int die_in_recovery(void *context)
 {
     enum part part = *(const enum part *)context;
@@ -631,7 +633,8 @@ static int die_with_wrong_word(void *context)
     return 0;
 }
 
-/* The depot is not recovered, since nobody died with its lock. */
+/* Nobody died with the depot's lock, so that it is not recovered: its words are checked when
+ * they are used. */
 static int survive_a_wrong_word(struct depot_word wrong)
 {
     number_private_words();
@@ -692,7 +695,7 @@ static void test_a_depots_words_are_checked_where_they_are_used(void **state)
 static struct random_run arguments;
 static struct random_source random_words;
 
-/* Addresses and numbers of all kinds, most of them wrong. */
+/* Addresses and numbers of all kinds; most of them are wrong. */
 static word any_word(void)
 {
     struct random_source *r = &random_words;
@@ -790,7 +793,7 @@ static int die_mutated(void *context)
     return 0;
 }
 
-/* Everything that could go by a wrong record. Whether calls fail is not asked. */
+/* Makes all calls that could use a wrong record. They may fail or succeed. */
 static void do_all(void)
 {
     dvsm_stats_t stats;
@@ -824,7 +827,7 @@ static int survive_mutations(void *context)
 {
     uint64_t seed = *(const uint64_t *)context;
 
-    signal(SIGSEGV, SIG_DFL); /* not the test runner's */
+    signal(SIGSEGV, SIG_DFL); /* without the test runner's handler */
     signal(SIGBUS, SIG_DFL);
     signal(SIGABRT, SIG_DFL);
     dvsm_set_fault_handler(note_fault);

@@ -1,8 +1,6 @@
-/* test_full_heap_processes.c - processes that share a heap that is full, and many that begin at
- * once.
+/* test_full_heap_processes.c - processes that share a full heap, and many that begin at once.
  *
- * Who allocates, who frees and who asks next are different processes, on different CPUs, some of
- * them killed.
+ * Different processes allocate, free and ask for memory next, on different CPUs; some are killed.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -32,7 +30,7 @@
 
 enum { KIB = 1 << 10, MIB = 1 << 20, BLOCKS_MOST = 1 << 17 };
 
-/* What the processes tell each other; not in the heap. */
+/* What the processes tell each other; outside the heap. */
 struct board {
     size_t bytes, blocks;
     size_t size;
@@ -90,7 +88,8 @@ static size_t bytes_had_by(child_work work, size_t size, size_t on)
     return board->bytes;
 }
 
-/* Filled by one, freed by a second, had by a third. */
+/* One worker fills the heap, a second one frees the blocks, a third and a fourth can have the
+ * memory. */
 static void test_what_a_worker_frees_is_had_by_one_on_another_cpu(void **state)
 {
     const size_t limits[] = {2 * MIB, 4 * MIB, 16 * MIB};
@@ -115,7 +114,8 @@ static void test_what_a_worker_frees_is_had_by_one_on_another_cpu(void **state)
         }
 }
 
-/* With nothing in use, after many workers of all kinds, one block of nine tenths. */
+/* Workers of all kinds leave a heap with nothing in use: one block can then have nine tenths of
+ * it. */
 static int work_with_all_sizes(void *context)
 {
     struct random_source random = {*(uint64_t *)context};
@@ -208,7 +208,7 @@ static void test_workers_killed_at_the_limit_leave_a_heap_that_can_be_used_up_ag
         usleep(3000);
         kill(worker[k % WORKERS], SIGKILL);
         wait_for_child(worker[k % WORKERS]);
-        /* What the dead held stays in use: given back here, as a program would that knows it. */
+        /* What the dead held stays in use; it is found and freed after the loop. */
         worker[k % WORKERS] = start_child(live_at_the_limit, &seed);
         assert_true(dvsm_heap_footprint(heap) <= limit);
     }
@@ -279,8 +279,8 @@ static double crowd_warms_up(bool shared)
     return took;
 }
 
-/* Five times is wanted; 12 to 19 is what was measured on two CPUs, 20 to 40 before. The bound only
- * sees to it that it does not become worse again. */
+/* The aim is at most five times; 12 to 19 was measured on two CPUs, and 20 to 40 before. The
+ * bound catches only what is worse than all of these. */
 static void test_three_hundred_workers_warm_up(void **state)
 {
     bool good = false;

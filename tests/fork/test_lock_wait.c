@@ -1,7 +1,8 @@
 /* test_lock_wait.c - a waiter whose wake-up was lost gets the lock all the same.
  *
- * The C library's mutex notes in its word that somebody waits, and forgets it when the one that it
- * woke dies before it took the lock and another takes it: played here by taking the note away.
+ * The C library's mutex has a bit in its word that says that somebody waits. The bit is lost if the
+ * waiter that was woken dies before it takes the lock, and another thread takes it. The test clears
+ * the bit itself.
  *
  * Modes: default
  */
@@ -28,7 +29,7 @@ static struct lock *lock;
 static int take_and_leave(void *context)
 {
     (void)context;
-    lock_forget(); /* what the parent holds: as in a heap's child */
+    lock_forget(); /* the parent's hold, as a heap does after fork */
     CHILD_CHECK(lock_acquire(lock) == LOCK_ACQUIRED);
     lock_release(lock);
     return 0;

@@ -1,5 +1,5 @@
-/* test_locked_memory.c - mlockall() and core files take what was committed, not what is reserved,
- * also where another process made the heap grow. */
+/* test_locked_memory.c - mlockall() and core files include what was committed, not what is
+ * reserved; also if another process made the heap grow. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -38,7 +38,7 @@ static int grow(void *context)
     return 0;
 }
 
-/* Memory that the heap's file has. */
+/* How much memory the heap's file has. */
 static size_t in_memory(void)
 {
     struct stat file;
@@ -50,7 +50,7 @@ static int lock_all(void *context)
 {
     (void)context;
     if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0)
-        return CHILD_SKIP; /* not allowed here */
+        return CHILD_SKIP; /* the system does not allow it */
     CHILD_CHECK(in_memory() <= 2 * dvsm_heap_footprint(heap) + 64 * MIB);
     CHILD_CHECK(run_in_child(grow, NULL) == 0);
     CHILD_CHECK(grow(NULL) == 0);
@@ -79,9 +79,9 @@ static void test_locking_takes_what_is_committed(void **state)
     with_heap(&dvsm_backend_shm_open, lock_all);
 }
 
-/* ---- core files: of memory without a file, which has no end, the kernel keeps what is marked */
+/* ---- core files: without a file's end to go by, the kernel dumps the pages that are marked */
 
-/* Bytes of the heap's mapping that a core file of this process has. */
+/* How many bytes of the heap's mapping a core file of this process would have. */
 static size_t dumped(void)
 {
     FILE *maps = fopen("/proc/self/smaps", "r");

@@ -1,6 +1,6 @@
-/* test_raw_clone.c - children made behind the C library's back, with a copy of the memory or with
- * the memory itself: each is stopped, with a message, where it first comes to a lock. Those of fork
- * are not. */
+/* test_raw_clone.c - children that a raw clone() makes without the C library's knowledge, with a
+ * copy of the memory or with the memory itself: each is stopped with a message at its first lock.
+ * Children of fork() are not stopped. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -29,7 +29,7 @@ enum { STACK = 256 << 10, LARGE = 100000 };
 
 static dvsm_heap *heap;
 
-/* By way of locks, whatever is in lanes. */
+/* The block is so large that the calls need locks, whatever is in the lanes. */
 static bool use(void)
 {
     void *block = dvsm_heap_malloc(heap, LARGE);
@@ -82,7 +82,7 @@ static void test_a_child_that_shares_the_memory_is_stopped(void **state)
     munmap(stack, STACK);
 }
 
-/* A block that the lane has: no lock is on the way. */
+/* The lane serves this block, so that no lock is needed. */
 static int use_lane(void *context)
 {
     (void)context;
@@ -103,7 +103,7 @@ static void test_such_a_child_is_stopped_though_the_lane_serves_it(void **state)
     munmap(stack, STACK);
 }
 
-/* In a thread, whose stack is among others'. */
+/* Clones in a thread, whose stack lies among others'. */
 static void *clone_in_thread(void *stack)
 {
     return use() && was_stopped(share_memory(stack)) && use() ? stack : NULL;
@@ -123,7 +123,7 @@ static void test_a_child_of_a_thread_is_stopped(void **state)
     munmap(stack, STACK);
 }
 
-/* ---- none of these is one */
+/* ---- what must not be taken for such a child */
 
 static void *fork_in_thread(void *context)
 {
@@ -163,7 +163,8 @@ static void test_children_of_children_are_known(void **state)
     assert_int_equal(run_in_child(grandchildren, &(int){5}), 0);
 }
 
-/* Far down the stack and back, and on a stack of a signal handler's own. */
+/* A thread may call far down its stack and further up again, and on a signal handler's own
+ * stack. */
 static volatile sig_atomic_t handled;
 
 static void on_signal(int number)
@@ -199,7 +200,7 @@ static void test_a_thread_may_be_anywhere_on_any_stack(void **state)
     free(other.ss_sp);
 }
 
-/* In namespaces of their own a child has by chance the number its parent had: 1. */
+/* In nested process namespaces parent and child can have the same process id: 1. */
 static int first_of_a_namespace(void *context)
 {
     const bool *again = context;

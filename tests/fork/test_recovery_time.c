@@ -1,7 +1,7 @@
-/* test_recovery_time.c - how long it takes to repair what a process left that was killed at any
- * moment.
+/* test_recovery_time.c - how long a survivor takes to repair what a process left that was killed at
+ * any moment.
  *
- * Processor time of the survivor, which other work on the machine does not lengthen.
+ * It measures the survivor's processor time, which other work on the machine does not lengthen.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -23,13 +23,13 @@
 
 enum { KIB = 1 << 10, BLOCKS = 200, KILLS_MOST = 2000, REPAIRS = 100 };
 
-/* 30 to 180 us where nothing else runs: the first touch of each page is most of it. */
+/* On a quiet machine it is 30 to 180 us, most of it for the first touch of each page. */
 enum { BAR_NS = 500000 };
 
 static dvsm_heap *heap;
 static struct random_run arguments;
 
-/* All kinds of changes, one after the other, for as long as it is let live. */
+/* Makes all kinds of changes, one after the other, until it is killed. */
 static int work(void *seed)
 {
     struct random_source random = {*(uint64_t *)seed};
@@ -68,7 +68,8 @@ static void kill_and_reap(const dvsm_options *options)
     for (; repairs < REPAIRS && kills < KILLS_MOST; kills++) {
         uint64_t seed = arguments.seed + kills;
 
-        heap = dvsm_heap_create(options); /* a new one: what the dead had is of no use here */
+        /* A new heap: the blocks of the dead are lost in the old one. */
+        heap = dvsm_heap_create(options);
         assert_non_null(heap);
         pid_t child = start_child(work, &seed);
         usleep((useconds_t)(500 + seed * 7919 % 1000));

@@ -1,13 +1,13 @@
 /* test_segment_killed.c - a process killed between any two instructions of the granule map.
  *
- * A child does one thing under single-step. At each boundary where what it shares has changed, the
- * parent lets the map's lock look as the kernel would leave it, does what a survivor would (it
- * gives back what is pending), and checks: the map is sound, each granule belongs to whom it
- * should, the account of memory is exact. Then it puts everything back, and the child goes on.
+ * A child does one thing, single-stepped. At each boundary where shared memory has changed, the
+ * parent makes the map's lock look as the kernel would leave it, does what a survivor would (give
+ * back what is pending), and checks: the map is sound, each granule has the right owner, the
+ * account of memory is exact. Then it puts everything back, and the child goes on.
  *
- * At some boundaries the child is killed for real, and the result must be the same; in a last round
- * the survivor is killed, too, and a third process takes over. How many of those is the number of
- * operations (random.h).
+ * At some boundaries the child is really killed, and the result must be the same; in a last round
+ * the survivor is killed, too, and a third process takes over. The number of operations (random.h)
+ * says how often.
  *
  * Modes: default
  */
@@ -37,7 +37,7 @@ enum { GRANULES = 300, PAGES_MOST = GRANULES * 16, MAP_MOST = 1 << 16 };
 struct scenario {
     void (*prepare)(struct granule_backend *b);
     void (*act)(struct granule_backend *b);
-    bool stays; /* what was done stays done: else the survivor undoes it by giving back */
+    bool stays; /* the finished act stays; otherwise the survivor undoes it by giving back */
 };
 
 static const struct run nothing;
@@ -58,7 +58,7 @@ static void give(struct granule_backend *b, size_t first, size_t n)
     segment_give(&b->segments, &b->pending[0], nothing);
 }
 
-/* Holes with and without memory. */
+/* Free runs with and without memory. */
 static void prepare_holes(struct granule_backend *b)
 {
     take(b, 1, 200);
@@ -98,7 +98,7 @@ static void prepare_limit(struct granule_backend *b)
 static void prepare_to_give(struct granule_backend *b)
 {
     prepare_holes(b);
-    b->pending[0] = (struct run){granule_address(b, 120), 30 * GRANULE}; /* between two holes */
+    b->pending[0] = (struct run){granule_address(b, 120), 30 * GRANULE}; /* between two free runs */
 }
 
 static void prepare_to_release_and_give(struct granule_backend *b)
@@ -118,7 +118,7 @@ static void give_pending(struct granule_backend *b)
     segment_give_holed(&b->segments, &b->pending[0], nothing, &b->holes);
 }
 
-/* From a page inside the one granule to one inside the other. */
+/* The address of a page of a granule. */
 static char *page_in(const struct granule_backend *b, size_t granule, size_t page)
 {
     return granule_address(b, granule) + page % b->pages * b->segments.map->page;
@@ -216,7 +216,7 @@ static pid_t start_stopped(void (*act)(struct granule_backend *b), struct granul
     _exit(0);
 }
 
-/* Stopped before its first step; -1: the system allows no tracing. */
+/* Starts a child that is stopped before its first step; -1: the system allows no tracing. */
 static pid_t start_traced(void (*act)(struct granule_backend *b), struct granule_backend *b)
 {
     pid_t child = start_stopped(act, b);
@@ -227,7 +227,7 @@ static pid_t start_traced(void (*act)(struct granule_backend *b), struct granule
     return WIFSTOPPED(status) ? child : -1;
 }
 
-/* False: the child is done. */
+/* One step; false: the child is done. */
 static bool step(pid_t child)
 {
     int status;
@@ -315,7 +315,7 @@ static void owners(const struct granule_backend *b, segment_owner_id owner[GRANU
         owner[i] = segment_owner(b->segments.map, granule_address(b, i), NULL);
 }
 
-/* Whose each granule is once a survivor has done its part. */
+/* Each granule's owner after a survivor has done its part. */
 static void expected_owners(const struct scenario *scenario, segment_owner_id owner[GRANULES])
 {
     struct granule_backend *b = prepared(scenario);
@@ -326,7 +326,7 @@ static void expected_owners(const struct scenario *scenario, segment_owner_id ow
     granule_backend_delete(b);
 }
 
-/* The map is whole again before anybody looks at what is pending. */
+/* The map is sound before the survivor gives back what is pending. */
 static void assert_recovered(struct granule_backend *b)
 {
     struct check check = {.report = stderr};
@@ -349,7 +349,7 @@ static void assert_survived(struct granule_backend *b, const segment_owner_id *e
     assert_memory_equal(owner, expected, sizeof owner);
 }
 
-/* How many steps the scenario has; 0: no tracing. */
+/* Returns the scenario's number of steps; 0: no tracing. */
 static size_t die_at_every_boundary(const struct scenario *scenario)
 {
     static struct image image;

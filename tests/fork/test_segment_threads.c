@@ -1,7 +1,7 @@
-/* test_segment_threads.c - one granule map, worked on by threads and by processes at once.
+/* test_segment_threads.c - threads and processes use one granule map at once.
  *
- * Each worker takes runs, signs every granule in a table that all share, looks after a while
- * whether its signature is still there, and gives the runs back. So a run handed out twice is seen.
+ * Each worker takes runs, signs every granule in a shared table, checks after a while whether its
+ * signature is still there, and gives the runs back. So a run that was handed out twice is seen.
  *
  * Modes: default
  */
@@ -29,7 +29,7 @@ struct worker {
     atomic_uint *signature; /* of each granule */
     struct run held[HELD];  /* pending runs, in memory that all share */
     enum run_kind kind[HELD];
-    unsigned number; /* from 1 on: the owner, too */
+    unsigned number; /* from 1; also the owner's id */
     uint64_t seed;
     unsigned long operations;
     unsigned long wrong;
@@ -37,7 +37,7 @@ struct worker {
 
 static struct random_run arguments;
 
-/* Whether each granule has the signature, and then `next`. */
+/* Whether each granule has the signature `expected`; then signs it with `next`. */
 static bool sign(struct worker *w, struct run run, unsigned expected, unsigned next)
 {
     size_t first = granule_number(w->b, run.start);
@@ -164,8 +164,8 @@ static void test_processes_get_runs_of_their_own(void **state)
     pid_t child[WORKERS];
 
     (void)state;
-    /* The map's pages are private to each process as far as their protection goes: all of them are
-     * made ready before the fork. */
+    /* The protection of the map's pages is private to each process: all of them are made
+     * accessible before the fork. */
     assert_true(segment_take(&b->segments, 1, RUN_SEGMENT, GRANULES * GRANULE, pending));
     segment_give(&b->segments, pending, (struct run){NULL, 0});
 

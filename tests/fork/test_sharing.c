@@ -1,7 +1,7 @@
 /* test_sharing.c - blocks made in one process, used and freed in another; forks at bad moments.
  *
- * Every case runs on a heap of each backend, the user's own among them. Processes hand blocks over
- * in a `struct board`, which is itself a block of the heap.
+ * Every case runs on a heap of each backend, also one of a user's own. Processes pass blocks to
+ * each other in a `struct board`, which is itself a block of the heap.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -55,7 +55,7 @@ static int make_heap(void **state)
     return heap != NULL ? 0 : -1;
 }
 
-/* Whatever was done, all was freed, and the heap is sound. */
+/* After each test all blocks are freed, and the heap is sound. */
 static int check_heap(void **state)
 {
     const struct backend_case *c = *state;
@@ -74,16 +74,16 @@ static int check_heap(void **state)
     return bad ? -1 : 0;
 }
 
-/* ---- blocks on their way */
+/* ---- blocks that are passed on */
 
-/* What a block is filled with tells who made it and how large it is. */
+/* A block's content tells who made it and how large it is. */
 struct parcel {
     unsigned char *block;
     size_t size;
     unsigned char mark;
 };
 
-/* Sizes of all kinds: small, in trees, large blocks. */
+/* Sizes for small bins, for trees and for large blocks. */
 static size_t size_of(size_t i)
 {
     return i % 10 == 9 ? 300 * KIB + i : i % 3 == 0 ? 3000 + 17 * i : 10 + 7 * i;
@@ -115,7 +115,7 @@ static bool unpack(struct parcel *parcel)
     return intact;
 }
 
-/* ---- everyone allocates, everyone frees */
+/* ---- everybody allocates, everybody frees */
 
 /* The parent, its child, its grandchild, and a thread of each. */
 enum { MAKERS = 6 };
@@ -129,7 +129,7 @@ static struct board *board;
 
 struct maker {
     unsigned number;
-    bool frees; /* instead of making: what the maker `number` made */
+    bool frees; /* frees what the maker `number` made, instead of making */
 };
 
 static void *make_or_free(void *context)
@@ -145,7 +145,7 @@ static void *make_or_free(void *context)
     return NULL;
 }
 
-/* The process and a thread of it, at the same time. */
+/* The process and one thread of it work at the same time. */
 static void with_a_thread(unsigned process_part, unsigned thread_part, bool frees)
 {
     struct maker mine = {process_part, frees}, its = {thread_part, frees};
@@ -159,8 +159,8 @@ static void with_a_thread(unsigned process_part, unsigned thread_part, bool free
     pthread_join(thread, NULL);
 }
 
-/* Generation 0 is the parent. Which parts each generation works on is turned by `turn`, so that
- * each part is freed by another than made it. */
+/* Generation 0 is the parent. `turn` shifts the parts that a generation frees, so that others
+ * free what it made. */
 struct family {
     unsigned generation, turn;
     bool frees;
@@ -204,7 +204,7 @@ static int grow(void *context)
     return 0;
 }
 
-/* 60 MB that did not exist when the child was forked. */
+/* The child makes the heap grow by 60 MB after the fork. */
 static void test_the_parent_uses_what_the_child_grew(void **state)
 {
     struct parcel *parcels = dvsm_heap_calloc(heap, 4000, sizeof *parcels);
@@ -303,7 +303,7 @@ static void test_fork_while_threads_are_inside_malloc(void **state)
 /* ---- many at once */
 
 struct crowd {
-    pthread_barrier_t all_there; /* all are alive when any begins */
+    pthread_barrier_t all_there; /* none begins before all are alive */
     struct parcel parcel[200];
 };
 
@@ -325,7 +325,7 @@ static int join_crowd(void *context)
     }
     CHILD_CHECK(pack(&crowd->parcel[me->number], me->number, (unsigned char)me->number));
     pthread_barrier_wait(&crowd->all_there);
-    CHILD_CHECK(unpack(&crowd->parcel[(me->number + 77) % 200])); /* somebody else's */
+    CHILD_CHECK(unpack(&crowd->parcel[(me->number + 77) % 200])); /* a block of another process */
     return 0;
 }
 
@@ -348,7 +348,7 @@ static void test_two_hundred_processes_alive_at_once(void **state)
     dvsm_free(crowd);
 }
 
-/* ---- ways to go */
+/* ---- ways to end */
 
 enum { BY_EXIT, BY__EXIT, BY_EXEC, BY_KILL, WAYS };
 
@@ -390,7 +390,7 @@ static void test_what_a_child_made_outlives_it(void **state)
     dvsm_free(parcels);
 }
 
-/* Killed with the lock held, in the middle of a change: what it did is undone. */
+/* Dies with the arena's lock held, in the middle of a change, which is then undone. */
 static int die_inside(void *context)
 {
     struct heap_call call;
@@ -424,7 +424,8 @@ static void test_a_child_killed_while_it_holds_the_arena(void **state)
     assert_true(unpack(&before));
 }
 
-/* Killed with one lock of each kind held: all at once, then none is left to repair. */
+/* Dies with one lock of each kind held: one dvsm_reap() repairs all of them, and a second finds
+ * none. */
 static int die_with_all_locks(void *context)
 {
     struct depot *d = &heap->cache.table->depots[9];
@@ -447,7 +448,7 @@ static void test_what_the_dead_left_locked_is_reaped(void **state)
     struct parcel parcel;
 
     (void)state;
-    assert_true(pack(&parcel, 7, 7)); /* there is an arena */
+    assert_true(pack(&parcel, 7, 7)); /* so that there is an arena */
     assert_int_equal(dvsm_reap(heap), 0);
     bool cached = heap->cache.table->classes > 0;
     size_t demand = cached ? heap->cache.table->depots[9].demand : 0;
@@ -464,8 +465,8 @@ static void test_what_the_dead_left_locked_is_reaped(void **state)
     assert_int_equal(errno, EINVAL);
 }
 
-/* Killed by chance, wherever they are: whoever is left finds the heap whole. What they held is
- * found by walking, and freed. */
+/* Processes are killed at random moments: whoever is left finds a sound heap. What the dead held
+ * is found by a walk, and freed. */
 static int churn_until_killed(void *context)
 {
     size_t rounds = 0;
@@ -543,7 +544,7 @@ static void test_the_default_heap_is_shared_from_the_start(void **state)
     assert_int_equal(dvsm_check(dvsm_heap_default(), stderr), 0);
 }
 
-/* A heap that a child makes is its own: nobody else has it mapped. */
+/* A heap that a child makes is mapped in no other process. */
 static int make_own_heap(void *context)
 {
     uintptr_t *address = context;
@@ -552,7 +553,7 @@ static int make_own_heap(void *context)
     CHILD_CHECK(mine != NULL);
     *address = (uintptr_t)dvsm_heap_malloc(mine, 100);
     CHILD_CHECK(dvsm_heap_of((void *)*address) == mine);
-    CHILD_CHECK(dvsm_heap_destroy(heap) == 0); /* here only */
+    CHILD_CHECK(dvsm_heap_destroy(heap) == 0); /* in this process only */
     return 0;
 }
 

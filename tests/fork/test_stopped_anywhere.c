@@ -1,9 +1,10 @@
-/* test_stopped_anywhere.c - a process that is stopped at any instruction of its calls keeps nobody
- * waiting.
+/* test_stopped_anywhere.c - a process that is stopped at any instruction of its calls keeps no
+ * other process waiting.
  *
- * One child goes through calls an instruction at a time; at every few of them it stands still while
- * another, the witness, allocates and frees and measures its longest call. The moments in which the
- * one that stands still has the granule map's lock are counted: then the witness may have to wait.
+ * One child goes through calls an instruction at a time. Every few instructions it stands still
+ * while another process, the witness, allocates and frees and measures its longest call. If the
+ * child stands still with the granule map's lock, the witness may have to wait: such moments are
+ * counted.
  *
  * Not under sanitizers: it single-steps whole calls, and instrumentation adds millions of steps.
  */
@@ -34,7 +35,7 @@ enum { STRIDE = 47, CALLS = 10, BLOCKS = 8, BAR_MS = 20, PATIENCE_MS = 100 };
 
 static struct dvsm_heap *heap;
 
-static struct exchange *said; /* what the witness did: shared */
+static struct exchange *said; /* what the witness did; in shared memory */
 
 static int asked[2], answered[2]; /* pipes: a byte for each burst of calls */
 
@@ -55,7 +56,7 @@ static int witness(void *context)
     return 0;
 }
 
-/* ---- the one that is stopped */
+/* ---- the process that is stopped */
 
 static void calls(void *context)
 {
@@ -69,7 +70,8 @@ static void calls(void *context)
         dvsm_free(block[i]);
 }
 
-/* The C library's word for the kernel: the holder's thread id, and a bit that others wait. */
+/* Whether the process holds the map's lock: the C library's mutex word has the holder's thread
+ * id, besides a bit that says that others wait. */
 static bool has_map(pid_t process)
 {
     return (heap->region->map->lock.mutex.__data.__lock & FUTEX_TID_MASK) == process;
@@ -88,7 +90,7 @@ static bool has_answered(int milliseconds)
     return poll(&answer, 1, milliseconds) == 1 && read(answered[0], &byte, 1) == 1;
 }
 
-/* Whether the witness came through its calls while the other stood where it is. */
+/* Whether the witness finished its calls while the other process stood still. */
 static bool others_go_on(const struct stepped *s, unsigned *moments)
 {
     ask(1);

@@ -1,7 +1,8 @@
 /* test_stopped_holder.c - a process that is stopped while it holds a lock keeps nobody waiting.
  *
- * In turn: the first arena, all depots, the table of arenas, a lane. Another process allocates and
- * frees meanwhile, blocks of the stopped arena among them; its longest call is measured.
+ * The locks are, in turn, those of the first arena, all depots, the table of arenas, and a lane.
+ * Meanwhile another process allocates and frees, also blocks of the locked arena; its longest call
+ * is measured.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -85,7 +86,7 @@ static void go_on_while(void (*hold)(void), size_t cache_bytes)
     for (unsigned n = 0; n < ROUNDS; n++)
         assert_true(exchange_block(&e));
     printf("longest call %.1f ms, %u above %d ms\n", e.longest, e.slow, BAR_MS);
-    assert_true(e.slow <= ROUNDS / 100); /* a busy machine may cause some, too */
+    assert_true(e.slow <= ROUNDS / 100); /* a busy machine causes some slow calls */
     kill(child, SIGKILL);
     wait_for_child(child);
 

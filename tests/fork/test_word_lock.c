@@ -1,4 +1,5 @@
-/* test_word_lock.c - word locks in children: whose id is in them, and what death leaves. */
+/* test_word_lock.c - word locks in children: whose id they contain, and what a dead holder
+ * leaves. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,7 +36,7 @@ static void *take_in_thread(void *context)
     return take(context) ? context : NULL;
 }
 
-/* Another thread is the child's first to take a lock; the one that fork copied comes after it. */
+/* In the child a new thread takes a lock first; the thread that called fork takes one after it. */
 static int second_thread_first(void *context)
 {
     pthread_t thread;
