@@ -1,11 +1,11 @@
 /* test_arena_random.c - random requests to the engine, on buffers and on growing arenas.
  *
  * A shadow of the memory says which block has each CHUNK_ALIGN bytes, so that an overlap is seen at
- * once; each block is filled with a pattern of its own to the last usable byte and looked at before
- * it is freed or resized, and whenever a long while has passed. After each request to a small
- * arena, and every now and then in a large one, every check is clean. Sources fail at random.
- * Memory inside free chunks is given back now and then, and cannot be touched until it has come
- * again. In the end all is freed and nothing is left.
+ * once. Each block is filled with a pattern of its own to the last usable byte, and checked before
+ * it is freed or resized, and now and then. The whole arena is checked after each request if it is
+ * small, and now and then if it is large. Sources fail at random. Memory inside free chunks is
+ * given back now and then, and cannot be touched until it is there again. In the end all blocks are
+ * freed and nothing is left.
  *
  * Modes: default
  */
@@ -39,9 +39,9 @@ struct world {
     struct growing_arena *growing; /* NULL: a buffer */
     char *memory;                  /* all that blocks may lie in */
     size_t cells;
-    unsigned short *owner; /* a cell's block, by number from 1; 0: none */
+    unsigned short *owner; /* each cell's block, by number from 1 */
     struct block block[BLOCKS_MOST];
-    size_t blocks; /* of BLOCKS_MOST, how many are used here */
+    size_t blocks; /* how many of BLOCKS_MOST are used here */
     size_t size_most;
     size_t check_each;
     bool failures;
@@ -61,7 +61,8 @@ static struct arena_call new_call(struct world *w)
 static void set_cells(struct world *w, const struct block *b, size_t from, size_t to)
 {
     size_t first = (size_t)((char *)b->start - w->memory) / CELL;
-    /* The last word is the next chunk's prev_foot, in a cell of its header. */
+    /* The last usable word is the next chunk's prev_foot, which lies in that chunk's cell: it is
+     * not counted. */
     size_t count = b->usable / CELL;
 
     assert_true((char *)b->start >= w->memory && first + count <= w->cells);
@@ -71,7 +72,7 @@ static void set_cells(struct world *w, const struct block *b, size_t from, size_
     }
 }
 
-/* Small blocks whole, of large ones the edges. */
+/* Fills small blocks whole, and large ones at their edges. */
 static void fill(struct block *b)
 {
     if (b->usable <= 4096) {
@@ -221,7 +222,7 @@ static void resize(struct world *w, struct block *b, bool in_place)
     enter(w, b, start, size, CHUNK_ALIGN);
 }
 
-/* The first of n blocks not in use; NULL where there are none. */
+/* The first of n successive unused places for blocks; NULL if there are none. */
 static struct block *row_of_free(struct world *w, size_t n)
 {
     struct block *first = any(w);

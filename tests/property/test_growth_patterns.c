@@ -1,18 +1,18 @@
 /* test_growth_patterns.c - a search for patterns of use under which a heap grows without bound.
  *
- * A pattern says how many blocks live at a time, of which sizes and alignments, how they are
- * allocated, resized and freed, in which order, by how many threads or processes, and how many of
- * them pass blocks to each other. All of that is drawn at random. What lives at a time has a bound;
- * so must the footprint have, however long the pattern goes on:
+ * A pattern says how many blocks live at a time, of which sizes and alignments; how they are
+ * allocated, resized and freed, in which order, by how many threads or processes; and how many
+ * blocks these pass to each other. All of that is drawn at random. The bytes that live at a time
+ * have a bound. So must the footprint, however long the pattern goes on:
  *
- *     at most FACTOR times what lived at most (with what alignment costs), and SLACK;
- *     in the second half of its time not noticeably more than in the first.
+ *     at most FACTOR times the most bytes that ever lived (with the cost of alignment), and SLACK;
+ *     in the second half of the time not noticeably more than in the first.
  *
  *     property_growth_patterns [seed [operations]]
  *
- * The seed of a pattern that fails is printed: given as seed, it comes first. Operations are those
- * of all patterns together; beyond a million of them patterns become longer, not only more. For an
- * hour of it: scripts/growth-search.
+ * The seed of a pattern that fails is printed: given as seed, that pattern comes first. Operations
+ * are those of all patterns together; beyond a million, patterns become longer as well as more. For
+ * a search of an hour: scripts/growth-search.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -71,17 +71,17 @@ struct pattern {
     unsigned mailed_of_16;
 };
 
-/* What workers share; in memory that children share, too. */
+/* What workers share, in memory that children share, too. */
 struct slot {
     void *block;
-    size_t bytes; /* what it is counted with */
+    size_t bytes; /* the bytes it is counted as */
     size_t alignment;
 };
 
 struct stage {
     struct pattern pattern;
     dvsm_heap *heap;
-    size_t round, operations; /* of each worker, a round */
+    size_t round, operations; /* of each worker in a round */
     _Atomic(void *) mail[MAIL];
     atomic_size_t live, live_most;
     atomic_size_t failed;
@@ -109,8 +109,8 @@ static struct pattern draw(uint64_t seed)
     p.aligned_of_16 = random_once_in(&r, 2) ? (unsigned)random_below(&r, 17) : 0;
     p.resize_of_16 = random_once_in(&r, 2) ? (unsigned)random_below(&r, 15) : 0;
     p.zeroed_of_16 = (unsigned)random_below(&r, 5);
-    /* A batch is one request for all its elements: large ones leave holes that only a few others
-     * fill. */
+    /* A batch is one request for all its elements. A batch of large ones leaves holes that only
+     * few other requests fit: hence small ones only. */
     p.batch_of_16 =
         p.most < BATCHED_MOST && random_once_in(&r, 3) ? (unsigned)random_below(&r, 6) : 0;
     p.mailed_of_16 = p.workers > 1 ? (unsigned)random_below(&r, 9) : 0;
@@ -146,7 +146,7 @@ struct worker {
     struct stage *stage;
     struct random_source random;
     struct slot *slot;
-    size_t at; /* for orders that have one */
+    size_t at; /* the place, in orders that have one */
     bool dropping;
 };
 
@@ -186,8 +186,7 @@ static void count(struct stage *s, size_t more, size_t less)
         ;
 }
 
-/* What a block is counted with: its chunk and, aligned, what lies between it and the next such
- * place. */
+/* A block is counted as its chunk; if it is aligned, as the distance to the next such place. */
 static size_t weight(const void *block, size_t alignment)
 {
     size_t bytes = dvsm_malloc_usable_size((void *)(uintptr_t)block) + CHUNK_HEADER;
@@ -237,7 +236,8 @@ static void fill_batch(struct worker *w, struct slot *slot, size_t size)
         put(w, slot + i, blocks[i], 1);
 }
 
-/* One that another worker left there, or none, for the slot's own. Both are counted on. */
+/* Exchanges the slot's block for one that another worker left, or for none. Both go on being
+ * counted. */
 static void mail(struct worker *w, struct slot *slot)
 {
     size_t at = random_below(&w->random, MAIL);
@@ -283,7 +283,7 @@ static void resize(struct worker *w, struct slot *slot)
     put(w, slot, block, block == slot->block ? slot->alignment : 1);
 }
 
-/* Which slot is next, and whether it is to become empty. */
+/* The next slot, and whether its block is to be freed only. */
 static struct slot *next_slot(struct worker *w, bool *empty)
 {
     size_t slots = w->stage->pattern.slots, at;
@@ -376,7 +376,7 @@ static void run_round(struct stage *stage)
 
 /* ---- the search */
 
-static double worst; /* footprint over its bound, of all patterns so far */
+static double worst; /* the largest footprint so far, divided by its bound */
 
 static void free_all(struct stage *stage)
 {
@@ -403,7 +403,8 @@ static void expect_bounded(struct stage *stage, size_t first_half, size_t second
     }
     if (part > worst)
         worst = part;
-    /* The first half may not have seen as much alive as the second. */
+    /* Fewer bytes may have been alive in the first half than in the second: hence the comparison
+     * with `live`. */
     bool grows =
         second_half > first_half + first_half / 4 + SLACK / 2 && second_half > live + live / 4;
     if (atomic_load(&stage->failed) != 0 || second_half > bound || grows)
@@ -421,7 +422,7 @@ static void try_pattern(struct stage *stage, uint64_t seed, size_t operations)
     stage->operations = operations / ROUNDS / stage->pattern.workers;
     stage->heap = dvsm_heap_create(&(dvsm_options){.reserve = (size_t)1 << 30});
     assert_non_null(stage->heap);
-    segment_set_retain(&stage->heap->segments, 0); /* what is kept ready has a bound of its own */
+    segment_set_retain(&stage->heap->segments, 0); /* retained memory has a bound of its own */
     for (; stage->round < ROUNDS; stage->round++) {
         run_round(stage);
         if (stage->round == ROUNDS / 2)

@@ -1,8 +1,8 @@
 /* test_heap_random.c - random calls of the public functions on a small heap.
  *
- * After every call: dvsm_check() is clean, no two live blocks overlap, the blocks hold what was
- * written, addresses are aligned, usable_size bytes are usable, and a refusal has the right errno
- * and changed nothing. Nobody touches memory that was given back.
+ * After every call: dvsm_check() finds nothing, no two live blocks overlap, the blocks hold what
+ * was written, addresses are aligned, usable_size bytes are usable, and a refused call sets the
+ * right errno and changed nothing. Memory that was given back is never touched.
  *
  *     property_heap_random [seed [operations]]
  */
@@ -25,7 +25,7 @@ enum {
     LIVE_MOST = 48,
     OPERATIONS = 1000000,
     BATCH_MOST = 12,
-    SAMPLED_FROM = 4096, /* larger blocks are looked at in places only */
+    SAMPLED_FROM = 4096, /* larger blocks are checked in places only */
     SAMPLE_STEP = 509
 };
 #define RESERVE ((size_t)24 << 20)
@@ -60,7 +60,7 @@ static void fill(struct block *b)
         b->at[b->bytes - 1] = b->fill;
 }
 
-/* Whether the first `bytes` are as they were written; `step` as when they were. */
+/* Checks that the first `bytes` are as they were written, at the places that were written. */
 static void check_contents(const struct block *b, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += step_of(b->bytes))
@@ -90,7 +90,7 @@ static void add(struct run *r, void *at, size_t wanted, size_t alignment)
     fill(&r->live[r->count++]);
 }
 
-/* Adds what an allocating call returned, or sees that it was refused properly. */
+/* Adds the block that a call returned, or checks that the call was refused properly. */
 static void add_or_refused(struct run *r, void *at, size_t wanted, size_t alignment)
 {
     if (at != NULL) {

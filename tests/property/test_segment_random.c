@@ -1,7 +1,7 @@
-/* test_segment_random.c - random operations on granule maps against an array of granules.
+/* test_segment_random.c - random operations on granule maps, compared with an array of granules.
  *
- * The model knows of each granule who has it and whether it has memory, finds runs by looking at
- * all of them, and follows the rules of segment.h for what is retained and released. After each
+ * The array is the model: it knows each granule's owner and whether the granule has memory, finds
+ * runs by a scan, and follows the rules of segment.h for what is retained and released. After each
  * operation the map must have done exactly what the model did, and be sound.
  *
  * Modes: default
@@ -93,7 +93,7 @@ static size_t holes_of(const struct model *m)
     return n;
 }
 
-/* Granules that the limit counts less for the holes that are left. */
+/* How many granules the limit does not count, for the holes that are left. */
 static size_t missing(const struct model *m, size_t filled)
 {
     return (holes_of(m) - filled) / m->b->pages;
@@ -108,7 +108,7 @@ static size_t committed(const struct model *m)
     return n;
 }
 
-/* From the highest on, but not from `but`. */
+/* Releases retained granules, the highest ones first, but none of those at `but`. */
 static void model_release(struct model *m, size_t count, size_t but, size_t but_count)
 {
     for (size_t i = m->granules; i-- > 0 && count > 0;) {
@@ -119,8 +119,8 @@ static void model_release(struct model *m, size_t count, size_t but, size_t but_
     }
 }
 
-/* Where a run with room behind it goes, and behind a large block that is before it; the granule
- * after its first one begins at a multiple of the alignment. */
+/* The place for a run with `room` behind it; with as much before it, too, if a large block is
+ * there. The granule after its first one begins at a multiple of the alignment. */
 static size_t lowest_place(const struct model *m, size_t n, size_t room, size_t alignment)
 {
     size_t slack = alignment > 1 ? alignment - 1 : 0;
@@ -139,7 +139,7 @@ static size_t lowest_place(const struct model *m, size_t n, size_t room, size_t 
     return first;
 }
 
-/* Whether the model can take the run; `release_fails`: the backend's next release. */
+/* Takes the run, if the model can; `release_fails`: the backend's next release does. */
 static bool model_take(struct model *m, size_t first, size_t n, segment_owner_id owner,
                        enum run_kind kind, bool release_fails)
 {
@@ -167,7 +167,7 @@ static void model_commit(struct model *m, size_t first, size_t n, enum run_kind 
         m->granule[first].what = BLOCK_START;
 }
 
-/* Where the row of granules with (or without) memory that begins at `first` ends. */
+/* The end of the row of granules that begins at `first`, all with memory or all without. */
 static size_t row_end(const struct model *m, size_t first, size_t end)
 {
     size_t i = first;
@@ -177,7 +177,7 @@ static size_t row_end(const struct model *m, size_t first, size_t end)
     return i;
 }
 
-/* The backend's k-th commit fails; a call is made for each row of granules without memory. */
+/* Commits until the backend's k-th call fails; each row of granules without memory is one call. */
 static void model_commit_until(struct model *m, size_t first, size_t n, size_t k)
 {
     for (size_t i = first, next; i < first + n; i = next) {
@@ -211,13 +211,14 @@ static void model_give(struct model *m, size_t first, size_t n, bool release_fai
         if (!release_fails)
             for (size_t j = i; j < next; j++)
                 m->granule[j].memory = 0;
-        release_fails = false; /* only the first row stays */
+        release_fails = false; /* only the first row keeps its memory */
     }
 }
 
 /* ---- the comparison -------------------------------------------------------------------------- */
 
-/* A run of segments, in pieces as long as there are holes: from its start on, or from its end. */
+/* Gives a run back. A run of segments goes in pieces while there are holes, from its start or
+ * from its end on. */
 static void model_give_holed(struct model *m, size_t first, size_t n, bool from_end)
 {
     while (n > HOLED_MOST && m->granule[first].what == SEGMENTS && holes_of(m) != 0) {
@@ -316,7 +317,8 @@ static void commit_taken(struct model *m, struct random_source *random, size_t f
     give_pending(m, random_once_in(random, 4));
 }
 
-/* A run of kind RUN_LARGE_TAIL that continues no block is what a dead process may leave. */
+/* Takes a random run. One of kind RUN_LARGE_TAIL that continues no block is what a dead process
+ * may leave. */
 static void take_random(struct model *m, struct random_source *random)
 {
     struct granule_backend *b = m->b;
@@ -353,7 +355,8 @@ static void take_random(struct model *m, struct random_source *random)
     commit_taken(m, random, first, n, kind);
 }
 
-/* Some granules around a random one that are what one owner has: a block, or a part of segments. */
+/* Some granules around a random one that belong together: a block, or a part of one owner's
+ * segments. */
 static size_t random_taken(const struct model *m, struct random_source *random, size_t *n)
 {
     size_t first = random_below(random, m->granules);
@@ -390,7 +393,7 @@ static void give_random(struct model *m, struct random_source *random)
     size_t keep = 1 + random_below(random, n - lead);
 
     if (m->granule[first].what == BLOCK_START) {
-        keep += lead; /* blocks shrink at their end only */
+        keep += lead; /* blocks shrink only at their end */
         lead = 0;
     }
 
@@ -406,7 +409,7 @@ static void give_random(struct model *m, struct random_source *random)
     assert_int_equal(pending_of(m)->bytes, kept.bytes);
 }
 
-/* Pages from somewhere in a segment to somewhere in the same. */
+/* The first of some random pages that all lie in one segment; their number in `n`. */
 static size_t random_pages(struct model *m, struct random_source *random, size_t *n)
 {
     size_t granules, first = random_taken(m, random, &granules);
@@ -432,7 +435,7 @@ static unsigned *holes_around(struct model *m, size_t page, unsigned *bit)
     return &m->granule[page / m->b->pages].holes;
 }
 
-/* How many of the pages are holes, or are none. */
+/* How many of the pages are holes; with `holes` false, how many are not. */
 static size_t count_pages(struct model *m, size_t first, size_t n, bool holes)
 {
     size_t count = 0;
@@ -466,7 +469,7 @@ static void punch_random(struct model *m, struct random_source *random)
     if (first == NO_GRANULE)
         return;
     size_t expected = fails ? 0 : count_pages(m, first, n, false);
-    /* Parts of pages at both ends stay. */
+    /* Incomplete pages at both ends are not punched. */
     char *start = page_address(m, first) - (first > 0 ? random_below(random, page) : 0);
     char *end = page_address(m, first + n) + random_below(random, page);
 
@@ -477,7 +480,7 @@ static void punch_random(struct model *m, struct random_source *random)
         model_set_holes(m, first, n, true);
 }
 
-/* All of them or, where no memory comes, none. */
+/* Fills all holes among the pages or, if there is no memory, none. */
 static void fill_random(struct model *m, struct random_source *random)
 {
     size_t n, first = random_pages(m, random, &n);
@@ -489,7 +492,7 @@ static void fill_random(struct model *m, struct random_source *random)
     size_t held = committed(m) - missing(m, wanted);
     size_t excess = held > m->limit ? held - m->limit : 0;
 
-    if (excess > 0) /* what gives way depends on the steps it is done in */
+    if (excess > 0) /* which granules are released depends on the order of steps */
         return;
     m->b->commit_plan = (struct granule_plan){.at = fails ? 1 : 0, .for_good = true};
     bool filled = segment_fill(&m->b->segments, page_address(m, first) + 1,
@@ -590,7 +593,7 @@ static double seconds(void)
     return clock_ns(CLOCK_THREAD_CPUTIME_ID) * 1e-9;
 }
 
-/* The time of a take and a give at the lowest hole, in seconds. */
+/* The time of a take and a give of the free run at `hole`, in seconds. */
 static double time_of_a_pair(struct granule_backend *b, size_t hole)
 {
     enum { PAIRS = 2000, TRIES = 5 };
@@ -629,7 +632,8 @@ static void take_lowest(struct granule_backend *b, size_t n, size_t expected)
     assert_int_equal(granule_number(b, b->pending[0].start), expected);
 }
 
-/* A hole of 2 granules behind `distance` taken ones, half of them holes that are too small. */
+/* The time for a free run of 2 granules behind `distance` others, between which are free runs of
+ * one granule. */
 static double time_behind(size_t granules, size_t distance)
 {
     struct granule_backend *b = granule_backend_new(granules);
@@ -659,7 +663,7 @@ static void test_the_time_of_a_take_does_not_grow_with_the_map(void **state)
     assert_true(large < 20 * small);
 }
 
-/* Few runs all over a region of 2^44 bytes: the map's own pages are those for what was used. */
+/* Few runs all over a region of 2^44 bytes: the map has memory only for the part that was used. */
 static void test_random_runs_in_a_sparse_map(void **state)
 {
     const size_t granules = (size_t)1 << (SIZE_BITS == 64 ? 28 : 15);
