@@ -1,5 +1,5 @@
-/* support/backend_calls.h - short names for what tests of the backends do over and over. Included
- * after <cmocka.h>.
+/* support/backend_calls.h - short names for what tests of the backends do again and again. Include
+ * it after <cmocka.h>.
  */
 #ifndef DVSM_TESTS_SUPPORT_BACKEND_CALLS_H
 #define DVSM_TESTS_SUPPORT_BACKEND_CALLS_H
@@ -45,7 +45,7 @@ static inline dvsm_mapping reserved(const dvsm_backend *b, size_t bytes)
     return m;
 }
 
-/* Pages of the range that have memory behind them. */
+/* How many bytes of the range have memory behind them, in whole pages. */
 static inline size_t resident(const dvsm_mapping *m, size_t offset, size_t bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -59,7 +59,7 @@ static inline size_t resident(const dvsm_mapping *m, size_t offset, size_t bytes
     return pages * page;
 }
 
-/* With each backend of the library; no descriptor is left open. */
+/* Runs a test with each backend of the library; no descriptor may stay open. */
 typedef void (*backend_test)(const dvsm_backend *b);
 
 static inline void with_each_backend(backend_test test)
@@ -77,7 +77,7 @@ static inline void with_each_backend(backend_test test)
     }
 }
 
-/* As the program found them: kept before a test replaces some. */
+/* The kernel's calls as the program found them, before a test replaces some. */
 static struct shm_kernel real_kernel;
 
 static inline int restore_kernel(void **state)

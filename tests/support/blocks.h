@@ -1,5 +1,5 @@
-/* support/blocks.h - what tests of the public functions say of blocks and of the default heap.
- * Included after <cmocka.h>.
+/* support/blocks.h - what tests of the public functions expect of blocks and of the default heap.
+ * Include it after <cmocka.h>.
  */
 #ifndef DVSM_TESTS_SUPPORT_BLOCKS_H
 #define DVSM_TESTS_SUPPORT_BLOCKS_H
@@ -35,7 +35,7 @@ static inline int check_after(void **state)
                : -1;
 }
 
-/* That the expression is NULL and sets errno. */
+/* Expects that the expression is NULL and sets errno. */
 #define assert_fails(expression, error)                                                            \
     do {                                                                                           \
         errno = 0;                                                                                 \
@@ -48,7 +48,7 @@ static inline void assert_aligned(const void *block, size_t alignment)
     assert_int_equal((uintptr_t)block & (alignment - 1), 0);
 }
 
-/* That the block is there, aligned, of that many bytes at least, and all of them can be written. */
+/* Expects a block: not NULL, aligned, of at least that many bytes, all of which can be written. */
 static inline void *assert_block(void *block, size_t size)
 {
     assert_non_null(block);

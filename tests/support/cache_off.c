@@ -1,8 +1,8 @@
-/* cache_off.c - DVSM_TEST_CACHE=0: heaps that tests create have no cache unless a test says how
- * much.
+/* cache_off.c - DVSM_TEST_CACHE=0: heaps that tests create have no cache unless a test sets its
+ * size.
  *
- * The suite runs once more in this mode (tests/CMakeLists.txt). The linker leads the tests' calls
- * of dvsm_heap_create() here (--wrap).
+ * The suite also runs in this mode (tests/CMakeLists.txt). The linker directs the tests' calls of
+ * dvsm_heap_create() to this file (--wrap).
  */
 #include <stdint.h>
 #include <stdlib.h>

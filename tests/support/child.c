@@ -1,4 +1,4 @@
-/* child.c - forking, and bringing home what gcov counted in the child. */
+/* child.c - forking, and saving what gcov counted in the child. */
 #define _GNU_SOURCE
 #include "support/child.h"
 
@@ -22,7 +22,7 @@ static void keep_coverage(void)
 }
 #endif
 
-/* The handler returns, and abort() then ends the process as it would have. */
+/* Saves the counts at abort(): the handler returns, and abort() then ends the process as usual. */
 static void keep_coverage_of_abort(int number)
 {
     (void)number;
@@ -87,7 +87,7 @@ static void read_all(int fd, char *text, size_t bytes)
     while (length + 1 < bytes && (n = read(fd, text + length, bytes - 1 - length)) > 0)
         length += (size_t)n;
     text[length] = '\0';
-    /* What does not fit is read too: the child must not hang in its write. */
+    /* Reads what does not fit, too: otherwise the child would hang in its write. */
     while (read(fd, rest, sizeof rest) > 0)
         continue;
 }

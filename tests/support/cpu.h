@@ -6,10 +6,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* From now on that one only; false: it is not to be had. */
+/* Binds the thread to that CPU; false: it cannot run there. */
 bool cpu_go_to(size_t cpu);
 
-/* A CMocka set-up: from now on the one that the thread is on. */
+/* A CMocka set-up: binds the thread to the CPU that it is on. */
 int cpu_stay(void **state);
 
 #endif

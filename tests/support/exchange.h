@@ -12,12 +12,12 @@ struct exchange {
     void **block; /* that many, each NULL or a block of the heap */
     unsigned blocks;
     unsigned random; /* the state of a generator */
-    double bar_ms;   /* what takes longer is slow */
+    double bar_ms;   /* an exchange that takes longer is slow */
     double longest;  /* ms */
     unsigned calls, slow;
 };
 
-/* From 40 bytes to 300,000. */
+/* A size from 40 to 300,000 bytes. */
 size_t exchange_size(unsigned i);
 
 /* Frees one of the blocks and allocates another in its place; false: there is no memory. */

@@ -14,7 +14,7 @@ static struct failing_backend *wrapper(const dvsm_backend *self)
     return (struct failing_backend *)(uintptr_t)self; /* its first member */
 }
 
-/* Counts the call; the error it shall fail with, or 0. */
+/* Counts the call; returns the error that it is to fail with, or 0. */
 static int planned_error(struct failing_backend *f, enum failing_call kind)
 {
     struct failing_plan *plan = &f->plan[kind];
@@ -24,7 +24,7 @@ static int planned_error(struct failing_backend *f, enum failing_call kind)
     if (fail_at == 0 || number < fail_at || (number > fail_at && !atomic_load(&plan->for_good)))
         return 0;
     atomic_fetch_add(&plan->failures, 1);
-    errno = EFAULT; /* what counts is what is returned */
+    errno = EFAULT; /* callers must use the returned error */
     return atomic_load(&plan->error);
 }
 

@@ -1,12 +1,12 @@
-/* support/failing_backend.h - a backend around another whose calls fail when a test says so.
+/* support/failing_backend.h - a backend around another one; its calls fail when a test says so.
  *
  *     struct failing_backend *f = failing_backend_new(&dvsm_backend_memfd);
  *     failing_backend_fail(f, FAILING_COMMIT, 3, ENOMEM, false);     the third commit from now on
  *     dvsm_heap_create(&(dvsm_options){.backend = &f->backend, ...});
  *
- * A call that fails does nothing but to leave another errno than the error it returns. The counts
- * are shared with children forked later. Each range handed over is held against the contract of
- * dvsm/backend.h; `misuses` counts what is outside it.
+ * A call that fails does nothing, except that it sets errno to something else than the error that
+ * it returns. The counts are shared with children forked later. Each range is checked against the
+ * contract of dvsm/backend.h; `misuses` counts violations.
  */
 #ifndef DVSM_TESTS_SUPPORT_FAILING_BACKEND_H
 #define DVSM_TESTS_SUPPORT_FAILING_BACKEND_H
@@ -27,14 +27,14 @@ enum failing_call {
 
 struct failing_plan {
     atomic_ulong calls;    /* made since the last failing_backend_reset() */
-    atomic_ulong failures; /* of them */
+    atomic_ulong failures; /* calls that failed */
     atomic_ulong fail_at;  /* the call, by number, that fails; 0: none */
-    atomic_bool for_good;  /* and every later one */
+    atomic_bool for_good;  /* every later call fails, too */
     atomic_int error;
 };
 
 struct failing_backend {
-    dvsm_backend backend; /* hand over a pointer to this */
+    dvsm_backend backend; /* pass a pointer to this */
     const dvsm_backend *inner;
     struct failing_plan plan[FAILING_KINDS];
     atomic_size_t mapped;    /* bytes reserved and not unmapped, all processes */

@@ -12,7 +12,7 @@
 
 #include "segment/segment_map.h"
 
-/* Granule aligned, and never mapped by anything. */
+/* An address at a multiple of the granule size where nothing is ever mapped. */
 #define NOWHERE ((uintptr_t)1 << (SIZE_BITS == 64 ? 45 : 28))
 
 static struct granule_backend *account(const dvsm_backend *self)
@@ -177,7 +177,7 @@ size_t granules_with_memory(const struct granule_backend *b)
     return b->with_memory / b->pages;
 }
 
-/* The pages of a granule that have memory. */
+/* How many pages of a granule have memory. */
 static size_t count_pages(const struct granule_backend *b, size_t granule)
 {
     size_t count = 0;
@@ -192,7 +192,7 @@ bool granule_has_memory(const struct granule_backend *b, size_t granule)
     return count_pages(b, granule) == b->pages;
 }
 
-/* Bits as a granule's word has them: pages without memory. */
+/* The granule's pages without memory, as bits like those in its word. */
 static word holes_of(const struct granule_backend *b, size_t granule)
 {
     word holes = 0;
@@ -214,7 +214,7 @@ int granule_backend_check(struct granule_backend *b)
         word missing = holes_of(b, i);
         bool right = memory == (pages == 0 ? 0 : COMMITTED | missing);
 
-        /* A granule of holes only; and what the dead were filling may have come already. */
+        /* A granule may consist of holes only; and a dead process may already have filled some. */
         right |= memory == (COMMITTED | missing) ||
                  (b->forgiving && (memory & COMMITTED) != 0 && (missing & ~memory) == 0);
         check_that(&check, right, "granule %zu: %zu pages of %zu have memory, but its word is %#zx",

@@ -1,5 +1,5 @@
-/* support/granule_calls.h - short names for what tests of the granule map do over and over, each
- * with the map's check after it. Included after <cmocka.h>.
+/* support/granule_calls.h - short names for what tests of the granule map do again and again; each
+ * checks the map afterwards. Include it after <cmocka.h>.
  */
 #ifndef DVSM_TESTS_SUPPORT_GRANULE_CALLS_H
 #define DVSM_TESTS_SUPPORT_GRANULE_CALLS_H
@@ -9,7 +9,7 @@
 
 static const struct run nothing;
 
-/* A map of 100 granules is what most tests need. */
+/* Makes a map of 100 granules, which most tests use. */
 static inline int make_map(void **state)
 {
     *state = granule_backend_new(100);

@@ -1,4 +1,4 @@
-/* support/growing_arena.h - an arena over a real granule map, whose source fails when a test says
+/* support/growing_arena.h - an arena over a real granule map; its source fails when a test says
  * so.
  *
  *     struct growing_arena *g = growing_arena_new(granules);
@@ -24,7 +24,8 @@ enum source_call {
 enum { GROWING_ARENA_ID = 1, GROWING_HOLDER_ID = 2 };
 
 struct growing_arena {
-    struct arena_source source; /* hands over to `region`; first, so that it leads to the whole */
+    /* Passes calls on to `region`; first, so that a pointer to it leads to the whole. */
+    struct arena_source source;
     struct region_source region;
     struct segments segments;
     const dvsm_backend *backend;
@@ -32,27 +33,28 @@ struct growing_arena {
     char *granules; /* the first one; at a multiple of 64 MiB */
     struct arena *arena;
     unsigned long calls[SOURCE_CALLS];
-    unsigned long fail_at[SOURCE_CALLS]; /* calls yet to come, the last of which fails; 0: none */
+    unsigned long fail_at[SOURCE_CALLS]; /* how many calls from now the failing one is; 0: none */
     size_t gives;
 };
 
-/* Aborts the test where the system has no room. Its memory is anonymous, or what the backend
- * gives. */
+/* The arena's memory is anonymous, or what the backend gives. Aborts the test if the system has
+ * no room. */
 struct growing_arena *growing_arena_new(size_t granules);
 struct growing_arena *growing_arena_new_over(size_t granules, const dvsm_backend *backend);
 void growing_arena_delete(struct growing_arena *g);
 
 struct arena_call growing_arena_call(struct growing_arena *g);
 
-/* The k-th call of that kind from now on (1: the next) fails; 0: none does any more. */
+/* The k-th call of that kind from now on (1: the next) fails; with k = 0 none fails any more. */
 void growing_arena_fail(struct growing_arena *g, enum source_call kind, unsigned long k);
 
-/* Somebody else takes the lowest free run of so many granules, and gives it back. */
+/* Takes the lowest free run of so many granules for somebody else; growing_arena_unhold() gives
+ * it back. */
 struct run growing_arena_hold(struct growing_arena *g, size_t granules);
 void growing_arena_unhold(struct growing_arena *g, struct run run);
 
-/* arena_check() and segment_check(), reports on stderr; and that the map gives the arena just what
- * it counts as its own. Returns the number of violations. */
+/* arena_check() and segment_check(), with their reports on stderr; also checks that what the map
+ * gives the arena is what the arena counts. Returns the number of violations. */
 int growing_arena_check(struct growing_arena *g);
 
 #endif

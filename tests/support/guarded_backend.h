@@ -1,7 +1,7 @@
 /* support/guarded_backend.h - memfd memory that cannot be touched once it was released.
  *
- * Whoever reads or writes what was given back, before it is committed again, dies of SIGSEGV. What
- * was never committed is not guarded. For tests of one process: protection is not shared.
+ * Reading or writing what was given back, before it is committed again, ends in SIGSEGV. What was
+ * never committed is not guarded. It serves tests of one process only: protection is not shared.
  */
 #ifndef DVSM_TESTS_SUPPORT_GUARDED_BACKEND_H
 #define DVSM_TESTS_SUPPORT_GUARDED_BACKEND_H

@@ -2,7 +2,8 @@
  *
  *     property_segment_random [seed [operations]]
  *
- * or DVSM_TEST_SEED and DVSM_TEST_OPERATIONS; else a seed from the clock. Either is printed.
+ * The environment may give them, too: DVSM_TEST_SEED, DVSM_TEST_OPERATIONS. Without either the seed
+ * comes from the clock. The seed is always printed.
  */
 #ifndef DVSM_TESTS_SUPPORT_RANDOM_H
 #define DVSM_TESTS_SUPPORT_RANDOM_H
@@ -20,19 +21,19 @@ struct random_run {
     unsigned long operations;
 };
 
-/* What the command line, the environment or the default says; prints it on stdout. Sanitizers make
- * everything slow: pass what suits an ordinary build. */
+/* What the command line, the environment or the default says; prints it on stdout. Pass a number
+ * of operations for an ordinary build: sanitizers make everything slow, and get fewer. */
 struct random_run random_run_from(int argc, char **argv, unsigned long operations);
 
 uint64_t random_next(struct random_source *random);
 
-/* Below n, which is not 0. */
+/* A number below n, which is not 0. */
 size_t random_below(struct random_source *random, size_t n);
 
 /* True once in n times. */
 bool random_once_in(struct random_source *random, size_t n);
 
-/* From 1 to `most`; each doubling as likely as the next. */
+/* A size from 1 to `most`; each power of two is as likely as the next. */
 size_t random_size(struct random_source *random, size_t most);
 
 #endif

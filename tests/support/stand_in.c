@@ -29,7 +29,7 @@ intptr_t stand_in_offset(void)
 bool stand_in_be_on(unsigned cpu)
 {
     area.cpu_id = area.cpu_id_start = cpu;
-    lane_choice.left = 0; /* locked lanes: it asks again */
+    lane_choice.left = 0; /* for locked lanes: the next call asks again which CPU this is */
     return cpu_go_to(cpu);
 }
 
@@ -45,7 +45,7 @@ struct dvsm_heap *stand_in_heap(enum lane_mode mode, const dvsm_options *options
     }
     struct cache *cache = &heap->cache;
 
-    /* As cache_open() leaves it, whatever the mode the heap was made in. */
+    /* Sets the mode that cache_open() would set, whatever mode the heap was made in. */
     heap->region->cache.mode = mode == LANES_LOCKED ? LANES_LOCKED : LANES_SEQUENCES;
     lane_view_close(&cache->view);
     cache->view.rseq = stand_in_offset();

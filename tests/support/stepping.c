@@ -16,7 +16,8 @@
 
 #if defined __x86_64__ && defined __linux__
 
-/* The work is between these; two bodies, so that they stay two functions. */
+/* The stepped work lies between calls of these two. Their bodies differ, so that the compiler
+ * does not merge them. */
 static volatile int mark;
 
 static __attribute__((noinline)) void begins(void)
@@ -63,7 +64,7 @@ uintptr_t stepping_peek(const struct stepped *s, uintptr_t address)
     return (uintptr_t)ptrace(PTRACE_PEEKDATA, s->child, (void *)address, NULL);
 }
 
-/* False: it has ended, or was stopped by a signal, which it is then stopped with for good. */
+/* One step; false: the child has ended, or a signal has stopped it, for good. */
 static bool step(const struct stepped *s)
 {
     int status;
