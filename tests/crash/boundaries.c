@@ -1,8 +1,8 @@
 /* boundaries.c - a worker dies at every boundary between two instructions of its calls.
  *
- * The tracer steps it. Whenever a shared byte, or the worker's list of locks, is not what it was:
- * the region is saved, the kernel's part in the death done to it, and the tracer survives: see
- * survive.h. Then all is put back, and the worker goes on.
+ * The tracer steps the worker. Whenever a shared byte or the worker's list of locks has changed,
+ * the tracer saves the region, does to it what the kernel does when the worker dies, and acts as
+ * the survivor (survive.h). Then it puts the region back, and the worker goes on.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -40,7 +40,7 @@ static void count_state(uint64_t hash)
     states_distinct++;
 }
 
-/* ---- others than the worker */
+/* ---- processes besides the worker */
 
 static struct tracee holder;
 
@@ -52,7 +52,7 @@ static void holder_start(const struct scenario *scenario)
     tracee_step(&holder);
 }
 
-/* Whoever waits for the holder goes on when that is dead. */
+/* A worker that waits for the holder goes on when the holder is dead. */
 static void end_waiting(struct tracee *t)
 {
     if (t->waits)
@@ -60,7 +60,7 @@ static void end_waiting(struct tracee *t)
     t->waits = false;
 }
 
-/* The worker before that one: what it leaves is where the scenario begins. */
+/* An earlier worker dies first: the scenario begins with what it leaves. */
 static void die_before(const struct scenario *scenario)
 {
     struct tracee t;
@@ -99,7 +99,7 @@ static bool is_new_state(struct tracee *t, struct image *image)
 
 typedef void (*at_death)(struct tracee *t, struct image *image, size_t state);
 
-/* Of the states of a run, the one that matters; ALL: each. */
+/* The state of a run that matters; ALL: each. */
 static size_t victim_state;
 enum { ALL = -1, NONE = -2 };
 
@@ -108,8 +108,8 @@ static bool matters(size_t state)
     return victim_state == (size_t)ALL || victim_state == state;
 }
 
-/* Calls `visit` at each state that matters; the region is afterwards as before. How many there
- * were. */
+/* Calls `visit` at each state that matters; afterwards the region is as before. Returns how many
+ * states there were. */
 static size_t at_every_state(struct tracee *t, struct image *image, at_death visit)
 {
     size_t states = 0;
@@ -183,7 +183,7 @@ static bool wanted(const struct budget *budget, const struct scenario *scenario)
 
 /* ---- a heap's creator, and its end */
 
-static char made_name[40]; /* of its own in each run: two may be at work side by side */
+static char made_name[40]; /* a different one in each run: two may run side by side */
 
 static void act_make(void)
 {
@@ -199,7 +199,8 @@ static void act_make(void)
     call_leave();
 }
 
-/* The name may be left, and can be removed; a heap of that name can be made then, and works. */
+/* The dead maker may leave the name. It can be removed; then a heap of that name can be made,
+ * and works. */
 static void make_again(void)
 {
     struct dvsm_heap *there = the_heap;
@@ -217,14 +218,15 @@ static void make_again(void)
     survive(CHECK_FIRST);
 }
 
-/* Kills the maker at its step `last`, or at its end. */
+/* Kills the maker at its step `last`; sets `ended` if it had ended before. */
 static void make_and_die(size_t last, bool *ended)
 {
     struct tracee t;
 
     dvsm_heap_unlink(made_name);
     tracee_start(&t, 0, act_make);
-    t.tried = true; /* a sample stands for all: nobody else has anything there yet */
+    /* Counted as tried, though only a sample is: nobody else has anything in the heap yet. */
+    t.tried = true;
     while (t.steps < last && tracee_step(&t) != STEP_ENDED) {
         place.step = t.steps;
         place.at = t.at;
@@ -233,7 +235,7 @@ static void make_and_die(size_t last, bool *ended)
     tracee_kill(&t);
 }
 
-/* At some of its instructions, from the first to the last. */
+/* Kills makers of a heap at some of their instructions, from the first to the last. */
 static void run_creation(uint64_t seed, size_t stride)
 {
     struct random_source random = {seed};
@@ -250,7 +252,7 @@ static void run_creation(uint64_t seed, size_t stride)
     }
     dvsm_heap_unlink(made_name);
     scenario_end();
-    boundaries_visited = visited; /* not all of them were died at */
+    boundaries_visited = visited; /* deaths were tried at some of them only */
     printf("  %-20s %7zu makers killed\n", "creation", tried);
 }
 
@@ -263,7 +265,7 @@ int run_boundaries(const struct budget *budget)
     for (size_t i = 0; i < scenario_count; i++) {
         bool random = strncmp(scenarios[i].name, "random", 6) == 0;
 
-        every_variant = budget->full && !random; /* of random states there are many, and alike */
+        every_variant = budget->full && !random; /* random states are many and alike */
         for (size_t round = 0; round < (random ? rounds : 1); round++) {
             size_t visited = boundaries_visited, states = states_checked;
 
@@ -284,7 +286,7 @@ int run_boundaries(const struct budget *budget)
 
 /* ---- really killed */
 
-/* The region as the simulation has left it is held against what the kernel makes of it. */
+/* Really kills the worker, and compares what the kernel leaves with what the simulation left. */
 static void kill_here(struct tracee *t, struct image *image, size_t state)
 {
     struct image simulated = {0};
@@ -341,12 +343,13 @@ int run_real(const struct budget *budget)
 
 /* ---- the survivor dies, too */
 
-/* What the survivor does once it has recovered is what workers do. */
+/* Once it has recovered, the survivor does only what workers do: steps beyond these are not
+ * tried. */
 enum { RECOVERY_STEPS = 2000 };
 
 static size_t recovery_boundaries, recovery_states;
 
-/* At every state of the survivor's work; the first dead stays dead. */
+/* Kills the survivor at every state of its work; the first worker stays dead. */
 static void die_in_recovery(struct tracee *t, struct image *image, size_t state)
 {
     static struct ledger saved;

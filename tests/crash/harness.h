@@ -4,16 +4,16 @@
  *     ledger.c     the calls that workers make, and which blocks are known to be whose
  *     tracee.c     workers stepped instruction by instruction; what the kernel does when they die
  *     survive.c    what a survivor does with a heap whose users died, and what must hold then
- *     scenarios*.c what workers do, by what it is about
- *     boundaries.c death at every boundary, really killed, and during recovery
+ *     scenarios*.c what workers do, by subject
+ *     boundaries.c death at every boundary, real kills, and death during recovery
  *     interleave.c two or three workers stepped in turn
  *     storm.c      many processes and threads, killed at random
  *     plants.c     faults planted in the library, all to be found
- *     main.c       which of these
+ *     main.c       chooses which of these runs
  *
- * The process that traces is the survivor, too: it shares the region, and what it does to it is
- * undone by putting an image back. The first thing found wrong ends the program with a line that
- * says where.
+ * The process that traces is also the survivor: it shares the region, and what it does to it is
+ * undone by putting an image back. The first violation ends the program with a line that says where
+ * it is.
  */
 #ifndef DVSM_TESTS_CRASH_HARNESS_H
 #define DVSM_TESTS_CRASH_HARNESS_H
@@ -26,7 +26,7 @@
 #include "heap/fast.h"
 #include "support/random.h"
 
-/* Where we are, for messages. */
+/* Where the harness is, for messages. */
 struct place {
     const char *part, *scenario;
     uint64_t seed;
@@ -37,15 +37,15 @@ struct place {
 };
 extern struct place place;
 
-/* Set to 0 where alarm() is: how many were let pass since. */
+/* How many alarms have passed since alarm() was last called, which also sets this to 0. */
 extern unsigned alarms;
 
-/* Says what is wrong and where, and ends the program: 1. */
+/* Says what is wrong and where, and ends the program with status 1. */
 _Noreturn void violation(const char *format, ...) PRINTF_LIKE(1, 2);
-/* The harness itself cannot go on: 2. */
+/* Says why the harness itself cannot go on, and ends the program with status 2. */
 _Noreturn void give_up(const char *format, ...) PRINTF_LIKE(1, 2);
 
-/* The heap that all of it is about; the default heap at the same time. */
+/* The heap that is tested, which is also the default heap. */
 extern struct dvsm_heap *the_heap;
 
 struct scenario {
@@ -54,31 +54,31 @@ struct scenario {
     void (*prepare)(void); /* by the survivor, not stepped */
     void (*act)(void);     /* by the worker */
     bool failing;          /* the backend fails when the worker begins */
-    bool looks;            /* many steps that change nothing: not for samples */
+    bool looks;            /* many steps change nothing: left out of samples */
     void (*hold)(
         void); /* another process does this meanwhile, and dies when the worker does or, if that
                            waits for it, before */
-    /* An earlier worker did this, and was killed as soon as that was true. */
+    /* An earlier worker does this, and is killed as soon as died_when() is true. */
     void (*act_before)(void);
     bool (*died_when)(void);
 };
 extern const struct scenario scenarios[];
 extern const size_t scenario_count;
 
-/* scenarios_calls.c: so many random calls on the worker's own slots. */
+/* scenarios_calls.c: makes so many random calls on the worker's own slots. */
 void act_some(size_t calls);
 
-/* What a survivor does whose own death is tried, by variant. */
+/* What a survivor does while its own death is tried, by variant. */
 void act_as_survivor(void);
 
-/* Makes the scenario's heap and prepares it; its end. */
+/* Makes the scenario's heap and prepares it; ends the scenario. */
 void scenario_begin(const struct scenario *scenario, uint64_t seed);
 void scenario_end(void);
 
-/* Random numbers of whoever acts. */
+/* Random numbers for the process that acts. */
 extern struct random_source dice;
 
-/* The thread's rseq area as long as it is stepped: sequences are plain code then, on this CPU. */
+/* The thread's rseq area while it is stepped: sequences are plain code then, on this CPU. */
 struct standin {
     uint32_t cpu_id_start, cpu_id;
     uint64_t rseq_cs;

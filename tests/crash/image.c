@@ -72,7 +72,8 @@ bool image_differs(const struct image *image)
     return false;
 }
 
-/* FNV-1a over words, then the page's number: pages are added up, so order must be in the hash. */
+/* FNV-1a over the page's words and its number. The pages' hashes are added up: hence the number
+ * must be part of each. */
 static uint64_t hash_page(const char *page, size_t number)
 {
     const uint64_t *bits = (const uint64_t *)(const void *)page;

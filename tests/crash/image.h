@@ -1,11 +1,11 @@
 /* image.h - a copy of a heap's region: saved, compared with, put back.
  *
- * Only pages that the region's file has are looked at: reading a hole would put a page there. What
- * has no page counts as zeros. The list of what there is must be refreshed after anything that may
- * have given or taken pages (a system call of a tracee).
+ * Only pages that the region's file has are read: reading a hole would put a page there. A missing
+ * page counts as zeros. The list of pages must be refreshed after anything that may have added or
+ * removed pages (a system call of a tracee).
  *
  *     image_open      makes an empty copy of that mapping's size
- *     image_refresh   looks which pages there are now
+ *     image_refresh   finds out which pages there are now
  *     image_differs   whether any byte is not as saved
  *     image_save      makes the copy like the region
  *     image_restore   makes the region like the copy
@@ -30,7 +30,7 @@ struct image {
     char *copy;             /* zeros where the region had no page */
     unsigned char *present; /* by page: the region had one */
     uint64_t *page_hash;    /* by page: 0 for a page of zeros */
-    uint64_t hash;          /* of the whole: all pages' together */
+    uint64_t hash;          /* of all pages together */
     struct extent now[EXTENTS_MOST];
     size_t extents;
 };

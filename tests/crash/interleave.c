@@ -1,8 +1,8 @@
-/* interleave.c - two or three workers stepped in turn, as dice say, until one is killed; the others
+/* interleave.c - two or three workers are stepped in random turns until one is killed; the others
  * go on for a while, and die, too.
  *
- * They share one CPU's lane, or move between lanes: whenever another gets its turn, a worker inside
- * a restartable sequence is sent to where it is aborted to, as the kernel would. Each schedule has
+ * They share one CPU's lane, or move between lanes. When another worker gets its turn, a worker
+ * inside a restartable sequence is sent to the abort address, as by the kernel. Each schedule has
  * its own seed; a failure prints it, and `seed=` with that number repeats it first.
  */
 #define _GNU_SOURCE
@@ -62,7 +62,8 @@ static struct tracee *pick(struct tracee *t, size_t count, struct random_source 
     return picked;
 }
 
-/* Its turn ends early when it finds a lock taken. How many steps it made. */
+/* Steps the worker at most `most` times, or until it finds a lock taken; returns the number of
+ * steps. */
 static size_t take_turn(struct tracee *t, struct random_source *random, size_t most)
 {
     size_t length = random_size(random, BURST_MOST), steps = 0;
@@ -78,7 +79,7 @@ static size_t take_turn(struct tracee *t, struct random_source *random, size_t m
     return steps;
 }
 
-/* Whether somebody was killed. */
+/* Returns whether a worker was killed. */
 static bool run_schedule(struct random_source *random)
 {
     struct tracee t[TOGETHER_MOST] = {{0}};

@@ -1,4 +1,4 @@
-/* ledger.c - calls with a word before and after. */
+/* ledger.c - calls, each recorded in the ledger before and after. */
 #define _GNU_SOURCE
 #include "crash/ledger.h"
 
@@ -46,7 +46,7 @@ void call_leave(void)
     ledger->inside[ledger_me] = 0;
 }
 
-/* ---- contents: the same byte throughout, at both ends of large ones */
+/* ---- contents: the same byte throughout; large blocks have it at both ends only */
 
 static unsigned char byte_of(const struct slot *slot)
 {
@@ -251,7 +251,7 @@ void call_independent(struct slot *first, size_t count, size_t size, bool told)
         allocated(first + i, done != NULL ? blocks[i] : NULL, size);
 }
 
-/* Blocks of several sizes, and the array itself in one more slot. */
+/* Makes blocks of several sizes, and keeps their array in one more slot. */
 void call_comalloc(struct slot *first, size_t count, const size_t *sizes, bool told)
 {
     begin_allocating(first, sizes[0], count + 1, true);

@@ -1,9 +1,9 @@
 /* ledger.h - the calls that workers make, and what is known of the blocks.
  *
- * The ledger is shared, outside the region. A slot names a block; it says before and after each
- * call what the call is about, so that whoever finds the caller dead knows which blocks must be
- * there and which may be. Between two calls a worker runs freely; in one it is stepped: it says so
- * in `inside`, and stops.
+ * The ledger is in shared memory outside the region. A slot names a block. Before and after each
+ * call the worker records in it what the call does, so that a survivor knows which blocks must be
+ * there and which may be. Between two calls a worker runs freely; inside a call it is stepped: at
+ * its beginning the worker sets `inside`, and stops.
  */
 #ifndef DVSM_TESTS_CRASH_LEDGER_H
 #define DVSM_TESTS_CRASH_LEDGER_H
@@ -23,7 +23,7 @@ enum slot_state {
 
 struct slot {
     void *volatile block;
-    volatile size_t size, wanted; /* what it is filled to; RESIZING: what it is to become */
+    volatile size_t size, wanted; /* how many bytes are filled; RESIZING: how many it is to have */
     volatile enum slot_state state;
     volatile size_t extra;
     volatile bool whole; /* all of `extra` or none */
@@ -35,14 +35,14 @@ struct ledger {
 };
 extern struct ledger *ledger;
 
-/* Who this process is, and whether it is stepped. */
+/* This worker's number, and whether it is stepped. */
 extern int ledger_me;
 extern bool ledger_stepped;
 
 void ledger_open(void);
 void ledger_clear(void);
 
-/* Slots by number, of this worker's own or any; each call leaves the slot held and filled, or
+/* Slots by number: of this worker, or of all. Each call leaves the slot held and filled, or
  * empty. */
 struct slot *own_slot(size_t number);
 
@@ -87,13 +87,13 @@ enum resizing {
 void call_resize(struct slot *slot, size_t size, bool in_place);
 void call_resize_by(struct slot *slot, size_t size, enum resizing how);
 
-/* In the default heap, or told which. */
+/* In the default heap; `told`: by the function that is given the heap. */
 void call_independent(struct slot *first, size_t count, size_t size, bool told);
 void call_comalloc(struct slot *first, size_t count, const size_t *sizes, bool told);
 void call_bulk_free(struct slot *first, size_t count);
 void call_trim(void);
 
-/* Whether a block still has what its holder wrote, apart from the first `skip` bytes. */
+/* Whether a block still has what its holder wrote, except for the first `skip` bytes. */
 bool slot_intact(const struct slot *slot, size_t skip);
 
 #endif

@@ -1,7 +1,7 @@
 /* main.c - crash-harness PART [full] [locked] [seed=N] [only=SCENARIO] [cpu=N]
  *
  * Prints the seed; the same seed gives the same run. `locked`: in a heap without restartable
- * sequences. `cpu`: where a part that steps stays, if two are to run side by side.
+ * sequences. `cpu`: the CPU for parts that step, so that two can run side by side.
  */
 #define _GNU_SOURCE
 #include <inttypes.h>
@@ -58,8 +58,8 @@ _Noreturn void give_up(const char *format, ...)
     _exit(2);
 }
 
-/* Alarms since the survivor began: one may be due to a stop of the whole machine, or of this
- * process. */
+/* Alarms since the survivor began. A single one may be due to a stop of the whole machine, or of
+ * this process. */
 unsigned alarms;
 enum { ALARMS_MOST = 3, ALARM_SECONDS = 10 };
 
@@ -87,7 +87,7 @@ static void watch_signals(void)
     dvsm_set_fault_handler(on_fault);
 }
 
-/* Tracer and tracee on one CPU: a step is cheaper so, and lanes are that CPU's. */
+/* Binds tracer and tracee to one CPU: a step is cheaper so, and only that CPU's lanes are used. */
 static void stay_on_one_cpu(int wanted)
 {
     size_t cpu = (size_t)(wanted >= 0 ? wanted : sched_getcpu());
@@ -97,7 +97,7 @@ static void stay_on_one_cpu(int wanted)
     standin.cpu_id_start = standin.cpu_id = (uint32_t)cpu;
 }
 
-/* The C library registers no rseq area then. */
+/* Executes the program again without the C library's rseq area, so that lanes are locked. */
 static void run_again_locked(char **argv)
 {
     static const char tunable[] = "glibc.pthread.rseq=0";

@@ -1,4 +1,4 @@
-/* plants.c - faults planted in the library, one at a time, each to be found: the harness can fail.
+/* plants.c - faults are planted in the library, one at a time; the harness must find each.
  *
  * They are the uses of PLANTED() in src/, listed in base/plant.h. Only the harness's own build of
  * the library has them.
@@ -18,7 +18,7 @@
 static const struct plant {
     const char *what;
     int (*found_by)(const struct budget *budget); /* NULL: by run_boundaries() */
-    const char *only;                             /* the scenario that goes by it; NULL: many do */
+    const char *only;                             /* the scenario that meets it; NULL: many do */
 } plants[] = {
     [PLANT_NONE] = {.what = "(nothing: all must be well)"},
     [PLANT_COUNT_AFTER_STORE] = {.what = "the journal's count is raised after the store"},
@@ -50,7 +50,7 @@ static const struct plant {
 };
 _Static_assert(sizeof plants / sizeof *plants == PLANTS, "each fault is looked for");
 
-/* In a process of its own, whose last words are kept. 0: found nothing; 1: found. */
+/* Tries the fault in a process of its own, whose last line is kept. 0: found nothing; 1: found. */
 static int try_plant(size_t number, const struct budget *budget, char *line, size_t bytes)
 {
     int fds[2], status;

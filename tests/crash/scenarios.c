@@ -1,5 +1,5 @@
-/* scenarios.c - what workers do: each way through the allocator at least once, and at random; and
- * the heap that a scenario is about.
+/* scenarios.c - what workers do: each way through the allocator at least once, and random calls;
+ * and the heap of a scenario.
  */
 #define _GNU_SOURCE
 #include "crash/scenarios.h"

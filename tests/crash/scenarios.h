@@ -1,7 +1,6 @@
-/* scenarios.h - what scenarios are made of: the functions that scenarios.c names, by what they are
- * about. A prepare_ function is called by the survivor, not stepped; an act_ function is the
- * worker's; a hold_ function is another process's; an in_ function tells whether a worker is where
- * it is to die.
+/* scenarios.h - the functions that scenarios.c puts together, by subject. The survivor calls a
+ * prepare_ function, unstepped; the worker calls an act_ function; another process calls a hold_
+ * function; an in_ function tells whether a worker has come to where it is to die.
  */
 #ifndef DVSM_TESTS_CRASH_SCENARIOS_H
 #define DVSM_TESTS_CRASH_SCENARIOS_H
@@ -12,17 +11,17 @@
 
 enum { LARGE_SIZE = 140000, FEW = 12, MANY = 36 };
 
-/* Where a scenario has one. What it counts is not put back with the region. */
+/* The failing backend, if the scenario has one. Its counts are not put back with the region. */
 extern struct failing_backend *failing;
 
-/* Blocks of `size` bytes into `count` of the worker's slots, from `first` on. */
+/* Puts blocks of `size` bytes into `count` of the worker's slots, from `first` on. */
 static inline void hold(size_t first, size_t count, size_t size)
 {
     for (size_t i = first; i < first + count; i++)
         call_allocate(own_slot(i), size, BY_MALLOC);
 }
 
-/* Frees every `step`th of them. */
+/* Frees every `step`th of such slots' blocks. */
 static inline void drop(size_t first, size_t count, size_t step)
 {
     for (size_t i = first; i < first + count; i += step)

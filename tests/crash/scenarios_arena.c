@@ -4,7 +4,7 @@
 
 #include "crash/scenarios.h"
 
-/* Free chunks of all kinds between blocks in use: small ones, some in trees, a victim. */
+/* Makes free chunks of all kinds between blocks in use: small ones, some in trees, a victim. */
 void prepare_holes(void)
 {
     static const size_t sizes[] = {24, 40, 72, 250, 300, 800, 1500, 5000};
@@ -49,7 +49,7 @@ void prepare_segments(void)
     drop(1, 8, 1);
 }
 
-/* A large block stands between an arena's two segments. */
+/* Makes an arena with two segments, and a large block between them. */
 void prepare_two_segments(void)
 {
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 90000);
@@ -58,8 +58,8 @@ void prepare_two_segments(void)
     hold(2, 6, 30000);
 }
 
-/* Free chunks of a few pages each between blocks, a larger one, a victim and a top: all with pages
- * inside that can be given back. */
+/* Makes free chunks of a few pages each between blocks, a larger one, a victim and a top. All of
+ * them have pages inside that can be given back. */
 void prepare_pages(void)
 {
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, -1);
@@ -87,15 +87,15 @@ void prepare_no_retaining(void)
     segment_set_retain(&the_heap->segments, 0);
 }
 
-/* Two segments with a hole of two granules between them. What the second begins with is told by
- * `first`: a block in use (0), a free chunk (1), the victim (2), the top (3). */
+/* Makes two segments with two free granules between them. `first` says what the second segment
+ * begins with: a block in use (0), a free chunk (1), the victim (2), the top (3). */
 static void prepare_gap(int first)
 {
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 90000);
     hold(0, 2, 25000);
     /* All but 16 bytes, so that no free chunk is left in the first segment. */
     hold(7, 1, region_arena(the_heap->region, 0)->arena.top_size - 24);
-    hold(2, 1, 100000); /* a large block: the hole to be */
+    hold(2, 1, 100000); /* a large block, later the free granules */
     hold(3, 2, 25000);
     hold(5, 1, 2000);
     if (first == 2) {
@@ -131,8 +131,8 @@ void prepare_gap_top(void)
     prepare_gap(3);
 }
 
-/* The victim behind a block, 10, in the place of one of the two that were freed, and before 4 or
- * 7. */
+/* Two blocks are freed, and block 10 is put into the place of one of them. The victim is behind
+ * block 10, and before block 4 or 7. */
 void prepare_victim(void)
 {
     hold(0, 9, 600);
@@ -194,7 +194,7 @@ void act_grow(void)
     call_trim();
 }
 
-/* Where the first arena is taken: in another one, made for it. */
+/* The first arena is taken: another one is made, and serves. */
 void act_elsewhere(void)
 {
     hold(40, 4, 30000);
@@ -203,7 +203,8 @@ void act_elsewhere(void)
     drop(40, 14, 1);
 }
 
-/* Somebody else's granules between two segments: a segment of its own, later joined from below. */
+/* Somebody else has granules behind the segment, so that the arena makes another one, which is
+ * later joined from below. */
 void act_segments(void)
 {
     hold(20, 3, 40000);
@@ -212,7 +213,7 @@ void act_segments(void)
     call_trim();
 }
 
-/* The older segment becomes one free chunk, and goes. */
+/* The older segment becomes one free chunk, and is given back. */
 void act_unused_segment(void)
 {
     drop(0, 1, 1);
@@ -244,7 +245,8 @@ void act_lazy(void)
     drop(42, 2, 1);
 }
 
-/* Each is in the other's way until they have moved to where there is room behind them. */
+/* Two blocks grow in turns: each is in the other's way until they have moved to where there is
+ * room behind them. */
 void act_grow_by_turns(void)
 {
     for (size_t size = 2 * LARGE_SIZE; size < 5 * LARGE_SIZE; size += LARGE_SIZE / 2)
@@ -291,7 +293,7 @@ void act_close_segment(void)
     drop(0, 2, 1);
 }
 
-/* Fills the gap just so. */
+/* The new segment fills the gap exactly. */
 void act_prepend(void)
 {
     hold(40, 1, 100000);
@@ -306,7 +308,8 @@ void prepare_threshold(void)
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 40000);
 }
 
-/* As a CPU comes that was not here before, and no arena may be made for it. */
+/* No CPU has a preferred arena, as for a CPU that is new to the heap; and no other arena may be
+ * made. */
 void prepare_another_cpu(void)
 {
     hold(0, 4, 600);
@@ -322,7 +325,8 @@ void act_large_in_place(void)
     call_bulk_free(own_slot(40), 1);
 }
 
-/* A part of it, what a block behind it adds to it, and the whole. */
+/* Blocks grow into a part of the victim, into it and the free block behind it, and into all of
+ * it. */
 void act_into_victim(void)
 {
     call_resize(own_slot(10), 300, true);
@@ -334,10 +338,10 @@ void act_into_victim(void)
     call_resize(own_slot(8), 100000, false);
 }
 
-/* A block that ends where top begins: top does not suffice, and the arena grows behind it. */
+/* A block that ends at top grows by more than top has, so that the arena grows behind it. */
 void act_resize_at_top(void)
 {
-    hold(20, 3, 40000); /* so that top has room for what would be a large block */
+    hold(20, 3, 40000); /* so that top has room for a block that would otherwise be a large one */
     drop(20, 3, 1);
     hold(20, 1, 100000);
     call_resize(own_slot(20), 300000, false);
@@ -360,7 +364,7 @@ void act_short_of_memory(void)
     call_trim();
 }
 
-/* Cuts from holes by each way there is, grows into them, and lets chunks with holes be merged. */
+/* Cuts from chunks with holes in every way, grows into them, and lets them be merged. */
 void act_punched(void)
 {
     hold(40, 1, 9000);
@@ -381,7 +385,7 @@ void act_to_the_limit(void)
     drop(0, 8, 1);
 }
 
-/* Granules with holes are given back. */
+/* Gives back granules with holes. */
 void act_give_holes(void)
 {
     drop(0, 12, 1);

@@ -2,13 +2,13 @@
 #include "cache/depot.h"
 #include "crash/scenarios.h"
 
-/* The class of blocks of 40 bytes, on the CPU that all of this is on. */
+/* The lane's word for blocks of 40 bytes, on the CPU that the harness uses. */
 static word loaded_word(void)
 {
     return lane_word(&the_heap->cache, standin.cpu_id, class_above(chunk_size_for(40)));
 }
 
-/* ... and blocks for some more. */
+/* Fills the lane, and keeps some blocks to be freed. */
 void prepare_lane_full(void)
 {
     hold(0, 62, 40);
@@ -18,7 +18,7 @@ void prepare_lane_full(void)
         give_up("the lane is not full");
 }
 
-/* So many blocks, all held at once. */
+/* Allocates so many blocks and then frees them. */
 static void come_and_go(size_t count)
 {
     void *blocks[300];
@@ -29,15 +29,15 @@ static void come_and_go(size_t count)
         dvsm_free(blocks[i]);
 }
 
-/* A lane without blocks, a depot with magazines in stock. */
+/* Leaves the lane empty, and magazines in the depot's stock. */
 void prepare_stock(void)
 {
     come_and_go(140);
     hold(0, MANY, 40);
 }
 
-/* Full magazines in stock, and the last exchange went the other way than the next: magazines are
- * split. */
+/* Leaves full magazines in stock. The last exchange went the other way than the next one, which
+ * splits a magazine. */
 void prepare_split(void)
 {
     come_and_go(300);
@@ -57,7 +57,7 @@ void act_pop_and_push(void)
     drop(40, 4, 1);
 }
 
-/* One more than a lane holds: an exchange, a split. */
+/* Frees one block more than the lane holds: an exchange, and a split. */
 void act_spill(void)
 {
     drop(0, FEW, 1);
@@ -83,7 +83,7 @@ void act_fill_from_arena(void)
     hold(48, 2, 2000);
 }
 
-/* Lanes and their depots have blocks of the class that are not aligned. */
+/* Leaves unaligned blocks of the class in lanes and depots. */
 void prepare_unaligned(void)
 {
     prepare_holes();
@@ -91,8 +91,8 @@ void prepare_unaligned(void)
     drop(40, 6, 1);
 }
 
-/* From lanes, with blocks that go back to the arena first; from runs cut for that, behind a lead;
- * from an arena that grows for them. */
+/* Aligned blocks come from lanes, where some blocks go back to the arena first; from runs cut
+ * for them, behind a lead; and from an arena that grows for them. */
 void act_aligned_cached(void)
 {
     call_aligned(own_slot(40), 64, 110);
@@ -105,7 +105,7 @@ void act_aligned_cached(void)
     drop(40, 7, 1);
 }
 
-/* Little in stock, but several magazines that were made. */
+/* Leaves little in stock, but several magazines that were made. */
 void prepare_magazines(void)
 {
     struct fault fault = {0};
@@ -142,8 +142,8 @@ static void take_units(unsigned cls, size_t until)
     depot_leave(depot_of(cache, cls));
 }
 
-/* The magazines' granule is used up but for the last unit, by two classes that hold nothing; the
- * first blocks of two others were had before. */
+/* Two classes without blocks use the magazines' granule up, except for its last unit. Two other
+ * classes are past their first blocks. */
 void prepare_units(void)
 {
     struct cache *cache = &the_heap->cache;
@@ -155,7 +155,7 @@ void prepare_units(void)
     word_show(&depot_of(cache, class_above(chunk_size_for(2000)))->demand, 2);
 }
 
-/* Most units came back. */
+/* The same, but most units have come back. */
 void prepare_units_given(void)
 {
     prepare_units();
@@ -175,7 +175,7 @@ void act_small_cached(void)
     drop(40, 2, 1);
 }
 
-/* More than a lane holds. */
+/* Allocates more than a lane holds. */
 void act_exhaust(void)
 {
     hold(0, SLOTS_EACH, 40);

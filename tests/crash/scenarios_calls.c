@@ -6,7 +6,7 @@
 #include "crash/scenarios.h"
 #include "crash/survive.h"
 
-/* The functions that are told the heap, and others that are rarely used. */
+/* Calls the functions that take a heap, and others that are rarely used. */
 void act_given_heap(void)
 {
     static const size_t sizes[] = {30, 500};
@@ -67,7 +67,7 @@ void act_look_inside(void)
 {
     dvsm_stats_t stats;
 
-    dup2(open("/dev/null", O_WRONLY), STDERR_FILENO); /* where dvsm_malloc_stats() prints */
+    dup2(open("/dev/null", O_WRONLY), STDERR_FILENO); /* dvsm_malloc_stats() prints there */
     call_enter();
     dvsm_malloc_stats();
     dvsm_malloc_max_footprint();
@@ -97,7 +97,7 @@ void act_reap(void)
     call_leave();
 }
 
-/* Any call on any slot. */
+/* Makes random calls on random slots. */
 void act_some(size_t calls)
 {
     static const size_t sizes[] = {24, 40, 100, 250, 700, 1500, 6000, 40000, 90000};
@@ -131,7 +131,8 @@ void act_at_random(void)
     act_some(25);
 }
 
-/* All calls of the survivor's are one to the ledger: a block that it has meanwhile may be left. */
+/* The ledger counts all calls of the survivor as one: they may leave the block that it has
+ * meanwhile. */
 void act_as_survivor(void)
 {
     struct slot *mine = own_slot(0);

@@ -14,7 +14,7 @@ void hold_first_arena(void)
     raise(SIGSTOP);
 }
 
-/* ... and who waited for it did in vain. */
+/* Holds the first arena, which another process has already waited for in vain. */
 void hold_stuck_arena(void)
 {
     struct arena_hold held = {0};
@@ -30,7 +30,8 @@ void act_free_remotely(void)
     call_bulk_free(own_slot(6), 2);
 }
 
-/* Blocks on the first arena's list, that its next holder is to free; it left in a hurry. */
+/* The first arena's list has blocks that its next holder is to free: the last one left without
+ * freeing them. */
 void prepare_remote(void)
 {
     struct arena_hold held = {0};
@@ -71,7 +72,7 @@ void hold_lane(void)
     raise(SIGSTOP);
 }
 
-/* Two arenas; the first, which is to be asked, has nothing to give unless it grows. */
+/* Makes two arenas. The first one, which will be asked, has nothing to give unless it grows. */
 void prepare_two_arenas(void)
 {
     struct arena_table *table = &the_heap->region->arenas;
@@ -97,7 +98,7 @@ static const struct arena *first_arena(void)
     return &region_arena(the_heap->region, 0)->arena;
 }
 
-/* The one for blocks of 40 bytes. */
+/* The depot for blocks of 40 bytes. */
 static const struct depot *a_depot(void)
 {
     return depot_of(&the_heap->cache, class_above(chunk_size_for(40)));
@@ -165,7 +166,7 @@ bool in_making(void)
     return the_heap->region->arenas.lock.mutex.__data.__lock != 0 && the_map()->journal.count > 0;
 }
 
-/* In locked mode; without locks on lanes, before anything. */
+/* Whether a lane's lock is held; always true if lanes have no locks. */
 bool in_lane(void)
 {
     return !lanes_are_locked() || this_lane()->lock != 0;

@@ -1,9 +1,9 @@
 /* storm.c - eight processes of two threads each at work on one heap, killed at random, for minutes.
  *
- * Nothing is stepped, and lanes are the kernel's own. Blocks are named in a table that all share:
- * who allocates stores the block there when it has it, who frees takes it out first. A process that
- * dies in between loses its hold of a block, one a thread at most: as long as the storm lasts such
- * blocks must stay few, and in the end the walk finds them.
+ * Nothing is stepped, and the threads use the kernel's rseq areas. A shared table names the blocks:
+ * a thread stores a block there once it has it, and takes it out before it frees it. A process that
+ * dies in between loses blocks, at most one a thread. Such blocks must stay few as long as the
+ * storm lasts, and in the end a walk finds them.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -24,7 +24,7 @@ enum {
     PROCESSES = 8,
     THREADS = 2,
     PLACES = 2000,
-    PAUSE_US = 10000, /* at most, from one kill to the next that is due */
+    PAUSE_US = 10000, /* at most, from one kill to the time of the next one */
     LARGE_ONE_IN = 200,
 };
 
@@ -35,12 +35,12 @@ struct place_in_table {
 struct storm {
     struct place_in_table table[PLACES];
     atomic_ulong operations;
-    atomic_ulong lost; /* operations cut off, at most */
+    atomic_ulong lost; /* how many operations may have been cut off */
 };
 
 static struct storm *storm;
 
-/* The block's size stands in its first word, the word's complement in the last. */
+/* Writes the block's size into its first word, and the complement into its last. */
 static void seal(size_t *block, size_t size)
 {
     block[0] = size;
@@ -109,7 +109,7 @@ static pid_t start(uint64_t seed)
     pthread_t thread;
 
     if (child < 0)
-        give_up("fork"); /* and never a kill(-1) */
+        give_up("fork"); /* otherwise kill(-1) would follow */
     if (child != 0)
         return child;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -137,7 +137,7 @@ static void kill_one(pid_t *child, struct random_source *random)
     *victim = start(random_next(random));
 }
 
-/* ---- blocks that nobody has any more: found, freed */
+/* ---- blocks that nobody has any more are found and freed */
 
 struct set {
     void **block;
@@ -171,7 +171,8 @@ static struct set used_blocks(size_t most)
     return set;
 }
 
-/* The storm rests: all processes are dead. Frees what nobody has; how many blocks that were. */
+/* The storm rests: all processes are dead. Frees blocks that nobody has; returns how many there
+ * were. */
 static size_t sweep(size_t kills)
 {
     struct set set = used_blocks(THREADS * kills + PROCESSES * THREADS);
@@ -204,7 +205,7 @@ static void check_all(void)
         violation("dvsm_check: %d violations", violations);
 }
 
-/* Everything back: nothing is left but what the heap itself needs. */
+/* Frees everything: only what the heap itself needs may be left. */
 static void end_storm(size_t kills)
 {
     dvsm_stats_t stats;
@@ -234,7 +235,8 @@ static void stop_all(pid_t *child)
         waitpid(child[i], NULL, 0);
 }
 
-/* How long making a new worker took is made up for: the pause is what is left until `due`. */
+/* Waits for the rest of the time until `due`, so that the time to make a new worker does not
+ * delay the next kill. */
 static void wait_until(double due)
 {
     double pause = due - now();
@@ -243,7 +245,7 @@ static void wait_until(double due)
         usleep((useconds_t)(pause * 1e6));
 }
 
-/* A quarter of a minute, or less: then a look at everything, with all dead. */
+/* The storm blows for so many seconds; then all processes are killed, and everything is checked. */
 static void blow(double seconds, struct random_source *random, size_t *kills, size_t *freed)
 {
     pid_t child[PROCESSES];
@@ -257,7 +259,8 @@ static void blow(double seconds, struct random_source *random, size_t *kills, si
         wait_until(due);
         kill_one(child, random);
         ++*kills;
-        /* Hangs show in no operations made; a look at a heap in use must not give false alarm. */
+        /* A check of a heap in use must give no false alarm. (A hang shows by operations that do
+         * not go on.) */
         if (*kills % 500 == 0) {
             alarm(30);
             check_all();
@@ -272,12 +275,12 @@ static void blow(double seconds, struct random_source *random, size_t *kills, si
     alarm(0);
 }
 
-/* Means of a minute's looks: one alone says what the dice just held. */
+/* Means over a minute: a single value depends on the random blocks of the moment. */
 struct minute {
     double from, to, footprint, used, looks;
 };
 
-/* Without granules that are only kept ready, of which there may be 128 MiB at any time. */
+/* Retained granules do not count: there may be 128 MiB of them at any time. */
 static double footprint_of(const dvsm_stats_t *stats)
 {
     return (double)(stats->committed_bytes - stats->retained_bytes);
@@ -298,7 +301,8 @@ static void print_minute(const char *name, const struct minute *minute)
            minute->footprint / minute->looks, minute->used / minute->looks);
 }
 
-/* What is not in use: that depends on how many large blocks there happened to be. */
+/* The footprint beyond what is in use: the bytes in use depend on how many large blocks there
+ * happen to be. */
 static double mean_surplus(const struct minute *minute)
 {
     return (minute->footprint - minute->used) / minute->looks;

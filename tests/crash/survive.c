@@ -1,8 +1,8 @@
 /* survive.c - the survivor's work and the account of every byte.
  *
- * dvsm_check() says that each byte of each segment is in one chunk, that chunks and map agree, and
- * that each cached block is in one place; the walk tells chunks in use from free and cached ones.
- * What is left is to hold the blocks in use against the ledger.
+ * dvsm_check() finds that each byte of each segment is in one chunk, that chunks and map agree, and
+ * that each cached block is in one place. The walk tells chunks in use from free and cached ones.
+ * What remains is to compare the blocks in use with the ledger.
  */
 #define _GNU_SOURCE
 #include "crash/survive.h"
@@ -18,7 +18,7 @@
 enum {
     BLOCKS_MOST = 8192,
     PATIENCE = 10,    /* seconds: longer is a hang */
-    HEADER_LINKS = 64 /* a block being freed may have links, a mark in its first bytes */
+    HEADER_LINKS = 64 /* in its first bytes a block that is being freed may have links and a mark */
 };
 
 struct found {
@@ -83,13 +83,14 @@ static void expect_held(const struct slot *slot)
                   slot->block);
 }
 
-/* What the dead may have besides: how many blocks at most, and whether that many or none. */
+/* What the dead may have besides their held blocks: how many at most and at least, and whether a
+ * call made all of its blocks or none. */
 struct allowance {
     size_t most, least;
     size_t calls;
     bool whole;
     size_t of[WORKERS_MOST]; /* of `most`, by worker */
-    size_t either; /* blocks that may be of a call that was to free them or of one that got them */
+    size_t either;           /* blocks of which either a free or another call may have died */
 };
 
 static size_t worker_of(const struct slot *slot)
@@ -114,7 +115,7 @@ static void allow(const struct slot *slot, struct allowance *allowed)
         allowed->whole = slot->whole;
 }
 
-/* Where the old block is gone there must be a new one. */
+/* If the old block is gone, there must be a new one. */
 static void look_up_resizing(const struct slot *slot, struct allowance *allowed)
 {
     if (slot->state != SLOT_RESIZING)
@@ -127,9 +128,10 @@ static void look_up_resizing(const struct slot *slot, struct allowance *allowed)
         allowed->least++;
 }
 
-/* A block being freed is as it was as long as it is there, but for links in its first bytes. NB:
- * once it is free another may get it: who has it for sure was asked before; who died in the call
- * that got it is known by what that call may have. */
+/* As long as a block that is being freed is there, it is as it was, except for links in its
+ * first bytes. NB: once it is free, another process may get it. Processes that surely hold it were
+ * looked up before; a process that died in the call that got it is known by what that call may
+ * have. */
 static void look_up_freeing(const struct slot *slot, struct allowance *allowed)
 {
     struct found *there = slot->state == SLOT_FREEING ? find(slot->block) : NULL;
@@ -157,8 +159,7 @@ static void list_unknown(void)
                     (int)ledger->slot[i].state, ledger->slot[i].size, ledger->slot[i].block);
 }
 
-/* Who holds blocks comes first: a block that another was freeing, or moving, may have become
- * theirs. */
+/* Held blocks come first: they may be blocks that another process was freeing or moving. */
 static struct allowance look_up_all(void)
 {
     struct allowance allowed = {0};
@@ -213,7 +214,7 @@ static void *get(size_t size)
     return block;
 }
 
-/* Enough to make a lane exchange magazines, in both directions. */
+/* Allocates and frees enough to make a lane exchange magazines, in both directions. */
 static void exchange_magazines(size_t size)
 {
     enum { MANY = 70 };
@@ -246,7 +247,7 @@ static void work_a_little(void)
     exchange_magazines(1500);
 }
 
-/* The size of what the dead were at. */
+/* The size of a block that the dead were working on. */
 static size_t size_at_work(void)
 {
     for (size_t i = 0; i < SLOTS; i++)
@@ -293,8 +294,8 @@ void touch_first(enum variant variant)
     }
 }
 
-/* A thread can empty the lane of the CPU that it is on, and those that it may go to. The harness
- * stays on one; but the stand-in says which that is. */
+/* A thread can empty the lanes of its own CPU and of those that it may go to. The harness stays
+ * on one CPU; but the stand-in decides which one the library sees. */
 static void trim_on_each_cpu(void)
 {
     const struct cache_table *table = &the_heap->region->cache;
@@ -309,7 +310,7 @@ static void trim_on_each_cpu(void)
     dvsm_malloc_trim(0);
 }
 
-/* What is left when all that was held is given back: the heap's own. */
+/* Frees all blocks: only what the heap itself needs may be left. */
 static void free_all(void)
 {
     dvsm_stats_t stats;

@@ -2,7 +2,7 @@
 #ifndef DVSM_TESTS_CRASH_SURVIVE_H
 #define DVSM_TESTS_CRASH_SURVIVE_H
 
-/* What it does first: which lock of the dead it meets first depends on that. */
+/* What the survivor does first, which decides which lock of the dead it meets first. */
 enum variant {
     CHECK_FIRST,
     MALLOC_FIRST,
@@ -13,15 +13,15 @@ enum variant {
     VARIANTS
 };
 
-/* All of it: the account, allocating, freeing, exchanging magazines, trimming, and in the end
- * freeing all that is left. The ledger is as it was afterwards, the heap is not. */
+/* All of the survivor's work: the account, allocating, freeing, exchanging magazines, trimming,
+ * and in the end freeing all that is left. Afterwards the ledger is as before, the heap is not. */
 void survive(enum variant variant);
 
 /* Only the account: every byte is free, cached, the allocator's own, or in a block that the ledger
  * knows. */
 void account(void);
 
-/* The first thing of a variant, as a survivor who may die in it. */
+/* The first thing that the variant says, for a survivor that may die in it. */
 void touch_first(enum variant variant);
 
 #endif

@@ -36,7 +36,7 @@ static bool operand_is_shared(const unsigned char *modrm, bool extended)
     return !((modrm[0] & 7) == 4 && (modrm[1] & 7) == 4 && !extended);
 }
 
-/* Of two-byte opcodes: those that load or compute. */
+/* Whether a two-byte opcode only loads or computes. */
 static bool only_reads_0f(unsigned char opcode)
 {
     return (opcode >= 0x40 && opcode <= 0x4f) || (opcode >= 0x80 && opcode <= 0x8f) ||
@@ -46,7 +46,7 @@ static bool only_reads_0f(unsigned char opcode)
            opcode == 0x6e || opcode == 0x6c || opcode == 0x16 || opcode == 0x12 || opcode == 0xa2;
 }
 
-/* Whether the instruction may store outside the stack: what is not known to be harmless may. */
+/* Whether the instruction may store outside the stack: true, unless it is known to be harmless. */
 static bool may_write(const unsigned char *code)
 {
     bool extended = false;
@@ -89,7 +89,8 @@ static void note_visit(const struct tracee *t)
         visited[offset] = 1;
 }
 
-/* One address a line, as the linker knows them, in a file of its own for tests/crash/lines. */
+/* Writes the addresses, one a line and as the linker knows them, to a file of its own for
+ * tests/crash/lines. */
 void visited_write(void)
 {
     const char *folder = getenv("DVSM_CRASH_VISITED");
@@ -130,7 +131,7 @@ static long ask(int request, pid_t pid, void *address, void *data)
     return result;
 }
 
-/* False: it ended. */
+/* False: the tracee ended. */
 static bool wait_for_stop(struct tracee *t)
 {
     int status;
@@ -184,7 +185,7 @@ void tracee_start(struct tracee *t, int who, void (*act)(void))
     t->robust = (uintptr_t)head;
 }
 
-/* A wait for a lock is passed over: true. */
+/* Passes over a system call that waits for a lock; returns whether it was one. */
 static bool skip_waiting(struct tracee *t)
 {
     struct user_regs_struct regs;
@@ -205,15 +206,15 @@ static bool skip_waiting(struct tracee *t)
     return true;
 }
 
-/* Copying and clearing, byte by byte as the processor counts: what is in the middle of it is
- * nobody's block yet. */
+/* Whether this is an instruction that copies or clears repeatedly, which the processor steps
+ * byte by byte. A block in the middle of it belongs to nobody yet. */
 static bool is_repeated(const unsigned char *code)
 {
     return code[0] == 0xf3 &&
            (code[1] == 0xa4 || code[1] == 0xaa || (code[1] == 0x48 && (code[2] & 0xf6) == 0xa2));
 }
 
-/* To the end of the instruction, by way of a breakpoint behind it. */
+/* Runs to the end of the instruction, by a breakpoint behind it. */
 static bool run_through(struct tracee *t)
 {
     size_t length = ((const unsigned char *)t->at)[1] == 0x48 ? 3 : 2;
@@ -286,7 +287,8 @@ struct sequence {
     uint64_t start, length, abort;
 };
 
-/* The worker's stand-in is where the tracer's is: its main thread is the tracer's, forked. */
+/* The worker's stand-in has the same address as the tracer's: the worker's main thread is the
+ * tracer's, forked. */
 void tracee_preempt(struct tracee *t, unsigned cpu)
 {
     uintptr_t named = peek(t, (uintptr_t)&standin.rseq_cs);
@@ -324,7 +326,7 @@ bool tracee_list_changed(struct tracee *t)
     return true;
 }
 
-/* The kernel's handle_futex_death(), but for waking: nobody waits. */
+/* Like the kernel's handle_futex_death(), but wakes nobody: nobody waits. */
 static void mark_dead(uintptr_t entry, uintptr_t offset, pid_t owner)
 {
     uint32_t *futex = (uint32_t *)((entry & ~(uintptr_t)1) + offset);
@@ -333,8 +335,8 @@ static void mark_dead(uintptr_t entry, uintptr_t offset, pid_t owner)
         *futex = (*futex & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
 }
 
-/* The kernel's exit_robust_list(): all locks in the list, then the one on its way in or out. Locks
- * are in shared memory, the list's head in the worker's own. */
+/* Like the kernel's exit_robust_list(): marks all locks in the list, then the one that is being
+ * taken or left. Locks are in shared memory, the list's head is in the worker's own. */
 void tracee_die(const struct tracee *t)
 {
     uintptr_t

@@ -1,12 +1,13 @@
-/* tracee.h - a worker that is stepped instruction by instruction, and dies where we say.
+/* tracee.h - a worker that is stepped instruction by instruction, and dies where the tracer says.
  *
  *     tracee_start   forks; the worker is stopped before its first call
- *     tracee_step    one instruction of a call, or on to the next call
+ *     tracee_step    executes one instruction of a call, or goes on to the next call
  *     tracee_die     what the kernel would do to the locks if the worker were killed here
  *     tracee_kill    kills it
- *     tracee_preempt what the kernel does to a restartable sequence when another gets the CPU
+ *     tracee_preempt what the kernel does to a restartable sequence when another thread gets the
+ * CPU
  *
- * A worker that would wait for a lock goes on as if it had been woken for nothing: it looks again.
+ * A worker that would wait for a lock goes on as after a spurious wake-up: it tries the lock again.
  */
 #ifndef DVSM_TESTS_CRASH_TRACEE_H
 #define DVSM_TESTS_CRASH_TRACEE_H
@@ -27,7 +28,7 @@ struct tracee {
     int who;
     uintptr_t at;       /* the next instruction */
     uintptr_t robust;   /* its list of robust locks, in its own memory */
-    uintptr_t named[3]; /* what stood there last */
+    uintptr_t named[3]; /* what stood there last time */
     size_t steps;
     bool wrote;         /* the last step may have stored to memory that is not its stack */
     bool called_system; /* ... or was a system call */
@@ -37,7 +38,7 @@ struct tracee {
 
 void tracee_start(struct tracee *t, int who, void (*act)(void));
 enum step tracee_step(struct tracee *t);
-/* Whether the list of locks that the kernel would go through is not what it was when last asked. */
+/* Whether the list of locks that the kernel would go through has changed since the last call. */
 bool tracee_list_changed(struct tracee *t);
 void tracee_die(const struct tracee *t);
 void tracee_kill(struct tracee *t);
@@ -45,8 +46,8 @@ void tracee_kill(struct tracee *t);
 void tracee_finish(struct tracee *t);
 void tracee_preempt(struct tracee *t, unsigned cpu);
 
-/* How many instructions inside calls were stepped, of all tracees; of those whose death is tried,
- * which of the program's own. */
+/* How many instructions inside calls were stepped, by all tracees. visited_write() writes which of
+ * the program's own were among those at which deaths are tried. */
 extern size_t boundaries_visited;
 void visited_write(void);
 
