@@ -21,8 +21,8 @@ struct random_run {
     unsigned long operations;
 };
 
-/* What the command line, the environment or the default says; prints it on stdout. Pass a number
- * of operations for an ordinary build: sanitizers make everything slow, and get fewer. */
+/* Seed and operations as the command line says, or the environment; else a seed from the clock, and
+ * `operations`, which is what suits a build without sanitizers. Prints both on stdout. */
 struct random_run random_run_from(int argc, char **argv, unsigned long operations);
 
 uint64_t random_next(struct random_source *random);
