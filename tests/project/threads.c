@@ -1,4 +1,4 @@
-/* threads.c - for tests/project/thread-sanitizer: threads that allocate, hand blocks to each other
+/* threads.c - for tests/project/thread-sanitizer: threads that allocate, pass blocks to each other
  * and fork. */
 #define _GNU_SOURCE
 #include <dvsm/dvsm.h>
