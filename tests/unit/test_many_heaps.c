@@ -158,7 +158,7 @@ static void test_the_last_heap_costs_at_most_twice_the_first(void **state)
 }
 
 /* Time to find a block's heap, in a ring in which no two successive calls are for the same heap.
- * When the table was searched entry by entry, a thousand heaps took fifty times as long as ten. */
+ * With a search through the table, a thousand heaps took fifty times as long as ten. */
 static double find_in_ring(int count)
 {
     enum { TAKES = 10, FINDS = 40000 };

@@ -39,8 +39,7 @@ static struct module load(void)
     return m;
 }
 
-/* Runs long enough to be preempted: then the kernel looks at the thread's restartable sequence,
- * whose code is no longer there. */
+/* Runs long enough to be preempted: then the kernel looks at the thread's restartable sequence. */
 static void spin(void)
 {
     for (clock_t end = clock() + CLOCKS_PER_SEC / 50; clock() < end;)
