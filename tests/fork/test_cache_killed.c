@@ -535,10 +535,10 @@ static void start(const struct scene *scene)
     target = NULL;
     stand_in_be_on(0);
     heap = stand_in_heap(kind, &(dvsm_options){.reserve = 32 * MIB});
-    /* More than what is committed is watched and put back: the file must be long enough. */
-    assert_int_equal(ftruncate(heap->mapping.fd, 32 * MIB), 0);
     if (heap == NULL)
         skip();
+    /* More than what is committed is watched and put back: the file must be long enough. */
+    assert_int_equal(ftruncate(heap->mapping.fd, 32 * MIB), 0);
     cache = &heap->cache;
     scene->prepare();
     assert_int_equal(dvsm_check(heap, stderr), 0);
