@@ -6,15 +6,7 @@
 #include <sched.h>
 
 #include "arena/remote.h"
-
-/* How far above its share an arena may be before the CPUs that prefer it look for another. */
-enum { UNEVEN_LEAST = 64 << 10, LOOK_AFTER_USES = 64 };
-
-/* How large the arenas are, on average, when a CPU that has none of its own gets one. */
-enum { OWN_FROM = 64 << 10 };
-
-/* For how many uses a thread stays with the arena that it got when its CPU's arena was taken. */
-enum { DETOUR_USES = 1024 };
+#include "dvsm/dvsm.h"
 
 /* How long a thread waits for a lock before it tries something else, and how often it waits if
  * there is nothing else to try. */
@@ -53,13 +45,18 @@ void arenas_open(struct arenas *arenas, struct arena_table *table, struct segmen
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-/* A new arena takes over the parameters that the user set in the first one. */
-static void copy_parameters(struct arena *arena, const struct arena *first)
+static const struct policy *policy_of(const struct arenas *arenas)
 {
-    arena->trim_threshold = first->trim_threshold;
-    arena->trim_check = first->trim_threshold;
-    arena->granularity = first->granularity;
-    arena->large_threshold = first->large_threshold;
+    return arenas->segments->policy;
+}
+
+/* If the policy's granularity was overwritten, the arena refuses it and keeps the default. */
+static void set_parameters(struct arena *arena, const struct policy *policy)
+{
+    arena_set_parameter(arena, DVSM_M_TRIM_THRESHOLD, word_peek(&policy->trim_threshold));
+    arena_set_parameter(arena, DVSM_M_GRANULARITY, word_peek(&policy->granularity));
+    arena_set_parameter(arena, DVSM_M_MMAP_THRESHOLD, word_peek(&policy->large_threshold));
+    arena->growth_most = policy->growth_most;
 }
 
 /* The slot is not in use until `count` includes it, so a thread that dies here leaves nothing to
@@ -77,9 +74,7 @@ static bool make_slot(struct arenas *arenas, size_t index)
     slot->recoveries = slot->recovering = slot->stuck = 0;
     slot->remote = slot->reaping = 0;
     arena_init(&slot->arena, index + 1);
-    slot->arena.growth_most = ARENAS_GROWTH_MOST;
-    if (index > 0)
-        copy_parameters(&slot->arena, &arenas_slot(table, 0)->arena);
+    set_parameters(&slot->arena, policy_of(arenas));
     __atomic_store_n(&table->count, index + 1, __ATOMIC_RELEASE);
     return true;
 }
@@ -442,7 +437,8 @@ static NOINLINE bool enter_other(struct arenas *arenas, struct arena_hold *hold,
     size_t count = arenas_count(table);
 
     if (first >= count) {
-        if (count < table->wanted && arenas_footprint(table) >= count * OWN_FROM &&
+        if (count < table->wanted &&
+            arenas_footprint(table) >= count * policy_of(arenas)->own_from &&
             enter_new(arenas, hold, preferred, count))
             return true;
         first = count > 0 ? choose_first(table, preferred, count) : 0;
@@ -474,7 +470,7 @@ static void set_detour(const struct arenas *arenas, size_t index)
 {
     detour.table = arenas->table;
     detour.index = index;
-    detour.left = DETOUR_USES;
+    detour.left = policy_of(arenas)->detour_uses;
 }
 
 static bool enter_one(struct arenas *arenas, struct arena_hold *hold)
@@ -532,11 +528,13 @@ bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold, size_t bytes
 }
 
 /* If this CPU's arena has more than its share, the CPU prefers the smallest arena from now on. */
-static NOINLINE void even_out(struct arena_table *table, const struct arena_slot *slot)
+static NOINLINE void even_out(const struct arenas *arenas, const struct arena_slot *slot)
 {
+    struct arena_table *table = arenas->table;
+    const struct policy *policy = policy_of(arenas);
     size_t mean = arenas_footprint(table) / arenas_count(table);
 
-    if (footprint_of(slot) <= mean + mean / 8 + UNEVEN_LEAST)
+    if (footprint_of(slot) <= mean + policy_part(mean, policy->uneven_part) + policy->uneven_least)
         return;
     prefer(preference(table), smallest(table));
     detour.left = 0;
@@ -548,7 +546,7 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold)
 
     if (slot == NULL)
         return;
-    bool look = slot->arena.footprint > hold->footprint || ++slot->uses % LOOK_AFTER_USES == 0;
+    bool look = slot->arena.footprint > hold->footprint || ++slot->uses % POLICY_UNEVEN_USES == 0;
     if (unlikely(slot->arena.damaged))
         __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
     if (unlikely(arenas_have_remote(slot)))
@@ -558,5 +556,5 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold)
     lock_release(&slot->lock);
     hold->slot = NULL;
     if (unlikely(look) && arenas_count(arenas->table) > 1)
-        even_out(arenas->table, slot);
+        even_out(arenas, slot);
 }

@@ -30,7 +30,7 @@
 #include "engine/arena.h"
 #include "sync/lock.h"
 
-enum { ARENAS_PREFERRED = 256, ARENAS_GROWTH_MOST = 2 << 20 };
+enum { ARENAS_PREFERRED = 256 };
 
 /* One arena and its lock, alone on its pages. */
 struct arena_slot {

@@ -2,14 +2,6 @@
 #include "cache/depot.h"
 #include "sync/process.h"
 
-enum {
-    BYTES_A_CPU = 32 << 20, /* what a CPU may have cached, if the program does not say */
-    LIMIT_PART = 8,         /* all CPUs together may have at most this part of the heap's limit */
-    LIMIT_SMALL = 32 << 20, /* below this limit every lane can be emptied from every CPU */
-    BOUND_SMALL = 16 << 20, /* from this bound of the depots on ... */
-    LOOK_AT_BOUND = 16      /* ... look at all depots whenever one got so many magazines more */
-};
-
 /* ---- making and opening ---------------------------------------------------------------------- */
 
 /* How many classes lanes may use, counted from the smallest: as many as keep what one lane can hold
@@ -29,28 +21,29 @@ static size_t classes_within(size_t bytes)
 /* In a small heap, the blocks in a lane that only its own CPU can empty could be the ones that are
  * wanted. So the lanes of a small heap are locked or, if the mode was chosen before the heap had a
  * limit, not used. */
-static void apply_limit(struct cache_table *table, size_t limit)
+static void apply_limit(struct cache_table *table, const struct policy *policy, size_t limit)
 {
-    size_t in_all = limit == SIZE_MAX ? SIZE_MAX : limit / LIMIT_PART;
+    size_t in_all = limit == SIZE_MAX ? SIZE_MAX : policy_part(limit, policy->cached_limit_part);
     size_t a_cpu = in_all / 2 / table->cpus, classes;
 
     classes = classes_within(a_cpu < table->bytes_a_cpu ? a_cpu : table->bytes_a_cpu);
-    if (limit < LIMIT_SMALL && table->mode == LANES_SEQUENCES)
+    if (limit < policy->small_limit && table->mode == LANES_SEQUENCES)
         classes = 0;
     table->bytes_in_all = in_all;
     table->classes = classes < table->classes_most ? classes : table->classes_most;
 }
 
-int cache_init(struct cache_table *table, size_t bytes_a_cpu, size_t limit)
+int cache_init(struct cache_table *table, const struct policy *policy, size_t bytes_a_cpu,
+               size_t limit)
 {
-    bool small = limit < LIMIT_SMALL;
+    bool small = limit < policy->small_limit;
     intptr_t ignored;
     int error = 0;
 
     table->mode = !small && lane_find_rseq(&ignored) ? LANES_SEQUENCES : LANES_LOCKED;
-    table->bytes_a_cpu = bytes_a_cpu == 0 ? BYTES_A_CPU : bytes_a_cpu;
+    table->bytes_a_cpu = bytes_a_cpu == 0 ? policy->cpu_bytes : bytes_a_cpu;
     table->classes_most = bytes_a_cpu == SIZE_MAX ? 0 : classes_within(table->bytes_a_cpu);
-    apply_limit(table, limit);
+    apply_limit(table, policy, limit);
     for (unsigned cls = 0; cls < CACHE_CLASSES && error == 0; cls++)
         error = lock_init(&table->depots[cls].lock, LOCK_DEPOT);
     return error;
@@ -64,7 +57,7 @@ void cache_set_limit(struct cache *cache, size_t limit, struct fault *fault)
     cache_note_freed(cache); /* requests that were refused may be served now */
     if (table->classes_most == 0)
         return;
-    apply_limit(table, limit);
+    apply_limit(table, policy_of(cache), limit);
     if (table->classes < classes)
         cache_drain(cache, DRAIN_ALL, fault);
     else
@@ -136,8 +129,8 @@ bool cache_free(struct cache *cache, unsigned cls, void *block, struct fault *fa
 
     const struct depot *d = depot_of(cache, cls);
     size_t bound = stock_bound(cache);
-    if (bound < BOUND_SMALL || word_peek(&d->stock_magazines) % LOOK_AT_BOUND == 0 ||
-        depot_bytes(d, cls) > bound)
+    if (bound < policy_of(cache)->large_bound ||
+        word_peek(&d->stock_magazines) % POLICY_MAGAZINES == 0 || depot_bytes(d, cls) > bound)
         stock_keep_bound(cache, fault);
     return true;
 }

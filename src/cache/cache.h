@@ -116,7 +116,8 @@ struct cache {
 /* Makes the table; lanes and depots are committed and zero, and their number and places are set.
  * `bytes_a_cpu`: dvsm_options.cache_bytes; `limit`: bytes that the heap may commit, SIZE_MAX: any
  * number. Returns 0 or an errno value. */
-int cache_init(struct cache_table *table, size_t bytes_a_cpu, size_t limit);
+int cache_init(struct cache_table *table, const struct policy *policy, size_t bytes_a_cpu,
+               size_t limit);
 
 /* The heap's limit has changed: at most an eighth of it may be cached. All CPUs return what is
  * above that. */

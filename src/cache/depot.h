@@ -5,6 +5,11 @@
 #include "cache/cache.h"
 #include "cache/place.h"
 
+static inline const struct policy *policy_of(const struct cache *cache)
+{
+    return cache->segments->policy;
+}
+
 static inline struct depot *depot_of(const struct cache *cache, unsigned cls)
 {
     return &cache->table->depots[cls];

@@ -111,11 +111,9 @@ static bool is_streaming(struct depot *d, size_t group, enum exchange_way exchan
 
 /* If other CPUs free what this CPU allocates, the blocks are in their stock: then the arena is
  * tried only now and then. */
-enum { STOCK_PLENTY = 4, FOREIGN_TURNS = 16 };
-
-static bool is_fed_by_others(struct depot *d)
+static bool is_fed_by_others(const struct cache *cache, struct depot *d)
 {
-    if (d->stock_magazines >= STOCK_PLENTY)
+    if (d->stock_magazines >= policy_of(cache)->fed_magazines)
         return true;
     if (d->foreign == 0)
         return false;
@@ -137,12 +135,12 @@ static word find_blocks(struct cache *cache, unsigned cls, size_t group, bool ma
 
     if (w != 0)
         return w;
-    if (!may_grow && !is_fed_by_others(d)) {
+    if (!may_grow && !is_fed_by_others(cache, d)) {
         w = stock_fill(cache, cls, FILL_FROM_OWN, short_of_memory, fault);
         if (!magazine_is_empty(cls, w))
             return w;
         depot_end_transit(d, cls, group, w);
-        d->foreign = FOREIGN_TURNS;
+        d->foreign = policy_of(cache)->fed_exchanges;
     }
     w = take_any_stock(cache, cls, group, most);
     if (w != 0)

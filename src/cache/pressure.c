@@ -9,8 +9,6 @@
  */
 #include "cache/depot.h"
 
-enum { TIGHT_REQUESTS = 1024 };
-
 /* The sum changes with every block that comes to the lane or leaves it. */
 static word sum_of_words(const struct cache *cache, size_t cpu)
 {
@@ -68,6 +66,6 @@ void cache_note_short_of(struct cache *cache, size_t bytes)
 
     for (size_t cpu = 0; cpu < table->cpus && table->classes_most != 0; cpu++)
         word_show(&table->lanes[cpu].noted, sum_of_words(cache, cpu));
-    word_show(&table->tight, TIGHT_REQUESTS);
+    word_show(&table->tight, policy_of(cache)->tight_requests);
     word_show(&table->short_of, bytes != 0 ? bytes : 1);
 }

@@ -1,20 +1,14 @@
 /* stock.c - filling magazines from arenas, and emptying them into arenas. */
 #include "cache/depot.h"
 
-enum {
-    FILL_BYTES_MOST = 32 << 10,  /* at once, besides the block that is asked for */
-    REDUCE_LEAST = 256 << 10,    /* with less in the depots emptying them is not worth while */
-    REDUCE_PART = 32,            /* ... nor with less than this part of what the arenas have */
-    REDUCE_BYTES_MOST = 4 << 20, /* at once */
-    KEEP_BELOW_PART = 32         /* depots are reduced to the bound less this part of it */
-};
-
 /* ---- filling --------------------------------------------------------------------------------- */
 
 /* One block at the first miss, four times as many at each further one, up to half a magazine. */
-static size_t blocks_wanted(const struct depot *d, unsigned cls)
+static size_t blocks_wanted(const struct cache *cache, unsigned cls)
 {
-    size_t half = magazine_capacity(cls) / 2, most = FILL_BYTES_MOST / class_size(cls) + 1;
+    const struct depot *d = depot_of(cache, cls);
+    size_t half = magazine_capacity(cls) / 2;
+    size_t most = policy_of(cache)->fill_bytes / class_size(cls) + 1;
     size_t wanted = d->demand < 4 ? (size_t)1 << 2 * d->demand : half;
 
     if (wanted > most)
@@ -53,7 +47,7 @@ static size_t fill_magazine(struct cache *cache, unsigned cls, struct magazine *
         compiler_barrier();
         hold.call.no_growth = from != FILL_GROWING;
         n = arena_fill(&hold.call, class_size(cls) - CHUNK_OVERHEAD, alignment_of(d),
-                       blocks_wanted(d, cls), (void **)m->slot, &d->transit_new);
+                       blocks_wanted(cache, cls), (void **)m->slot, &d->transit_new);
         if (hold.call.fault.kind != FAULT_NONE)
             *fault = hold.call.fault;
         *short_of_memory |= n == 0 && hold.call.short_of_memory;
@@ -214,7 +208,8 @@ void stock_keep_bound(struct cache *cache, struct fault *fault)
     size_t bytes = stock_bytes(cache), bound = stock_bound(cache);
 
     if (bytes > bound)
-        stock_reduce(cache, bytes - bound + bound / KEEP_BELOW_PART, fault);
+        stock_reduce(cache, bytes - bound + policy_part(bound, policy_of(cache)->below_bound_part),
+                     fault);
 }
 
 /* Returns about four times what growing would bring, so that what is cached falls while the arenas
@@ -224,11 +219,13 @@ bool cache_reduce_before_growth(struct cache *cache, struct fault *fault)
     if (word_peek(&cache->table->drained) != 0)
         return false;
 
+    const struct policy *policy = policy_of(cache);
     size_t footprint = arenas_footprint(cache->arenas->table);
-    size_t bytes = stock_bytes(cache);
+    size_t bytes = stock_bytes(cache), part = policy_part(footprint, policy->reduce_part);
 
-    if (bytes < REDUCE_LEAST + footprint / REDUCE_PART)
+    if (bytes < policy->reduce_least + part)
         return false;
-    bytes = REDUCE_LEAST + footprint / REDUCE_PART * 2;
-    return stock_reduce(cache, bytes < REDUCE_BYTES_MOST ? bytes : REDUCE_BYTES_MOST, fault) > 0;
+    bytes = policy->reduce_least + part * 2;
+    return stock_reduce(cache, bytes < policy->reduce_most ? bytes : policy->reduce_most, fault) >
+           0;
 }

@@ -7,12 +7,12 @@ void arena_init(struct arena *a, size_t id)
 {
     *a = (struct arena){
         .id = id,
-        .trim_check = ARENA_TRIM_THRESHOLD,
-        .release_countdown = ARENA_RELEASE_INTERVAL,
+        .trim_check = POLICY_TRIM_THRESHOLD,
+        .release_countdown = POLICY_RELEASE_INTERVAL,
         .footprint_limit = SIZE_MAX,
-        .trim_threshold = ARENA_TRIM_THRESHOLD,
-        .granularity = ARENA_GRANULARITY,
-        .large_threshold = ARENA_LARGE_THRESHOLD,
+        .trim_threshold = POLICY_TRIM_THRESHOLD,
+        .granularity = POLICY_GRANULARITY,
+        .large_threshold = POLICY_LARGE_THRESHOLD,
     };
     bins_init(&a->bins);
 }

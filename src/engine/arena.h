@@ -35,6 +35,7 @@
 #include "base/check.h"
 #include "base/fault.h"
 #include "base/journal.h"
+#include "base/policy.h"
 #include "base/run.h"
 #include "bins/bins.h"
 #include "bins/chunk.h"
@@ -106,12 +107,6 @@ struct arena_segment {
 /* Kept free at a segment's end: room for a record's chunk and fences. */
 #define ARENA_FOOT (chunk_size_for(sizeof(struct arena_segment)) + CHUNK_MIN)
 
-enum {
-    ARENA_TRIM_THRESHOLD = 2 << 20,
-    ARENA_GRANULARITY = 64 << 10,
-    ARENA_LARGE_THRESHOLD = 256 << 10,
-    ARENA_RELEASE_INTERVAL = 4095 /* insertions into trees between two looks for unused segments */
-};
 #define ARENA_NEVER SIZE_MAX
 
 struct arena {

@@ -196,10 +196,11 @@ static bool take(struct arena_call *call, size_t bytes)
 }
 
 /* A growing arena will grow again. In larger steps, fresh memory borders on the arena's own more
- * often, and the pages come in fewer calls. That may cost up to a 64th of the footprint. */
+ * often, and the pages come in fewer calls. A step ahead is at most `growth_most`, and at most one
+ * part in POLICY_GROWTH_PART of the footprint. */
 static size_t step_ahead(const struct arena *a, size_t unit)
 {
-    size_t ahead = a->footprint / 64;
+    size_t ahead = a->footprint / POLICY_GROWTH_PART;
 
     return bits_round_down(ahead < a->growth_most ? ahead : a->growth_most, unit);
 }

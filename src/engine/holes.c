@@ -11,10 +11,6 @@
 /* This tree and those above it hold chunks of 4 KiB and more; no page is smaller than 4 KiB. */
 enum { TREE_OF_PAGES = 2 * (12 - BINS_TREE_SHIFT) };
 
-/* Filling a hole costs a call into the system, so the holes of the next chunks are filled with
- * it. */
-#define FILL_AHEAD ((size_t)64 << 10)
-
 static bool fill(struct arena_call *call, const char *start, size_t bytes)
 {
     return call->source->fill(call->source, call->arena, (char *)(uintptr_t)start,
@@ -36,7 +32,7 @@ NOINLINE bool arena_fill_slowly(struct arena_call *call, const void *c, size_t s
 
     if (call->source == NULL || call->source->fill == NULL)
         return true;
-    ahead = size - least < FILL_AHEAD ? size : least + FILL_AHEAD;
+    ahead = size - least < POLICY_FILL_AHEAD ? size : least + POLICY_FILL_AHEAD;
     return fill(call, c, ahead) || fill(call, c, least);
 }
 

@@ -269,7 +269,7 @@ void *arena_malloc(struct arena_call *call, size_t bytes)
     size_t need = chunk_size_for(bytes);
     struct chunk *c = NULL;
 
-    if (call->growths != 0 && call->arena->growth_most != 0 && need < ARENA_LARGE_THRESHOLD)
+    if (call->growths != 0 && call->arena->growth_most != 0 && need < POLICY_LARGE_THRESHOLD)
         c = allocate_roomy(call, need);
     if (c == NULL && !arena_faulted(call))
         c = arena_allocate(call, need);

@@ -5,11 +5,10 @@
 #include "bins/bins_internal.h"
 #include "engine/arena_internal.h"
 
-/* Giving back less would not let another arena grow. Pages of small chunks are left alone: they
- * would be wanted again at once, and each time cost calls into the system. The free chunk of an
- * unused segment is smaller than the segment by the foot, so LEAST_UNUSED is less than
- * WORTH_WHILE. */
-enum { WORTH_WHILE = ARENA_GRANULARITY, LEAST_UNUSED = WORTH_WHILE * 3 / 4 };
+/* Pages of small chunks are left alone: they would be wanted again at once, and each time cost
+ * calls into the system. The free chunk of an unused segment is smaller than the segment by the
+ * foot, so LEAST_UNUSED is less than POLICY_GIVE_LEAST. */
+enum { LEAST_UNUSED = POLICY_GIVE_LEAST * 3 / 4 };
 
 static bool has_binned(const struct bins *b, size_t need)
 {
@@ -43,7 +42,7 @@ bool arena_may_give(struct arena *a, size_t page)
 
     if (now < then)
         __atomic_store_n(&a->unpunched, now, __ATOMIC_RELAXED);
-    return now >= then + WORTH_WHILE &&
-           (word_peek(&a->top_size) >= WORTH_WHILE || word_peek(&a->dv_size) >= WORTH_WHILE ||
-            has_binned(&a->bins, LEAST_UNUSED));
+    return now >= then + POLICY_GIVE_LEAST &&
+           (word_peek(&a->top_size) >= POLICY_GIVE_LEAST ||
+            word_peek(&a->dv_size) >= POLICY_GIVE_LEAST || has_binned(&a->bins, LEAST_UNUSED));
 }

@@ -68,7 +68,7 @@ bool arena_release_unused(struct arena_call *call)
             break; /* the source could not take it back just now, and only one run can be pending */
     }
     journal_store(j, &a->release_countdown,
-                  count > ARENA_RELEASE_INTERVAL ? count : ARENA_RELEASE_INTERVAL);
+                  count > POLICY_RELEASE_INTERVAL ? count : POLICY_RELEASE_INTERVAL);
     arena_finish(call);
     return released;
 }

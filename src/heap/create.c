@@ -70,6 +70,7 @@ static void open_parts(struct dvsm_heap *heap)
         .map = region->map,
         .backend = heap->backend,
         .mapping = &heap->mapping,
+        .policy = &region->policy,
         .marks = &heap->marks.guard,
     };
     arenas_open(&heap->arenas, &region->arenas, &heap->segments);

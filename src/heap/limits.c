@@ -1,6 +1,7 @@
 /* limits.c - how much memory a heap has, may have, and gives back. */
 #include <limits.h>
 
+#include "base/bits.h"
 #include "heap/heap.h"
 
 static struct segment_usage usage_of(struct dvsm_heap *heap)
@@ -52,6 +53,26 @@ static bool set_retain(struct dvsm_heap *heap, size_t bytes)
     return true;
 }
 
+/* Sets what a new arena begins with. False: there is no such parameter, or the value is refused. */
+static bool set_in_policy(struct policy *policy, int parameter, size_t value)
+{
+    switch (parameter) {
+    case DVSM_M_TRIM_THRESHOLD:
+        word_show(&policy->trim_threshold, value);
+        return true;
+    case DVSM_M_GRANULARITY:
+        if (!bits_is_power_of_two(value))
+            return false;
+        word_show(&policy->granularity, value);
+        return true;
+    case DVSM_M_MMAP_THRESHOLD:
+        word_show(&policy->large_threshold, value);
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Thresholds take any value, -1 meaning the largest; arenas grow by whole granules. */
 bool heap_set_parameter(struct dvsm_heap *heap, int parameter, int value, const char *function)
 {
@@ -64,12 +85,13 @@ bool heap_set_parameter(struct dvsm_heap *heap, int parameter, int value, const 
         return set_retain(heap, wanted);
     if (parameter == DVSM_M_GRANULARITY && bits_is_power_of_two(wanted) && wanted < GRANULE)
         wanted = GRANULE;
-    for (size_t i = 0; done && (i == 0 || i < region_arena_count(heap->region)); i++) {
+    if (!set_in_policy(&heap->region->policy, parameter, wanted))
+        return false;
+    for (size_t i = 0; done && i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
-        done = i < region_arena_count(heap->region) ? heap_enter_index(&call, heap, i, function)
-                                                    : heap_enter(&call, heap, function);
-        done = done && arena_set_parameter(heap_arena(&call)->arena, parameter, wanted);
+        done = heap_enter_index(&call, heap, i, function) &&
+               arena_set_parameter(heap_arena(&call)->arena, parameter, wanted);
         heap_leave(&call);
     }
     return done;

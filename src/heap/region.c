@@ -167,7 +167,7 @@ static int make_parts(struct segments *segments, struct region *plan, const stru
     error = arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most);
     if (error != 0 || !places->cached)
         return error;
-    return cache_init(&plan->cache, options->cache_bytes,
+    return cache_init(&plan->cache, &plan->policy, options->cache_bytes,
                       options->limit != 0 ? options->limit : SIZE_MAX);
 }
 
@@ -181,7 +181,9 @@ int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
     if (!lay_out(&plan, &places, cpu_count()))
         return ENOMEM;
 
-    struct segments segments = {.map = plan.map, .backend = backend, .mapping = mapping};
+    struct segments segments = {
+        .map = plan.map, .backend = backend, .mapping = mapping, .policy = &plan.policy};
+    policy_set_defaults(&plan.policy);
     int error = make_parts(&segments, &plan, &places, options);
     if (error != 0)
         return error;

@@ -9,8 +9,8 @@
  * magazines). So no part in front of the granules has much address space that stays empty. Nothing
  * here belongs to one process: no function pointers, no file descriptors, no process or thread ids.
  *
- * The header is written once. Whatever changes has a lock beside it: see arenas.h, cache.h,
- * segment.h.
+ * The header is written once, but for the policy, whose numbers may change at any time, each by one
+ * store. Whatever else changes has a lock beside it: see arenas.h, cache.h, segment.h.
  */
 #ifndef DVSM_HEAP_REGION_H
 #define DVSM_HEAP_REGION_H
@@ -26,7 +26,7 @@
 #include "segment/segment.h"
 
 #define REGION_MAGIC ((word)0x6d737664) /* "dvsm" */
-enum { REGION_VERSION = 4 };
+enum { REGION_VERSION = 5 };
 
 struct region {
     word magic;
@@ -38,6 +38,7 @@ struct region {
     char *granules;
     size_t granule_count;
 
+    struct policy policy;
     size_t arenas_wanted; /* dvsm_options.arenas */
     size_t cache_bytes;   /* dvsm_options.cache_bytes */
 

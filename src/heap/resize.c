@@ -4,13 +4,8 @@
 
 #include "heap/fast.h"
 
-enum {
-    COPY_MOST = 2 << 10, /* a chunk up to so many bytes is copied rather than grown in place */
-    SURPLUS_PART = 8,    /* up to this part and CHUNK_MIN may stay unused before a copy */
-    ROOMY_LEAST =
-        48 << 10, /* bytes: from here on a growing block moves to a place where it can grow on */
-    AT_TOP_LEAST = GRANULE, /* bytes: from here on an arena grows behind a block; its least step */
-};
+/* Bytes: from here on an arena grows behind a block; its least step. */
+#define AT_TOP_LEAST GRANULE
 
 enum advice { STAY, MOVE, RESIZE };
 
@@ -23,9 +18,9 @@ static enum advice advise(const void *block, size_t have, size_t need, size_t li
 {
     size_t smaller = have < need ? have : need;
     bool moves = smaller - CHUNK_OVERHEAD < limit &&
-                 (need < have || have <= COPY_MOST || heap_next_in_use(block, have));
+                 (need < have || have <= POLICY_COPY_MOST || heap_next_in_use(block, have));
 
-    if (have >= need && have - need < (moves ? CHUNK_MIN + have / SURPLUS_PART : CHUNK_MIN))
+    if (have >= need && have - need < (moves ? CHUNK_MIN + have / POLICY_SURPLUS_PART : CHUNK_MIN))
         return STAY;
     return moves ? MOVE : RESIZE;
 }
@@ -45,7 +40,7 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
     if (unlikely(have < CHUNK_MIN))
         return NULL;
     enum advice advice = advise(block, have, chunk_size_for(size), word_peek(&view->coarse_limit));
-    if (advice != MOVE || (size >= ROOMY_LEAST && size > have))
+    if (advice != MOVE || (size >= POLICY_ROOMY_LEAST && size > have))
         return advice == STAY ? block : NULL;
     void *copy = heap_malloc_fast(view, size);
     if (copy == NULL)
@@ -175,7 +170,7 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
     if (result.home == NULL || result.block != NULL)
         return result.block;
     struct dvsm_heap *heap = wanted != NULL ? wanted : result.home;
-    if (result.growths == 0 && size >= ROOMY_LEAST && size > result.usable)
+    if (result.growths == 0 && size >= POLICY_ROOMY_LEAST && size > result.usable)
         result.growths = 1;
     void *copy = result.growths != 0 ? heap_malloc_grown(heap, size, result.growths, function)
                                      : heap_malloc_of(heap, size, function);

@@ -107,7 +107,7 @@ static enum outcome usual_search(struct search *s, struct fault *fault)
 {
     const struct heap_request *r = s->request;
     bool large =
-        r->kind == HEAP_MALLOC && r->size >= ARENA_LARGE_THRESHOLD; /* granules of its own */
+        r->kind == HEAP_MALLOC && r->size >= POLICY_LARGE_THRESHOLD; /* granules of its own */
     enum outcome outcome = attempt(s, large ? GROW_ONE : AS_THEY_ARE);
 
     while (outcome == WOULD_GROW && cache_reduce_before_growth(&s->heap->cache, fault))
@@ -147,7 +147,7 @@ static enum outcome last_search(struct search *s, struct fault *fault)
 
     if (cache_drain(&s->heap->cache, DRAIN_HERE, fault))
         outcome = attempt(s, AS_THEY_ARE);
-    else if (s->request->kind == HEAP_MALLOC && s->request->size >= ARENA_LARGE_THRESHOLD)
+    else if (s->request->kind == HEAP_MALLOC && s->request->size >= POLICY_LARGE_THRESHOLD)
         outcome = attempt(s, AS_THEY_ARE); /* so far it only asked for granules */
     if (!is_refused(outcome) || !squeeze(s->heap, s->function))
         return outcome;

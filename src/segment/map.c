@@ -66,7 +66,6 @@ int segment_init(void *place, void *base, size_t granules, size_t limit)
     map->base = base;
     map->granules = granules;
     map->limit = granules_for(limit);
-    map->retain = RETAIN_BY_USE;
     segment_lay_out(map, place, granules);
     if (map->page <= GRANULE &&
         (HOLES >> HOLE_SHIFT & granule_bits((unsigned)(GRANULE / map->page))) ==
@@ -252,17 +251,19 @@ size_t segment_excess(const struct segment_map *map, size_t granules, size_t hol
     return excess_above(map, granules, holes, segment_most(map, 0));
 }
 
-/* A program that frees and allocates by turns shall find its memory where it left it. A program
- * whose use has fallen shall not keep more than it uses. */
-size_t segment_may_retain(const struct segment_map *map, size_t taken)
+size_t segment_may_retain(const struct segments *s, size_t taken)
 {
-    size_t most = SEGMENT_RETAIN >> GRANULE_SHIFT;
+    const struct policy *policy = s->policy;
+    size_t set = word_peek(&policy->retain_granules);
+    size_t most = policy->retain_least_granules, limit = s->map->limit;
+    size_t of_limit = limit != SIZE_MAX ? policy_part(limit, policy->retain_limit_part) : 0;
+    size_t of_use = policy_part(taken, policy->retain_use_part);
 
-    if (map->retain != RETAIN_BY_USE)
-        return map->retain;
-    if (map->limit != SIZE_MAX && map->limit / 4 > most)
-        most = map->limit / 4;
-    return taken / 2 > most ? taken / 2 : most;
+    if (set != POLICY_BY_USE)
+        return set;
+    if (of_limit > most)
+        most = of_limit;
+    return of_use > most ? of_use : most;
 }
 
 void segment_count_overhead(struct segments *s, size_t bytes)
@@ -344,7 +345,7 @@ bool segment_is_full(const struct segment_map *map, size_t bytes)
 void segment_set_retain(struct segments *s, size_t bytes)
 {
     bool locked = segment_enter(s);
-    __atomic_store_n(&s->map->retain, bytes >> GRANULE_SHIFT, __ATOMIC_RELAXED);
+    word_show(&s->policy->retain_granules, bytes >> GRANULE_SHIFT);
     if (locked)
         segment_leave(s);
 }

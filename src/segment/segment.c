@@ -312,13 +312,19 @@ static struct granule_run shorten(const struct segment_map *map, struct granule_
     return piece;
 }
 
-static bool must_release(const struct segment_map *map, struct granule_run piece,
+static bool retains_by_use(const struct segments *s)
+{
+    return word_peek(&s->policy->retain_granules) == POLICY_BY_USE;
+}
+
+static bool must_release(const struct segments *s, struct granule_run piece,
                          struct run_memory memory)
 {
-    size_t most = segment_may_retain(map, map->committed - map->retained - piece.count);
-    /* With RETAIN_BY_USE the piece stays, and the highest retained granules go instead: runs are
+    const struct segment_map *map = s->map;
+    size_t most = segment_may_retain(s, map->committed - map->retained - piece.count);
+    /* With POLICY_BY_USE the piece stays, and the highest retained granules go instead: runs are
      * taken from the lowest on. */
-    size_t before = map->retain == RETAIN_BY_USE ? 0 : map->retained;
+    size_t before = retains_by_use(s) ? 0 : map->retained;
     bool partly =
         map->lazy && memory.committed > 0 && (granule_load(map, piece.first) & LARGE) != 0;
 
@@ -326,19 +332,20 @@ static bool must_release(const struct segment_map *map, struct granule_run piece
            (memory.committed > 0 && (memory.holed || before + memory.committed > most));
 }
 
-/* How many granules are retained above segment_may_retain(). With RETAIN_BY_USE, less may be
+/* How many granules are retained above segment_may_retain(). With POLICY_BY_USE, less may be
  * retained when less is in use. */
-static size_t retained_above(const struct segment_map *map)
+static size_t retained_above(const struct segments *s)
 {
-    size_t most = segment_may_retain(map, map->committed - map->retained);
+    const struct segment_map *map = s->map;
+    size_t most = segment_may_retain(s, map->committed - map->retained);
 
-    return map->retain == RETAIN_BY_USE && map->retained > most ? map->retained - most : 0;
+    return retains_by_use(s) && map->retained > most ? map->retained - most : 0;
 }
 
 /* Releases the lock, and then, in further holds of the lock, what is retained_above(). */
 static void leave_retaining(struct segments *s)
 {
-    size_t keep = s->map->retained - retained_above(s->map);
+    size_t keep = s->map->retained - retained_above(s);
     bool more = keep < s->map->retained;
 
     segment_leave(s);
@@ -366,7 +373,7 @@ void segment_give_holed(struct segments *s, struct run *pending, struct run keep
             piece = shorten(s->map, piece, *pending);
 
         struct run_memory memory = segment_memory(s->map, piece);
-        if (piece.first == released || !must_release(s->map, piece, memory)) {
+        if (piece.first == released || !must_release(s, piece, memory)) {
             give_run(s->map, piece, memory, pending, holes);
             continue;
         }

@@ -53,16 +53,13 @@
 
 #include "base/check.h"
 #include "base/journal.h"
+#include "base/policy.h"
 #include "base/run.h"
 #include "dvsm/backend.h"
 #include "sync/lock.h"
 
 enum { GRANULE_SHIFT = 16 };
 #define GRANULE ((size_t)1 << GRANULE_SHIFT)
-
-/* Bytes of free granules that stay committed, until segment_set_retain() says otherwise: the
- * largest of this number, a quarter of the limit where one is set, and half of what is in use. */
-#define SEGMENT_RETAIN ((size_t)16 << 20)
 
 /* Who has a granule: numbers that the map's user gives out; 0 is nobody. */
 typedef unsigned segment_owner_id;
@@ -75,6 +72,7 @@ struct segments {
     struct segment_map *map;
     const struct dvsm_backend *backend;
     const dvsm_mapping *mapping;
+    struct policy *policy; /* shared: how many free granules stay committed */
     /* Which words outside the map its changes may store (*pending, *mark). Recovery asks, because
      * it believes nothing of the dead; NULL: any word. */
     const struct journal_guard *marks;
@@ -242,7 +240,7 @@ bool segment_might_take(const struct segment_map *map, size_t bytes);
 bool segment_is_full(const struct segment_map *map, size_t bytes);
 
 /* Sets how many bytes of free granules stay committed when granules are given back, in place of
- * SEGMENT_RETAIN's rule. Memory that is retained above this number now stays retained. */
+ * POLICY_BY_USE. Memory that is retained above this number now stays retained. */
 void segment_set_retain(struct segments *s, size_t bytes);
 
 /* Visits each run from the lowest up to the last one taken, free ones included (owner 0; kind is

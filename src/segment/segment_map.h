@@ -39,7 +39,6 @@ enum {
 };
 /* Holes need more bits than the low half of a 32-bit word has: such words have none. */
 #define HOLES (VALUE_SHIFT > HOLE_SHIFT ? granule_bits(VALUE_SHIFT) ^ granule_bits(HOLE_SHIFT) : 0)
-#define RETAIN_BY_USE SIZE_MAX
 #define GRANULES_MOST (((size_t)1 << VALUE_SHIFT) - 1)
 #define NO_GRANULE SIZE_MAX
 
@@ -74,10 +73,9 @@ struct segment_map {
     size_t footprint_most; /* bytes: granules and overhead together */
     size_t retained;       /* free granules that have memory */
     size_t retained_end;   /* a bound: no granule is retained from here on */
-    size_t retain;   /* how many may be retained after giving back; RETAIN_BY_USE: see map.c */
-    size_t limit;    /* how many granules may be committed; SIZE_MAX: any number */
-    size_t overhead; /* bytes committed outside the granules: the map's own pages and what its
-                        user charged; they count against the limit */
+    size_t limit;          /* how many granules may be committed; SIZE_MAX: any number */
+    size_t overhead;       /* bytes committed outside the granules: the map's own pages and what its
+                              user charged; they count against the limit */
     size_t counts_overhead; /* 0: `overhead` is not counted, and stays 0 */
     size_t holes;           /* pages without memory in granules that count as committed */
 
@@ -174,7 +172,7 @@ void segment_note_footprint(struct segment_map *map);
 /* How many granules must lose their memory if `granules` more get some and `holes` are filled. */
 size_t segment_excess(const struct segment_map *map, size_t granules, size_t holes);
 /* How many free granules may keep their memory while `taken` are in use. */
-size_t segment_may_retain(const struct segment_map *map, size_t taken);
+size_t segment_may_retain(const struct segments *s, size_t taken);
 /* How many granules may be committed if overhead grows by `more` bytes. */
 size_t segment_most(const struct segment_map *map, size_t more);
 /* Notes a run for a survivor; a store of 0 to `count` takes the note back. */

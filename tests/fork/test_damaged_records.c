@@ -868,6 +868,85 @@ static void test_random_mutations_of_what_the_dead_left(void **state)
     }
 }
 
+/* ---- the policy ------------------------------------------------------------------------------ */
+
+/* The policy has no lock and no journal: any process may have overwritten any of its numbers, at
+ * any time. The heap then keeps more or less than it should, but stays sound. */
+
+enum { NUMBERS = sizeof(struct policy) / sizeof(size_t), POLICIES_A_CHILD = 40 };
+
+static void set_number(size_t which, size_t value)
+{
+    ((size_t *)(void *)&heap->region->policy)[which] = value;
+}
+
+static int go_by_the_policy(void)
+{
+    dvsm_heap_set_limit(heap, 48 * MIB);
+    use_heap();
+    do_all();
+    CHILD_CHECK(arenas_make(&heap->arenas, arenas_count(&heap->region->arenas)));
+    CHILD_CHECK(dvsm_heap_malloc(heap, 100 * MIB) == NULL); /* memory is short from here on */
+    use_heap();
+    do_all();
+    CHILD_CHECK(dvsm_check(heap, stderr) == 0);
+    CHILD_CHECK(faults == 0);
+    CHILD_CHECK(private_words_are_whole());
+    return 0;
+}
+
+static int survive_each_number(void *context)
+{
+    static const size_t values[] = {0, 1, 3, SIZE_MAX / 2 + 1, SIZE_MAX};
+
+    (void)context;
+    dvsm_set_fault_handler(note_fault);
+    for (size_t i = 0; i < NUMBERS * sizeof values / sizeof *values; i++) {
+        alarm(60);
+        faults = 0;
+        make_heap();
+        number_private_words();
+        if (i % 2 == 0)
+            use_heap(); /* else the first arena begins with the number */
+        set_number(i % NUMBERS, values[i / NUMBERS]);
+        if (go_by_the_policy() != 0) {
+            fprintf(stderr, "number %zu is %zu\n", i % NUMBERS, values[i / NUMBERS]);
+            return 1;
+        }
+        CHILD_CHECK(dvsm_heap_destroy(heap) == 0);
+    }
+    return 0;
+}
+
+static int survive_random_numbers(void *context)
+{
+    (void)context;
+    dvsm_set_fault_handler(note_fault);
+    for (unsigned i = 0; i < POLICIES_A_CHILD; i++) {
+        alarm(60);
+        faults = 0;
+        random_words.state = arguments.seed + i;
+        make_heap();
+        number_private_words();
+        for (size_t which = 0; which < NUMBERS; which++)
+            if (random_once_in(&random_words, 2))
+                set_number(which, any_word());
+        if (go_by_the_policy() != 0) {
+            fprintf(stderr, "policy of seed %llu\n", (unsigned long long)(arguments.seed + i));
+            return 1;
+        }
+        CHILD_CHECK(dvsm_heap_destroy(heap) == 0);
+    }
+    return 0;
+}
+
+static void test_any_number_in_the_policy_is_survived(void **state)
+{
+    (void)state;
+    assert_int_equal(run_in_child(survive_each_number, NULL), 0);
+    assert_int_equal(run_in_child(survive_random_numbers, NULL), 0);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -877,6 +956,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_the_default_handler_aborts_with_the_message),
         cmocka_unit_test(test_a_depots_words_are_checked_where_they_are_used),
         cmocka_unit_test(test_random_mutations_of_what_the_dead_left),
+        cmocka_unit_test(test_any_number_in_the_policy_is_survived),
     };
 
     arguments = random_run_from(argc, argv, 200000);

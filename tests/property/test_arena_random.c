@@ -457,7 +457,7 @@ static void test_growing(void **state)
 static void test_growing_with_large_blocks(void **state)
 {
     (void)state;
-    run_on_growing(2000, 200, (size_t)4 << 20, 100, ARENA_LARGE_THRESHOLD,
+    run_on_growing(2000, 200, (size_t)4 << 20, 100, POLICY_LARGE_THRESHOLD,
                    arguments.operations / 10);
 }
 

@@ -146,7 +146,9 @@ struct granule_backend *granule_backend_new(size_t granules)
         .map = (struct segment_map *)(void *)b->map,
         .backend = &b->backend,
         .mapping = &b->mapping,
+        .policy = &b->policy,
     };
+    policy_set_defaults(&b->policy);
     if (mprotect(b->map, segment_map_committed_bytes(), PROT_READ | PROT_WRITE) != 0 ||
         segment_init(b->map, (void *)NOWHERE, granules, SIZE_MAX) != 0) {
         perror("granule_backend_new");

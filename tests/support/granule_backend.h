@@ -28,6 +28,7 @@ struct granule_plan {
 struct granule_backend {
     dvsm_backend backend;
     dvsm_mapping mapping;
+    struct policy policy;
     struct segments segments; /* the argument of the functions under test */
     struct granule_plan commit_plan;
     struct granule_plan release_plan;

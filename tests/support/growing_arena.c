@@ -137,7 +137,9 @@ static void start_map(struct growing_arena *g, size_t granules)
         .map = (struct segment_map *)(void *)place,
         .backend = backend,
         .mapping = &g->mapping,
+        .policy = &g->policy,
     };
+    policy_set_defaults(&g->policy);
 }
 
 struct growing_arena *growing_arena_new(size_t granules)

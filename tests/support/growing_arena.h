@@ -27,6 +27,7 @@ struct growing_arena {
     /* Passes calls on to `region`; first, so that a pointer to it leads to the whole. */
     struct arena_source source;
     struct region_source region;
+    struct policy policy;
     struct segments segments;
     const dvsm_backend *backend;
     dvsm_mapping mapping;

@@ -372,10 +372,10 @@ static void test_free_trims_above_the_threshold(void **state)
     struct growing_arena *g = *state;
 
     g->arena->large_threshold = ARENA_NEVER;
-    void *low = allocate(g, 100), *block = allocate(g, ARENA_TRIM_THRESHOLD - 200000);
+    void *low = allocate(g, 100), *block = allocate(g, POLICY_TRIM_THRESHOLD - 200000);
     release(g, block);
     assert_true(g->arena->footprint > GRANULE); /* not yet */
-    block = allocate(g, ARENA_TRIM_THRESHOLD + GRANULE);
+    block = allocate(g, POLICY_TRIM_THRESHOLD + GRANULE);
     release(g, block);
     assert_int_equal(g->arena->footprint, GRANULE);
     release(g, low);
@@ -392,7 +392,7 @@ static void test_trim_in_vain_is_set_aside(void **state)
     assert_int_equal(g->arena->trim_check, ARENA_NEVER);
     g->arena->large_threshold = ARENA_NEVER;
     allocate(g, 100000);
-    assert_int_equal(g->arena->trim_check, ARENA_TRIM_THRESHOLD);
+    assert_int_equal(g->arena->trim_check, POLICY_TRIM_THRESHOLD);
 }
 
 static void test_unused_segments_are_released(void **state)
@@ -476,12 +476,12 @@ static void test_frees_into_trees_release_now_and_then(void **state)
     void *other = allocate(g, 6000);
     allocate(g, 6000);
     release(g, block);
-    assert_int_equal(g->arena->release_countdown, ARENA_RELEASE_INTERVAL - 1);
+    assert_int_equal(g->arena->release_countdown, POLICY_RELEASE_INTERVAL - 1);
     g->arena->release_countdown = 1;
     assert_int_equal(usage_of(g).segments, 2);
     release(g, other);
     assert_int_equal(usage_of(g).segments, 1);
-    assert_int_equal(g->arena->release_countdown, ARENA_RELEASE_INTERVAL);
+    assert_int_equal(g->arena->release_countdown, POLICY_RELEASE_INTERVAL);
 }
 
 static void test_without_a_source_nothing_is_given_back(void **state)

@@ -153,18 +153,108 @@ static void test_an_arena_that_cannot_be_made_is_done_without(void **state)
     assert_int_equal(arenas_count(table), 2);
 }
 
-static void test_a_new_arena_has_the_parameters_of_the_first(void **state)
+static const struct arena *arena(const struct dvsm_heap *h, size_t index)
+{
+    return &region_arena(h->region, index)->arena;
+}
+
+static void assert_parameters(const struct arena *a, size_t trim, size_t granularity, size_t large)
+{
+    assert_int_equal(a->trim_threshold, trim);
+    assert_int_equal(a->trim_check, trim);
+    assert_int_equal(a->granularity, granularity);
+    assert_int_equal(a->large_threshold, large);
+}
+
+static void test_an_arena_begins_with_the_defaults(void **state)
 {
     (void)state;
     use_arenas(3);
     arena_for_next(100);
-    arena_set_parameter(&region_arena(heap->region, 0)->arena, -1, 12345678);
-    arena_set_parameter(&region_arena(heap->region, 0)->arena, -3, 7 * MIB);
+    assert_parameters(arena(heap, 0), 2 * MIB, 64 * KIB, 256 * KIB);
+    assert_int_equal(arena(heap, 0)->growth_most, 2 * MIB);
+}
+
+/* The default heap, because only that has a public function for it; no other test here uses it. */
+static void test_mallopt_before_any_arena_and_after(void **state)
+{
+    struct dvsm_heap *h = heap_default();
+
+    (void)state;
+    assert_non_null(h);
+    assert_int_equal(region_arena_count(h->region), 0);
+    assert_int_equal(dvsm_mallopt(DVSM_M_TRIM_THRESHOLD, 12345678), 1);
+    assert_int_equal(dvsm_mallopt(DVSM_M_GRANULARITY, 1 << 20), 1);
+    assert_int_equal(dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 7 * MIB), 1);
+    assert_int_equal(region_arena_count(h->region), 0);
+    assert_true(arenas_make(&h->arenas, 0));
+    assert_parameters(arena(h, 0), 12345678, MIB, 7 * MIB);
+
+    assert_int_equal(dvsm_mallopt(DVSM_M_TRIM_THRESHOLD, -1), 1);
+    assert_int_equal(dvsm_mallopt(DVSM_M_GRANULARITY, 4096), 1);
+    assert_int_equal(dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 0), 1);
+    assert_true(arenas_make(&h->arenas, 1));
+    for (size_t i = 0; i < 2; i++)
+        assert_parameters(arena(h, i), SIZE_MAX, GRANULE, 0);
+    assert_int_equal(dvsm_check(h, stderr), 0);
+}
+
+static void test_a_heap_keeps_its_parameters_to_itself(void **state)
+{
+    (void)state;
+    use_arenas(3);
+    struct dvsm_heap *other = dvsm_heap_create(NULL);
+    assert_non_null(other);
+    assert_true(heap_set_parameter(other, DVSM_M_TRIM_THRESHOLD, 5 * MIB, "test"));
+    arena_for_next(100);
+    assert_true(arenas_make(&other->arenas, 0));
+    assert_parameters(arena(heap, 0), 2 * MIB, 64 * KIB, 256 * KIB);
+    assert_parameters(arena(other, 0), 5 * MIB, 64 * KIB, 256 * KIB);
+    assert_int_equal(dvsm_heap_destroy(other), 0);
+}
+
+static void test_a_parameter_that_is_refused_changes_nothing(void **state)
+{
+    static const struct {
+        int parameter, value;
+    } wrong[] = {
+        {DVSM_M_GRANULARITY, 0},
+        {DVSM_M_GRANULARITY, -1},
+        {DVSM_M_GRANULARITY, 2048},
+        {DVSM_M_GRANULARITY, 65535},
+        {DVSM_M_GRANULARITY, 100000},
+        {DVSM_M_TRIM_THRESHOLD, -2},
+        {DVSM_M_MMAP_THRESHOLD, -12345},
+        {DVSM_M_RETAIN, -2},
+        {0, 65536},
+        {1, 65536},
+        {-5, 65536},
+    };
+
+    (void)state;
+    use_arenas(3);
+    arena_for_next(100);
+    const struct policy before = heap->region->policy;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_false(heap_set_parameter(heap, wrong[i].parameter, wrong[i].value, "test"));
+        assert_memory_equal(&before, &heap->region->policy, sizeof before);
+        assert_parameters(arena(heap, 0), 2 * MIB, 64 * KIB, 256 * KIB);
+    }
     assert_true(arenas_make(&heap->arenas, 1));
-    const struct arena *made = &region_arena(heap->region, 1)->arena;
-    assert_int_equal(made->trim_threshold, 12345678);
-    assert_int_equal(made->large_threshold, 7 * MIB);
-    assert_int_equal(made->id, 2);
+    assert_parameters(arena(heap, 1), 2 * MIB, 64 * KIB, 256 * KIB);
+}
+
+static void test_a_damaged_granularity_is_not_taken_over(void **state)
+{
+    static const size_t damaged[] = {0, 1, 2048, 65535, 100000, SIZE_MAX};
+
+    (void)state;
+    use_arenas(100);
+    for (size_t i = 0; i < sizeof damaged / sizeof *damaged; i++) {
+        heap->region->policy.granularity = damaged[i];
+        assert_true(arenas_make(&heap->arenas, i));
+        assert_parameters(arena(heap, i), 2 * MIB, 64 * KIB, 256 * KIB);
+    }
 }
 
 /* ---- whose a block is */
@@ -315,7 +405,11 @@ int main(void)
         TEST(test_a_heap_of_one_arena_has_one),
         TEST(test_more_arenas_than_there_is_room_for_are_as_many_as_there_is),
         TEST(test_an_arena_that_cannot_be_made_is_done_without),
-        TEST(test_a_new_arena_has_the_parameters_of_the_first),
+        TEST(test_an_arena_begins_with_the_defaults),
+        cmocka_unit_test(test_mallopt_before_any_arena_and_after),
+        TEST(test_a_heap_keeps_its_parameters_to_itself),
+        TEST(test_a_parameter_that_is_refused_changes_nothing),
+        TEST(test_a_damaged_granularity_is_not_taken_over),
         TEST(test_a_block_goes_back_to_the_arena_it_came_from),
         TEST(test_a_cpu_whose_arena_grew_beyond_its_share_prefers_the_smallest),
         TEST(test_a_damaged_arena_serves_nobody),

@@ -117,7 +117,7 @@ static void test_arenas_are_made_in_order_and_once(void **state)
     (void)state;
     assert_true(arenas_make(&heap->arenas, 0)); /* exists already */
     assert_int_equal(region_arena_count(r), 1);
-    region_arena(r, 0)->arena.trim_threshold = 12345;
+    r->policy.trim_threshold = 12345;
     assert_true(arenas_make(&heap->arenas, 1));
     assert_int_equal(region_arena_count(r), 2);
     assert_int_equal(region_arena(r, 1)->arena.id, 2);

@@ -65,7 +65,9 @@ static void start_segments(struct replay *replay)
         .map = (struct segment_map *)(void *)place,
         .backend = &dvsm_backend_anon,
         .mapping = &replay->granules,
+        .policy = &replay->policy,
     };
+    policy_set_defaults(&replay->policy);
     region_source_init(&replay->source, &replay->segments);
     replay->arena = map(sizeof(struct arena));
     arena_init(replay->arena, ARENA_ID);

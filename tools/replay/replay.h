@@ -16,6 +16,7 @@ struct replay {
     struct trace trace;
     struct arena *arena;
     struct region_source source;
+    struct policy policy;
     struct segments segments;
     dvsm_mapping granules; /* of a trace with segments */
     struct id_table blocks, holds;
