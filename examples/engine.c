@@ -9,7 +9,8 @@
  *
  *     files: base/bits.h base/check.c base/check.h base/compiler.h base/fault.c base/fault.h
  *     files: base/journal.c base/journal.h base/plant.h base/policy.c base/policy.h base/run.h
- *     files: bins/bins.c bins/bins.h bins/bins_internal.h bins/check.c bins/chunk.h bins/tree.c
+ *     files: bins/bins.c bins/bins.h bins/bins_internal.h bins/check.c bins/chunk.h bins/seal.h
+ *     files: bins/tree.c
  *     files: engine/arena.c engine/arena.h engine/arena_internal.h engine/batch.c engine/check.c
  *     files: engine/diagnose.c engine/fill.c engine/free.c engine/grow.c engine/holes.c
  *     files: engine/large.c engine/malloc.c engine/memalign.c engine/peek.c engine/recover.c

@@ -2,17 +2,15 @@
  *
  * A backend reserves one contiguous range of addresses that every process forked later shares, puts
  * memory behind parts of it, takes memory away again, and unmaps the whole. The library never
- * touches a page before commit() has succeeded for it, nor after release(), with the exceptions of
+ * touches a page before commit() has succeeded for it, nor after release(), with the exception in
  * the NB below. Ranges handed to commit() and release() are whole pages of the system's size,
  * single ones too, and lie inside the mapping.
  *
  * NB: this holds as long as the program does not overwrite what the library keeps beside blocks and
  * in freed blocks. After such an overwrite it still holds in dvsm_check(), for sizes and links of
  * free memory; and it holds for an overwritten size of a block, which is followed only into
- * committed memory. There are two exceptions, both in dvsm_free() for the default heap. It looks up
- * to 32 KiB behind a block where the block's size says so. And where a wrong pointer says that a
- * block begins just behind a segment, or in free memory, it looks at the first two words of that
- * block; a trim may have released some pages of free memory.
+ * committed memory. There is one exception: where a wrong pointer says that a block begins in free
+ * memory, dvsm_free() looks for the block's header there, and a trim may have released that page.
  *
  * It does not hold elsewhere. Calls that allocate, resize, trim, or join a freed block with what is
  * (or is said to be) free beside it, follow such sizes and links. Calls that look through a whole

@@ -22,12 +22,14 @@ enum patience {
 /* How many remotely freed blocks are worked off each time an arena is entered or left. */
 enum { REMOTE_MOST = 64 };
 
-int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most)
+int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most,
+                struct seal seal)
 {
     table->slots = slots;
     table->stride = stride;
     table->most = most;
     table->wanted = 1;
+    table->seal = seal;
     return lock_init(&table->lock, LOCK_ARENA_TABLE);
 }
 
@@ -39,6 +41,7 @@ void arenas_open(struct arenas *arenas, struct arena_table *table, struct segmen
         .slots = table->slots,
         .stride = table->stride,
         .most = table->most,
+        .seal = table->seal,
     };
     region_source_init(&arenas->source, segments);
 }
@@ -75,6 +78,7 @@ static bool make_slot(struct arenas *arenas, size_t index)
     slot->remote = slot->reaping = 0;
     arena_init(&slot->arena, index + 1);
     set_parameters(&slot->arena, policy_of(arenas));
+    slot->arena.seal = arenas->seal;
     __atomic_store_n(&table->count, index + 1, __ATOMIC_RELEASE);
     return true;
 }

@@ -56,6 +56,7 @@ struct arena_table {
     size_t closed;     /* 1: the table was damaged, and no more are made */
     size_t recovering; /* 1: the lock's holder died, and the map is not settled yet */
     size_t count;      /* made so far; grows only, read without the lock */
+    struct seal seal;  /* of the heads of all arenas' chunks */
     size_t preferred[ARENAS_PREFERRED]; /* by CPU, modulo the length: 1 + an index; 0: none yet */
 };
 
@@ -68,11 +69,13 @@ struct arenas {
      * go by these. */
     char *slots;
     size_t stride, most;
+    struct seal seal;
 };
 
 /* A table of `most` slots, each of `stride` bytes, at `slots`, where nothing is committed yet.
  * 0 or an errno value. */
-int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most);
+int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most,
+                struct seal seal);
 
 /* Sets up a process's access to the table. */
 void arenas_open(struct arenas *arenas, struct arena_table *table, struct segments *segments);

@@ -9,23 +9,21 @@
  * (cache/magazine.h). */
 enum { MARK_LOW = 4, MARK_BYTES = 8 };
 
-typedef uint32_t MAY_ALIAS half;
-
-static half mark_low(const void *block)
+static half_word mark_low(const void *block)
 {
-    return (half)(uintptr_t)block | MARK_LOW;
+    return (half_word)(uintptr_t)block | MARK_LOW;
 }
 
 bool remote_is_marked(const void *block)
 {
-    const half *mark = block;
+    const half_word *mark = block;
 
     return mark[1] == CHUNK_FREED_MARK && mark[0] == mark_low(block);
 }
 
 static void set_mark(void *block)
 {
-    half *mark = block;
+    half_word *mark = block;
 
     mark[0] = mark_low(block);
     compiler_barrier();

@@ -25,6 +25,9 @@ typedef uintptr_t MAY_ALIAS word;
 
 #define WORD sizeof(word)
 
+/* A half of one, if it has 64 bits. */
+typedef uint32_t MAY_ALIAS half_word;
+
 /* Reads a word that others may be storing. They store it whole, and after the data that it refers
  * to. On x86 a plain load is enough, and may be part of another instruction; other processors, and
  * ThreadSanitizer, need an atomic load. */
@@ -34,6 +37,16 @@ static inline word word_peek(const void *address)
     return *(const word *)address;
 #else
     return __atomic_load_n((const word *)address, __ATOMIC_ACQUIRE);
+#endif
+}
+
+/* Likewise a half, of a word that others store whole. */
+static inline half_word half_peek(const void *address)
+{
+#if (defined __x86_64__ || defined __i386__) && !defined __SANITIZE_THREAD__
+    return *(const half_word *)address;
+#else
+    return __atomic_load_n((const half_word *)address, __ATOMIC_ACQUIRE);
 #endif
 }
 

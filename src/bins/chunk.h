@@ -6,7 +6,7 @@
  *                 | prev_foot: size of the chunk   |  valid only while that one is free; else the
  *                 | before                         |  last word of its payload
  *                 +--------------------------+-+-+-+
- *                 | head: size of this chunk |U|C|P|  P: the chunk before is in use; C: this one
+ *                 | head: seal, size         |U|C|P|  P: the chunk before is in use; C: this one
  *     payload ->  +--------------------------+-+-+-+  U: in use, and not to be cached
  *                 | fd, bk                         |  free chunks: neighbours in a list or ring
  *                 | child[2], parent               |  free chunks of 256 bytes and more: the tree
@@ -17,12 +17,13 @@
  * A free chunk has P set (two free neighbours are always merged). Its size stands again in the next
  * chunk's prev_foot, and P is clear in the next chunk. P and C both clear: a large block, alone in
  * its run of granules. A fence, W | 3, marks the end of a segment. The first fence, behind the
- * segment's record, has P clear: so the record, which nobody may free, never looks like a block in
- * use, even on the shortest path. Overhead of a chunk in use: W. A chunk with U set is never
+ * segment's record, has P clear, and the record has U set: so the record, which nobody may free,
+ * never looks like a block in use, even on the shortest path. Overhead of a chunk in use: W. A chunk with U set is never
  * cached: it is freed straight to the arena, where it joins what is free around it. Such a chunk
  * was aligned by request and has a free lead, or was cut side by side with others. In the cache, it
  * would keep such requests from finding room there again. Addresses and sizes are multiples of
- * CHUNK_ALIGN.
+ * CHUNK_ALIGN. With 64 bits, the upper 16 bits of the head of a chunk in use are its seal (seal.h);
+ * those of a free chunk, of top and of a fence are 0.
  */
 #ifndef DVSM_BINS_CHUNK_H
 #define DVSM_BINS_CHUNK_H
@@ -47,6 +48,14 @@ struct MAY_ALIAS chunk {
 #define CHUNK_UNCACHED ((size_t)4)
 #define HEAD_FLAGS ((size_t)7)
 
+/* The bits of a head that hold the size; those above are the seal's. */
+#if SIZE_MAX > 0xffffffff
+#define HEAD_SEAL_SHIFT 48
+#define HEAD_SIZE ((((size_t)1 << HEAD_SEAL_SHIFT) - 1) & ~HEAD_FLAGS)
+#else
+#define HEAD_SIZE (~HEAD_FLAGS)
+#endif
+
 #define CHUNK_ALIGN (2 * WORD)
 #define CHUNK_OVERHEAD WORD
 #define CHUNK_HEADER (2 * WORD)
@@ -65,7 +74,7 @@ struct MAY_ALIAS chunk {
 
 static inline size_t chunk_size(const struct chunk *c)
 {
-    return c->head & ~HEAD_FLAGS;
+    return c->head & HEAD_SIZE;
 }
 
 static inline bool chunk_prev_in_use(const struct chunk *c)

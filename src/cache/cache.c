@@ -91,6 +91,7 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     view->lanes = table->lanes;
     view->cpus = table->cpus;
     view->words = segment_words(segments->map);
+    view->key = arenas->seal.key;
     class_fill_table(view->coarse);
     arenas->source.counters.first = (const char *)&table->depots[0].transit_new;
     arenas->source.counters.stride = sizeof(struct depot);
@@ -100,12 +101,9 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     cache_extend_view(cache);
 }
 
-/* NB: the last granule stays out: the fast path looks at the chunk after a block. */
 void cache_extend_view(struct cache *cache)
 {
-    size_t granules = segment_ready(cache->segments->map);
-
-    lane_view_cover(&cache->view, granules > 0 ? (granules - 1) << (GRANULE_SHIFT - 4) : 0);
+    lane_view_cover(&cache->view, segment_ready(cache->segments->map) << (GRANULE_SHIFT - 4));
 }
 
 /* ---- slow paths ------------------------------------------------------------------------------ */

@@ -14,7 +14,7 @@
  * for good. In a heap with sequences, a process without rseq leaves the lanes alone.
  *
  *     lane_pop        a block of that class, or NULL: the lane has none (or was never used)
- *     lane_push       false: the lane is full (or was never used)
+ *     lane_push       false: the lane is full (or was never used), or the block has a mark
  *     lane_exchange   replaces this CPU's magazine by another; false: the word is no longer `old`,
  *                     or the thread is no longer on that CPU
  *

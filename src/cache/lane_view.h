@@ -32,6 +32,7 @@ struct lane_view {
     intptr_t rseq;       /* distance of the thread's rseq area from the thread pointer */
     uintptr_t base;      /* the lowest possible block: a header beyond the first granule's start */
     const word *words;   /* the granule map's words, one for each granule within the span */
+    size_t key;          /* of the seals of the blocks' headers (bins/seal.h) */
     size_t cpus;         /* how many lanes */
     enum lane_mode mode;
     size_t limit;                      /* as coarse_limit, in every mode but LANES_NONE */

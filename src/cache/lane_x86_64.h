@@ -84,12 +84,17 @@ static inline __attribute__((always_inline)) void *lane_pop(const struct lane_vi
     return block;
 }
 
-/* The mark is stored before the commit: a block that is not in the cache may have a mark. */
+/* A block with a mark, right or wrong, is for the slow path. The mark is looked at inside: whoever
+ * frees the block as well, in a signal handler, in a child that a handler forked or on this CPU
+ * after this thread was preempted, aborts the sequence, and the slow path sees the second free. The
+ * mark is stored before the commit: a block that is not in the cache may have a mark. */
 static inline __attribute__((always_inline)) bool lane_push(const struct lane_view *view,
                                                             size_t cls, size_t mask, void *block)
 {
     __asm__ goto volatile(
-        LANE_BEGIN "movq (%%r8,%[cls],8), %%r9\n\t" /* the word */
+        LANE_BEGIN "cmpl %[mark], 4(%[block])\n\t"
+                   "je %l[full]\n\t"
+                   "movq (%%r8,%[cls],8), %%r9\n\t" /* the word */
                    "leaq 8(%%r9), %%r10\n\t"        /* with one more */
                    "testl %[mask], %%r10d\n\t"      /* no slot left in the magazine? */
                    "jz %l[full]\n\t"

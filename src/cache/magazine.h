@@ -81,13 +81,11 @@ static inline __attribute__((always_inline)) void magazine_expect(unsigned cls, 
  *    cost rings of blocks a tenth.
  * A program that still writes to a block that it has freed may destroy the mark: then a second free
  * of the block is not seen. */
-typedef uint32_t MAY_ALIAS mark_half;
-
 #define MAGAZINE_MARK CHUNK_FREED_MARK
 
-static inline mark_half *magazine_mark(const void *block)
+static inline half_word *magazine_mark(const void *block)
 {
-    return (mark_half *)(uintptr_t)block;
+    return (half_word *)(uintptr_t)block;
 }
 
 static inline bool magazine_is_marked(const void *block)
@@ -97,7 +95,7 @@ static inline bool magazine_is_marked(const void *block)
 
 static inline void magazine_set_mark(void *block, word w)
 {
-    magazine_mark(block)[0] = (mark_half)w;
+    magazine_mark(block)[0] = (half_word)w;
     compiler_barrier();
     magazine_mark(block)[1] = MAGAZINE_MARK;
 }

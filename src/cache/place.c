@@ -45,19 +45,19 @@ bool place_is_unit(const struct cache *cache, unsigned cls, word w)
 }
 
 /* Addresses with the same lower half lie 4 GiB apart. */
-word place_of_mark(const struct cache *cache, mark_half half)
+word place_of_mark(const struct cache *cache, half_word mark)
 {
     const struct segment_map *map = cache->segments->map;
     word first = cache->view.base & ~(word)(GRANULE - 1);
-    word address = first + (mark_half)(half - (mark_half)first);
+    word address = first + (half_word)(mark - (half_word)first);
     size_t ready = segment_ready(map);
 
-    if (half % WORD != 1)
+    if (mark % WORD != 1)
         return 0;
     for (; (address - first) >> GRANULE_SHIFT < ready; address += (word)UINT32_MAX + 1) {
         if (place_class(cache, address) != 0)
             return address;
-        if (sizeof(word) == sizeof(mark_half))
+        if (sizeof(word) == sizeof(half_word))
             break;
     }
     return 0;

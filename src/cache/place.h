@@ -56,8 +56,8 @@ unsigned place_class(const struct cache *cache, word address);
 bool place_is_magazine(const struct cache *cache, unsigned cls, word w);
 bool place_is_unit(const struct cache *cache, unsigned cls, word w);
 
-/* The address in a magazine of the cache whose lower half is `half`; 0: there is none. */
-word place_of_mark(const struct cache *cache, mark_half half);
+/* The address in a magazine of the cache whose lower half is `mark`; 0: there is none. */
+word place_of_mark(const struct cache *cache, half_word mark);
 
 /* Gives the class one more unit, first in its list and named as its depot's `incoming`. Whether
  * there was one. */

@@ -39,6 +39,7 @@
 #include "base/run.h"
 #include "bins/bins.h"
 #include "bins/chunk.h"
+#include "bins/seal.h"
 
 struct arena;
 
@@ -132,6 +133,7 @@ struct arena {
     size_t growth_most;     /* grow ahead by a part of the footprint, up to this; 0: never ahead */
     size_t damaged;         /* 1: set aside */
     size_t id;              /* the number by which the source knows the arena */
+    struct seal seal;       /* of the heads of its chunks in use */
     struct arena_segment segment; /* the newest; size 0: the arena has none yet */
     struct run pending;           /* on its way between arena and source: see struct arena_source */
     size_t unpunched;             /* free bytes that had memory after the last punch: a hint */
@@ -171,7 +173,8 @@ static inline void arena_call_begin(struct arena_call *call, struct arena *arena
 }
 
 /* Makes an empty arena with default parameters. It will grow from the source of its calls, which
- * knows the arena as `id`. Nothing is journaled: nobody else may know of the arena yet. */
+ * knows the arena as `id`. Nothing is journaled: nobody else may know of the arena yet. The key of
+ * its seals is 0. Who wants another one sets arena->seal before the first block is allocated. */
 void arena_init(struct arena *arena, size_t id);
 
 /* Makes an arena at the start of the caller's buffer, which it never leaves. NULL: `bytes` is too

@@ -37,26 +37,46 @@ bool arena_finish(struct arena_call *call);
 
 /* Headers. `next` is the chunk after c. Its PINUSE flag, which tells c's state, is kept in step
  * with c's own. */
-static inline void chunk_set_next_prev_in_use(struct journal *j, struct chunk *next)
+static inline void chunk_set_next_prev_in_use(struct arena *a, struct chunk *next)
 {
-    journal_store(j, &next->head, next->head | PINUSE);
+    journal_store(&a->journal, &next->head, seal_with_prev(next->head));
 }
 
 /* The flags that a chunk in use keeps when its size changes. */
 #define CHUNK_KEPT (PINUSE | CHUNK_UNCACHED)
 
-/* Makes c of `size` bytes in use. Its PINUSE and U flags stay. */
-static inline void chunk_set_in_use(struct journal *j, struct chunk *c, size_t size)
+/* Writes and seals the head of c, which is in use: `bits` are its size and flags. */
+static inline void chunk_set_head(struct arena *a, struct chunk *c, size_t bits)
 {
-    journal_store(j, &c->head, (c->head & CHUNK_KEPT) | size | CINUSE);
-    chunk_set_next_prev_in_use(j, chunk_at(c, size));
+    journal_store(&a->journal, &c->head, seal_head(&a->seal, c, bits));
 }
 
-/* Makes c of `size` bytes, cut from the low end of a free chunk, in use. The caller writes the
+/* Gives c, in use or to be in use, `size` bytes. Its PINUSE and U flags stay. The caller writes the
  * chunk that follows. */
-static inline void chunk_set_cut(struct journal *j, struct chunk *c, size_t size)
+static inline void chunk_set_size(struct arena *a, struct chunk *c, size_t size)
 {
-    journal_store(j, &c->head, size | PINUSE | CINUSE);
+    chunk_set_head(a, c, (c->head & CHUNK_KEPT) | size | CINUSE);
+}
+
+/* The same, and the chunk that follows is told that c is in use. */
+static inline void chunk_set_in_use(struct arena *a, struct chunk *c, size_t size)
+{
+    chunk_set_size(a, c, size);
+    chunk_set_next_prev_in_use(a, chunk_at(c, size));
+}
+
+/* Makes c of `size` bytes, behind a chunk in use, a chunk in use. The caller writes the chunk that
+ * follows. */
+static inline void chunk_set_cut(struct arena *a, struct chunk *c, size_t size)
+{
+    chunk_set_head(a, c, size | PINUSE | CINUSE);
+}
+
+/* Whether c, other than a fence, has its seal if it is in use, and none if it is free. */
+static inline bool arena_is_sealed(const struct arena *a, const struct chunk *c)
+{
+    return chunk_marked_in_use(c) ? seal_holds(&a->seal, c, c->head)
+                                  : (c->head & ~(HEAD_SIZE | HEAD_FLAGS)) == 0;
 }
 
 /* Makes c of `size` bytes free. The chunk after it already says so. */
@@ -67,12 +87,12 @@ static inline void chunk_set_free(struct journal *j, struct chunk *c, size_t siz
 }
 
 /* Makes c of `size` bytes free, and has the chunk after it, which is in use, say so. */
-static inline void chunk_set_free_before(struct journal *j, struct chunk *c, size_t size)
+static inline void chunk_set_free_before(struct arena *a, struct chunk *c, size_t size)
 {
     struct chunk *next = chunk_at(c, size);
 
-    journal_store(j, &next->head, next->head & ~PINUSE);
-    chunk_set_free(j, c, size);
+    journal_store(&a->journal, &next->head, seal_without_prev(next->head));
+    chunk_set_free(&a->journal, c, size);
 }
 
 /* malloc.c: a chunk of `need` bytes in use, within the call's change. NULL: no memory, or a
@@ -108,8 +128,8 @@ size_t arena_free_memory(const struct arena *a, size_t page);
 /* The whole of a free, for a chunk whose header can be believed. */
 void arena_free_chunk(struct arena_call *call, struct chunk *c);
 
-/* Whether the header of a chunk in use, in a segment, can be believed: its size leads to another
- * chunk in a segment, whose header says that c is in use. */
+/* Whether the header of a chunk in use, in a segment, can be believed: its seal holds, and its size
+ * leads to another chunk in a segment, whose header says that c is in use. */
 bool arena_header_is_sound(const struct arena_call *call, const struct chunk *c);
 
 /* The chunk of a block in use whose header can be believed; NULL and a fault otherwise. */

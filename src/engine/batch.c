@@ -50,9 +50,10 @@ void arena_write_inner_head(struct arena_call *call, const struct chunk *c, stru
                             size_t size)
 {
     if ((size_t)((char *)inside - (const char *)c) < sizeof(struct chunk))
-        journal_store(arena_journal(call), &inside->head, size | PINUSE | CINUSE);
+        chunk_set_cut(call->arena, inside, size);
     else
-        *(volatile size_t *)&inside->head = size | PINUSE | CINUSE;
+        *(volatile size_t *)&inside->head =
+            seal_head(&call->arena->seal, inside, size | PINUSE | CINUSE);
 }
 
 /* Splits c in the elements' order; the last element takes the slack. The first head is written
@@ -70,7 +71,7 @@ static void split(struct arena_call *call, const struct batch *b, struct chunk *
         left -= part;
     }
     compiler_barrier();
-    journal_store(arena_journal(call), &c->head, element_head(first_size) | PINUSE | CINUSE);
+    chunk_set_cut(call->arena, c, element_head(first_size));
 }
 
 static void fill_array(struct chunk *c, void **array, size_t count)
@@ -162,7 +163,7 @@ static void free_entry(struct arena_call *call, void **entry, const void *const 
     void **follower = entry + 1;
     if ((const void *const *)follower < end && *follower == chunk_payload(next) &&
         arena_header_is_sound(call, next)) {
-        journal_store(arena_journal(call), &c->head, c->head + chunk_size(next));
+        chunk_set_size(call->arena, c, chunk_size(c) + chunk_size(next));
         journal_store(arena_journal(call), &next->head, 0); /* so that a second free is noticed */
         arena_count_used(call, -(size_t)1);
         *follower = *entry;

@@ -44,6 +44,8 @@ static bool check_chunk(struct walk *w, const struct arena_segment *s, const str
                "arena: chunk %p: flag of the chunk before is wrong", (const void *)c);
     check_that(w->check, in_use || !before_free, "arena: free chunk %p follows a free one",
                (const void *)c);
+    check_that(w->check, arena_is_sealed(w->arena, c), "arena: chunk %p: seal of head %zx",
+               (const void *)c, c->head);
     check_next_agrees(w, c, next, in_use && !is_record(s, c));
     w->used += in_use;
     if (in_use)

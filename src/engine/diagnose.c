@@ -18,13 +18,13 @@ const struct arena_segment *arena_segment_of(const struct arena *a, const void *
 }
 
 /* The last chunk of the segment that does not begin after c. Stops at a header that leads
- * nowhere. */
+ * nowhere, or to a wrong place. */
 static const struct chunk *chunk_around(const struct arena *a, const struct arena_segment *s,
                                         const struct chunk *c)
 {
     const struct chunk *at = arena_first_chunk(s);
 
-    while (at != a->top && arena_leads_on(s, at) && chunk_next(at) <= c)
+    while (at != a->top && arena_leads_on(s, at) && arena_is_sealed(a, at) && chunk_next(at) <= c)
         at = chunk_next(at);
     return at;
 }

@@ -29,7 +29,7 @@ static void split_evenly(struct arena_call *call, struct chunk *c, size_t size, 
     }
     compiler_barrier();
     if (n > 1) {
-        journal_store(arena_journal(call), &c->head, size | (c->head & HEAD_FLAGS));
+        chunk_set_size(call->arena, c, size);
         arena_count_used(call, n - 1);
     }
 }
@@ -38,7 +38,6 @@ static void split_evenly(struct arena_call *call, struct chunk *c, size_t size, 
  * chunk before it stays free. */
 static struct chunk *cut_aligned(struct arena_call *call, size_t need, size_t alignment)
 {
-    struct journal *j = arena_journal(call);
     size_t room = need + arena_alignment_slack(alignment);
     struct chunk *c = arena_find(call, room, room);
 
@@ -52,8 +51,8 @@ static struct chunk *cut_aligned(struct arena_call *call, size_t need, size_t al
         return NULL;
     if (lead == 0)
         return c;
-    journal_store(j, &place->head, (chunk_size(c) - lead) | CINUSE);
-    chunk_set_free(j, c, lead);
+    chunk_set_head(call->arena, place, (chunk_size(c) - lead) | CINUSE);
+    chunk_set_free(arena_journal(call), c, lead);
     return arena_bin(call, c, lead) ? place : NULL;
 }
 

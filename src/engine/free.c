@@ -25,14 +25,15 @@ bool arena_header_is_sound(const struct arena_call *call, const struct chunk *c)
 
     return chunk_flags_in_use(c->head) && chunk_size(c) >= CHUNK_MIN &&
            bins_in_range(&call->arena->bins, next) && next > c && in_segment_too(call, c, next) &&
-           chunk_prev_in_use(next);
+           seal_holds(&call->arena->seal, c, c->head) && chunk_prev_in_use(next);
 }
 
 static bool is_large_block(const struct arena_call *call, const struct chunk *c)
 {
     const struct arena_source *source = call->source;
 
-    return source != NULL && source->owns(source, call->arena, c) && (c->head & HEAD_FLAGS) == 0 &&
+    return source != NULL && source->owns(source, call->arena, c) &&
+           seal_is_large(&call->arena->seal, c) &&
            source->is_large_block(source, call->arena, c, chunk_next(c));
 }
 
@@ -103,7 +104,11 @@ enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t 
             return FREED_FAULT;
     }
     if (chunk_marked_in_use(next)) {
-        chunk_set_free_before(j, c, size);
+        if (unlikely(!arena_is_sealed(a, next))) {
+            fault_raise(&call->fault, FAULT_DAMAGE, "damaged header after a block", next);
+            return FREED_FAULT;
+        }
+        chunk_set_free_before(a, c, size);
     } else if (next == a->top) {
         return merge_into_top(call, c, size);
     } else if (next == a->dv) {

@@ -48,7 +48,7 @@ static bool close_segment(struct arena_call *call)
         record = old_top;
 
     struct arena_segment *segment = chunk_payload(record);
-    journal_store(j, &record->head, record_size | PINUSE | CINUSE);
+    chunk_set_cut(a, record, record_size | CHUNK_UNCACHED);
     journal_store(j, &segment->base, a->segment.base);
     journal_store(j, &segment->size, a->segment.size);
     journal_store(j, &segment->next, a->segment.next);
@@ -61,7 +61,7 @@ static bool close_segment(struct arena_call *call)
         return true;
 
     size_t left = (size_t)((char *)record - (char *)old_top);
-    chunk_set_free_before(j, old_top, left);
+    chunk_set_free_before(a, old_top, left);
     return arena_bin(call, old_top, left);
 }
 
@@ -100,7 +100,7 @@ static struct chunk *prepend(struct arena_call *call, struct arena_segment *segm
 
     journal_store(j, &segment->base, fresh.start);
     journal_store(j, &segment->size, segment->size + fresh.bytes);
-    chunk_set_cut(j, c, need);
+    chunk_set_cut(a, c, need);
     if (first == a->top) {
         journal_store(j, &a->top, rest);
         journal_store(j, &a->top_size, a->top_size + rest_size);
@@ -113,7 +113,7 @@ static struct chunk *prepend(struct arena_call *call, struct arena_segment *segm
         return c;
     }
     if (chunk_marked_in_use(first)) {
-        chunk_set_free_before(j, rest, rest_size);
+        chunk_set_free_before(a, rest, rest_size);
     } else {
         size_t first_size = chunk_size(first);
 

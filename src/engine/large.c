@@ -90,7 +90,7 @@ NOINLINE struct chunk *arena_large_allocate(struct arena_call *call, size_t need
      * it is the same word as prev_foot. */
     journal_store(arena_journal(call), (size_t *)(void *)run.start, lead);
     journal_store(arena_journal(call), &c->prev_foot, lead | call->growths << GROWTHS_SHIFT);
-    journal_store(arena_journal(call), &c->head, (size_t)(end - (char *)c));
+    chunk_set_head(a, c, (size_t)(end - (char *)c));
     journal_store(arena_journal(call), &a->pending.bytes, 0);
     count_large(call, run.bytes, 1);
     return c;
@@ -133,7 +133,7 @@ static struct chunk *grow_in_place(struct arena_call *call, struct chunk *c, siz
         journal_store(arena_journal(call), &c->prev_foot,
                       c->prev_foot + ((size_t)1 << GROWTHS_SHIFT));
     call->growths = 0;
-    journal_store(arena_journal(call), &c->head, c->head + more);
+    chunk_set_head(a, c, chunk_size(c) + more);
     journal_store(arena_journal(call), &a->pending.bytes, 0);
     count_large(call, more, 0);
     return c;
@@ -159,7 +159,7 @@ struct chunk *arena_large_resize(struct arena_call *call, struct chunk *c, size_
     struct run rest = {end, (size_t)((char *)chunk_next(c) - end)};
     if (rest.bytes == 0)
         return c;
-    journal_store(arena_journal(call), &c->head, size - rest.bytes);
+    chunk_set_head(call->arena, c, size - rest.bytes);
     count_large(call, -rest.bytes, 0);
     give_back(call, rest);
     return c;

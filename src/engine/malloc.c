@@ -37,8 +37,8 @@ static struct chunk *small_first(struct arena_call *call, unsigned index)
 /* Makes the whole of a chunk, just taken out of its bin, a chunk in use. */
 static struct chunk *use_whole(struct arena_call *call, struct chunk *c, size_t size)
 {
-    chunk_set_cut(arena_journal(call), c, size);
-    chunk_set_next_prev_in_use(arena_journal(call), chunk_at(c, size));
+    chunk_set_cut(call->arena, c, size);
+    chunk_set_next_prev_in_use(call->arena, chunk_at(c, size));
     return c;
 }
 
@@ -53,7 +53,7 @@ static struct chunk *split(struct arena_call *call, struct chunk *c, size_t size
         return use_whole(call, c, size);
     }
     *rest = chunk_at(c, need);
-    chunk_set_cut(arena_journal(call), c, need);
+    chunk_set_cut(call->arena, c, need);
     chunk_set_free(arena_journal(call), *rest, *rest_size);
     return c;
 }
@@ -176,7 +176,7 @@ struct chunk *arena_cut_top(struct arena_call *call, size_t need)
     journal_store(j, &a->top, rest);
     journal_store(j, &a->top_size, a->top_size - need);
     journal_store(j, &rest->head, a->top_size | PINUSE);
-    chunk_set_cut(j, c, need);
+    chunk_set_cut(a, c, need);
     return c;
 }
 

@@ -19,22 +19,21 @@ struct chunk *arena_aligned_place(struct chunk *c, size_t alignment)
 /* Frees the part of c before `place`, and makes `place` a chunk in use. */
 static void free_lead(struct arena_call *call, struct chunk *c, struct chunk *place)
 {
-    struct journal *j = arena_journal(call);
+    struct arena *a = call->arena;
     size_t lead = (size_t)((char *)place - (char *)c);
 
-    journal_store(j, &place->head, (chunk_size(c) - lead) | PINUSE | CINUSE | CHUNK_UNCACHED);
-    journal_store(j, &c->head, (c->head & PINUSE) | lead | CINUSE);
+    chunk_set_head(a, place, (chunk_size(c) - lead) | PINUSE | CINUSE | CHUNK_UNCACHED);
+    chunk_set_head(a, c, (c->head & PINUSE) | lead | CINUSE);
     arena_dispose(call, c, lead);
 }
 
 static void free_rest(struct arena_call *call, struct chunk *c, size_t need)
 {
-    struct journal *j = arena_journal(call);
     struct chunk *rest = chunk_at(c, need);
     size_t rest_size = chunk_size(c) - need;
 
-    journal_store(j, &c->head, (c->head & CHUNK_KEPT) | need | CINUSE);
-    journal_store(j, &rest->head, rest_size | PINUSE | CINUSE);
+    chunk_set_size(call->arena, c, need);
+    chunk_set_cut(call->arena, rest, rest_size);
     arena_dispose(call, rest, rest_size);
 }
 
@@ -73,7 +72,8 @@ void *arena_memalign(struct arena_call *call, size_t alignment, size_t bytes)
     call->large_need = need;
     struct chunk *c = arena_allocate(call, more);
     if (c != NULL && !chunk_is_large(c))
-        journal_store(arena_journal(call), &c->head, c->head | CHUNK_UNCACHED);
+        chunk_set_head(call->arena, c,
+                       chunk_size(c) | (c->head & PINUSE) | CINUSE | CHUNK_UNCACHED);
     if (!arena_finish(call) || c == NULL)
         return NULL;
     return chunk_is_large(c) ? chunk_payload(c) : align(call, c, alignment, need);

@@ -6,17 +6,17 @@
 /* Gives c the size `need`. The rest of c is freed if it can be a chunk. */
 static struct chunk *cut_surplus(struct arena_call *call, struct chunk *c, size_t size, size_t need)
 {
-    struct journal *j = arena_journal(call);
+    struct arena *a = call->arena;
     size_t surplus = size - need;
 
     if (surplus < CHUNK_MIN) {
-        chunk_set_in_use(j, c, size);
+        chunk_set_in_use(a, c, size);
         return c;
     }
     struct chunk *rest = chunk_at(c, need);
-    chunk_set_in_use(j, c, need);
-    journal_store(j, &rest->head, surplus | PINUSE | CINUSE);
-    chunk_set_next_prev_in_use(j, chunk_at(rest, surplus));
+    chunk_set_size(a, c, need);
+    chunk_set_cut(a, rest, surplus);
+    chunk_set_next_prev_in_use(a, chunk_at(rest, surplus));
     return arena_dispose(call, rest, surplus) == FREED_FAULT ? NULL : c;
 }
 
@@ -29,7 +29,7 @@ static struct chunk *grow_into_top(struct arena_call *call, struct chunk *c, siz
     if (together <= need || !arena_fill_holes(call, c, together, need))
         return NULL;
     struct chunk *rest = chunk_at(c, need);
-    journal_store(j, &c->head, (c->head & CHUNK_KEPT) | need | CINUSE);
+    chunk_set_size(a, c, need);
     journal_store(j, &a->top, rest);
     journal_store(j, &a->top_size, together - need);
     journal_store(j, &rest->head, a->top_size | PINUSE);
@@ -39,19 +39,18 @@ static struct chunk *grow_into_top(struct arena_call *call, struct chunk *c, siz
 static struct chunk *grow_into_victim(struct arena_call *call, struct chunk *c, size_t need)
 {
     struct arena *a = call->arena;
-    struct journal *j = arena_journal(call);
     size_t together = chunk_size(c) + a->dv_size;
 
     if (together < need || !arena_fill_holes(call, c, together, need))
         return NULL;
     if (together - need < CHUNK_MIN) {
-        chunk_set_in_use(j, c, together);
+        chunk_set_in_use(a, c, together);
         arena_set_victim(call, NULL, 0);
         return c;
     }
     struct chunk *rest = chunk_at(c, need);
-    journal_store(j, &c->head, (c->head & CHUNK_KEPT) | need | CINUSE);
-    chunk_set_free(j, rest, together - need);
+    chunk_set_size(a, c, need);
+    chunk_set_free(arena_journal(call), rest, together - need);
     arena_set_victim(call, rest, together - need);
     return c;
 }

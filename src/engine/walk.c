@@ -46,7 +46,7 @@ static void walk_segment(const struct arena *a, const struct arena_segment *s, a
     const struct chunk *c = arena_first_chunk(s);
 
     /* A damaged chunk ends the walk, as a fence does; arena_check() tells them apart. */
-    for (; c != a->top && arena_leads_on(s, c); c = chunk_next(c))
+    for (; c != a->top && arena_leads_on(s, c) && arena_is_sealed(a, c); c = chunk_next(c))
         visit(context, c, chunk_size(c), state_of(a, s, c));
     if (c == a->top)
         visit(context, c, a->top_size, ARENA_CHUNK_TOP);

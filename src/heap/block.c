@@ -27,6 +27,12 @@ static NOINLINE bool is_set_aside(const struct dvsm_heap *heap, const void *bloc
            region_arena(heap->region, owner - 1)->arena.damaged;
 }
 
+/* A segment's record has U set, and is followed by a fence with P clear. */
+static bool is_record(size_t head, const struct chunk *next)
+{
+    return (head & CHUNK_UNCACHED) != 0 && (head_of(next) & PINUSE) == 0;
+}
+
 enum block_state heap_look(struct dvsm_heap *heap, const void *block)
 {
     const struct chunk *c = chunk_of_payload(block);
@@ -34,11 +40,11 @@ enum block_state heap_look(struct dvsm_heap *heap, const void *block)
     if (!chunk_is_aligned(block) || !in_segment(heap, c))
         return BLOCK_OTHER;
 
-    size_t head = head_of(c), size = head & ~HEAD_FLAGS;
+    size_t head = head_of(c), size = head & HEAD_SIZE;
     const struct chunk *next = chunk_at(c, size);
 
     if (!chunk_flags_in_use(head) || size < CHUNK_MIN || next < c || !in_segment(heap, next) ||
-        (head_of(next) & PINUSE) == 0)
+        !seal_vouches(&heap->arenas.seal, c, head) || is_record(head, next))
         return BLOCK_OTHER;
     if (unlikely(word_peek(&heap->region->arenas.damaged) != 0) && is_set_aside(heap, block))
         return BLOCK_OTHER;
@@ -65,11 +71,22 @@ static bool is_large_run(const struct segment_map *map, const struct chunk *c, c
     return true;
 }
 
+const struct chunk *heap_large_chunk(const struct seal *seal, struct run run)
+{
+    size_t lead = *(const word *)(const void *)run.start & (GRANULE - 1);
+    const struct chunk *c = chunk_at(run.start, lead);
+
+    if (!chunk_is_aligned(c) || !seal_is_large(seal, c) ||
+        (const char *)chunk_next(c) != run.start + run.bytes)
+        return NULL;
+    return c;
+}
+
 static size_t large_usable(const struct dvsm_heap *heap, const void *block)
 {
     const struct chunk *c = chunk_of_payload(block);
 
-    if (segment_owner(heap->segments.map, c, NULL) == 0 || (c->head & HEAD_FLAGS) != 0 ||
+    if (segment_owner(heap->segments.map, c, NULL) == 0 || !seal_is_large(&heap->arenas.seal, c) ||
         !is_large_run(heap->segments.map, c, (const char *)chunk_next(c)))
         return 0;
     return chunk_usable(c);

@@ -24,7 +24,9 @@
 /* What the map says about one owner's granules. */
 struct claims {
     segment_owner_id owner;
+    const struct seal *seal;
     size_t segment_bytes, large_bytes, large_count;
+    size_t unsealed; /* of large_count, those with a damaged header */
 };
 
 static void add_run(void *context, struct run run, segment_owner_id owner, enum run_kind kind)
@@ -37,13 +39,16 @@ static void add_run(void *context, struct run run, segment_owner_id owner, enum 
         claims->segment_bytes += run.bytes;
     else
         claims->large_bytes += run.bytes;
-    claims->large_count += kind == RUN_LARGE;
+    if (kind != RUN_LARGE)
+        return;
+    claims->large_count++;
+    claims->unsealed += heap_large_chunk(claims->seal, run) == NULL;
 }
 
 /* The arena is locked, so none of its granules comes or goes meanwhile. */
 static void check_claims(struct dvsm_heap *heap, const struct arena *arena, struct check *check)
 {
-    struct claims claims = {.owner = (segment_owner_id)arena->id};
+    struct claims claims = {.owner = (segment_owner_id)arena->id, .seal = &arena->seal};
     struct arena_usage usage;
 
     arena_usage(arena, &usage);
@@ -55,6 +60,9 @@ static void check_claims(struct dvsm_heap *heap, const struct arena *arena, stru
         check, claims.large_bytes == usage.large_bytes && claims.large_count == usage.large_count,
         "heap: arena %zu has %zu large blocks of %zu bytes, %zu of %zu in the map", arena->id,
         usage.large_count, usage.large_bytes, claims.large_count, claims.large_bytes);
+    check_that(check, claims.unsealed == 0,
+               "heap: %zu large blocks of arena %zu have damaged headers", claims.unsealed,
+               arena->id);
 }
 
 /* The smallest page there is. A larger page is looked at several times. */

@@ -53,14 +53,9 @@ static inline size_t heap_rotate(size_t x)
     return x >> 4 | x << (SIZE_BITS - 4);
 }
 
-/* What the header of a chunk in use adds to its size, once PINUSE is set in it. */
-enum { HEAP_FLAGS = PINUSE | CINUSE };
-
-/* Whether the block has no mark, and the chunk after it says that it is in use. */
-static inline bool heap_is_plain(const void *block, size_t head)
+static inline half_word heap_rotate_half(half_word x)
 {
-    return likely(!magazine_is_marked(block)) &&
-           likely((word_peek((const char *)block - WORD - HEAP_FLAGS + head) & PINUSE) != 0);
+    return x >> 4 | x << (32 - 4);
 }
 
 /* Where a block belongs in the cache. */
@@ -74,13 +69,12 @@ struct heap_place {
  * so it is for a heap that the thread remembers. */
 enum heap_stays { HEAP_STAYS, HEAP_MAY_GO };
 
-/* Whether the cache may take the block, and where. `span`: the view's, or `covered`. The block's
- * granule is known to belong to a segment before the block's header is read. Its size is known to
- * be a class's before its mark and the next chunk's header are read. A block with a mark, right or
- * wrong, is for the slow path. */
+/* Whether the block, which may be free already, belongs in the cache, and where. `span`: the
+ * view's, or `covered`. The block's granule is known to belong to a segment before the block's
+ * header is read, and the header is known to be true before anything else of the block is. */
 static inline __attribute__((always_inline)) bool
-heap_may_cache(const struct lane_view *view, const size_t *span, enum heap_stays stays,
-               const void *block, struct heap_place *place)
+heap_find_place(const struct lane_view *view, const size_t *span, enum heap_stays stays,
+                const void *block, struct heap_place *place)
 {
     uintptr_t base =
         stays == HEAP_STAYS ? view->base : __atomic_load_n(&view->base, __ATOMIC_ACQUIRE);
@@ -92,25 +86,35 @@ heap_may_cache(const struct lane_view *view, const size_t *span, enum heap_stays
         unlikely((word_peek(&view->words[unit >> (GRANULE_SHIFT - 4)]) & SEGMENT_CHUNKS) == 0))
         return false;
 
-    size_t head = word_peek((const char *)block - WORD) | PINUSE,
-           step = heap_rotate(head - HEAP_FLAGS);
+    half_word head = seal_lower(block), size = (head - CINUSE) & ~(half_word)PINUSE,
+              step = heap_rotate_half(size);
 
-    __asm__("" : "+r"(head)); /* keeps the subtractions inside addresses, where they are free */
-
-    place->chunk = head - HEAP_FLAGS;
+    place->chunk = size;
     if (likely(step <= CLASS_EXACT_LAST)) {
         place->cls = step;
         place->magazine = MAGAZINE_BYTES;
-        return heap_is_plain(block, head);
+        return likely(seal_vouches_small(view->key, unit, block, head));
     }
     if (unlikely(step > CLASS_MOST / CLASS_STEP + 1))
         return false;
     place->cls = view->coarse[step / 8];
     place->magazine = MAGAZINE_COARSE_BYTES;
-    return heap_is_plain(block, head);
+    return likely(seal_vouches_small(view->key, unit, block, head));
 }
 
-/* Whether this CPU's lane took the block; `place` is from heap_may_cache(). */
+_Static_assert(CLASS_MOST + CLASS_STEP <= SEAL_SMALL_MOST, "the fold of a larger size is not 0");
+
+/* The same for a block without a mark, which is not free then. One with a mark, right or wrong, is
+ * for the slow path. */
+static inline bool heap_may_cache(const struct lane_view *view, const size_t *span,
+                                  const void *block, struct heap_place *place)
+{
+    return heap_find_place(view, span, HEAP_STAYS, block, place) &&
+           likely(!magazine_is_marked(block));
+}
+
+/* Whether this CPU's lane took the block; `place` is from heap_find_place(). The lane looks at the
+ * mark. */
 static inline __attribute__((always_inline)) bool
 heap_push(const struct lane_view *view, const struct heap_place *place, void *block)
 {
@@ -124,7 +128,7 @@ static inline __attribute__((always_inline)) bool heap_free_fast(const struct la
 {
     struct heap_place place;
 
-    return likely(heap_may_cache(view, &view->span, stays, block, &place)) &&
+    return likely(heap_find_place(view, &view->span, stays, block, &place)) &&
            heap_push(view, &place, block);
 }
 
@@ -140,7 +144,7 @@ static inline __attribute__((always_inline)) bool heap_free_sized_fast(const str
 {
     struct heap_place place;
 
-    return likely(heap_may_cache(view, &view->span, HEAP_STAYS, block, &place)) &&
+    return likely(heap_find_place(view, &view->span, HEAP_STAYS, block, &place)) &&
            heap_can_be_of(place.chunk, size) && heap_push(view, &place, block);
 }
 
@@ -169,7 +173,7 @@ static inline bool heap_free_locked(const struct lane_view *view, void *block)
     struct heap_place place;
 
     return view->mode == LANES_LOCKED &&
-           heap_may_cache(view, &view->covered, HEAP_STAYS, block, &place) &&
+           heap_find_place(view, &view->covered, HEAP_STAYS, block, &place) &&
            lane_locked_push(heap_locked_lane(view), place.cls, block);
 }
 

@@ -258,10 +258,14 @@ enum block_state heap_look(struct dvsm_heap *heap, const void *block);
  * in use. */
 size_t heap_usable_by_look(struct dvsm_heap *heap, const void *block);
 
+/* The header of the large block that has the run: the low bits of the word at the run's start say
+ * where it is. NULL: one of the two is damaged. */
+const struct chunk *heap_large_chunk(const struct seal *seal, struct run run);
+
 /* Bytes of the chunk of a block in a segment, as its header says. */
 static inline size_t heap_chunk_size(const void *block)
 {
-    return word_peek(&chunk_of_payload(block)->head) & ~HEAD_FLAGS;
+    return word_peek(&chunk_of_payload(block)->head) & HEAD_SIZE;
 }
 
 /* Whether the block bypasses the cache when it is freed: see chunk.h. */

@@ -7,7 +7,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -149,6 +151,19 @@ static int commit_parts(const struct segments *segments, const struct region *pl
     return error;
 }
 
+/* Random, so that no value that a program may happen to write is likely to be a true head. Where
+ * the system has no random bytes to give, the time has to do. */
+static size_t random_key(void)
+{
+    size_t key;
+    struct timespec now;
+
+    if (getrandom(&key, sizeof key, GRND_NONBLOCK) == sizeof key)
+        return key;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (size_t)now.tv_nsec ^ (size_t)(uintptr_t)&now / CHUNK_ALIGN;
+}
+
 static int make_parts(struct segments *segments, struct region *plan, const struct places *places,
                       const dvsm_options *options)
 {
@@ -164,7 +179,8 @@ static int make_parts(struct segments *segments, struct region *plan, const stru
     segment_count_overhead(segments, first_bytes(plan, places->cached));
     if (options->retain != 0)
         segment_set_retain(segments, options->retain);
-    error = arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most);
+    error = arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most,
+                        (struct seal){(uintptr_t)plan->granules, random_key()});
     if (error != 0 || !places->cached)
         return error;
     return cache_init(&plan->cache, &plan->policy, options->cache_bytes,

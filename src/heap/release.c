@@ -94,7 +94,7 @@ NOINLINE void heap_free_sized(void *block, size_t size, const char *function)
     int saved = errno;
 
     if (heap != NULL &&
-        !heap_may_cache(&heap->cache.view, &heap->cache.view.covered, HEAP_STAYS, block, &place)) {
+        !heap_may_cache(&heap->cache.view, &heap->cache.view.covered, block, &place)) {
         size_t usable = heap_usable_by_look(heap, block);
 
         place.chunk = usable != 0 ? usable + CHUNK_OVERHEAD : 0;

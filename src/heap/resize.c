@@ -33,7 +33,7 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
 {
     struct heap_place place;
 
-    if (!heap_may_cache(view, &view->span, HEAP_STAYS, block, &place) || size >= REQUEST_LIMIT)
+    if (!heap_may_cache(view, &view->span, block, &place) || size >= REQUEST_LIMIT)
         return NULL;
 
     size_t have = place.chunk;

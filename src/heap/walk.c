@@ -41,26 +41,13 @@ static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
     walk->visit(&chunk, walk->context);
 }
 
-/* The header of a large block: the low bits of the word at its run's start say where it is. NULL:
- * damaged. */
-static const struct chunk *large_chunk(struct run run)
-{
-    size_t lead = *(const word *)(const void *)run.start & (GRANULE - 1);
-    const struct chunk *c = chunk_at(run.start, lead);
-
-    if (!chunk_is_aligned(c) || !chunk_is_large(c) ||
-        (const char *)chunk_next(c) != run.start + run.bytes)
-        return NULL;
-    return c;
-}
-
 static void visit_large(void *context, struct run run, segment_owner_id owner, enum run_kind kind)
 {
     const struct walk *walk = context;
 
     if (owner != walk->arena->id || kind != RUN_LARGE)
         return;
-    const struct chunk *c = large_chunk(run);
+    const struct chunk *c = heap_large_chunk(&walk->arena->seal, run);
     if (c == NULL)
         return;
     dvsm_chunk chunk = {

@@ -41,13 +41,13 @@ struct storm {
 static struct storm *storm;
 
 /* Writes the block's size into its first word, and the complement into its last. */
-static void seal(size_t *block, size_t size)
+static void stamp(size_t *block, size_t size)
 {
     block[0] = size;
     block[size / sizeof *block - 1] = ~size;
 }
 
-static void check_seal(const size_t *block)
+static void check_stamp(const size_t *block)
 {
     size_t size = block[0];
 
@@ -62,7 +62,7 @@ static void *new_block(struct random_source *random)
     size_t *block = dvsm_malloc(size &= ~(size_t)7);
 
     if (block != NULL)
-        seal(block, size);
+        stamp(block, size);
     return block;
 }
 
@@ -74,17 +74,17 @@ static void exchange_one(struct random_source *random)
     if (old == NULL) {
         old = atomic_exchange(&in->block, new_block(random));
     } else if (random_once_in(random, 8)) {
-        check_seal(old);
+        check_stamp(old);
         size_t size = (16 + random_size(random, 4000)) & ~(size_t)7;
         size_t *moved = dvsm_realloc(old, size);
 
         if (moved != NULL) {
-            seal(moved, size);
+            stamp(moved, size);
             old = atomic_exchange(&in->block, moved);
         }
     }
     if (old != NULL) {
-        check_seal(old);
+        check_stamp(old);
         dvsm_free(old);
     }
 }
@@ -186,7 +186,7 @@ static size_t sweep(size_t kills)
         void **found = bsearch(&block, set.block, set.count, sizeof *set.block, by_address);
         if (found == NULL)
             violation("a block of the table is lost");
-        check_seal(block);
+        check_stamp(block);
         freed--;
         *found = (void *)((uintptr_t)*found | 1); /* known */
     }

@@ -267,7 +267,7 @@ static void test_content_like_a_mark_means_nothing_without_a_cache(void **state)
 /* The block's mark names its former slot, which still has the block's address. */
 static void test_a_block_that_kept_its_old_mark_is_freed_all_the_same(void **state)
 {
-    mark_half mark[100];
+    half_word mark[100];
 
     (void)state;
     need_heap();

@@ -81,6 +81,12 @@ static void *surrounded(struct scene *scene, size_t size)
     return before != NULL && after != NULL ? block : NULL;
 }
 
+/* Bytes from the block to the next one. */
+static size_t chunk_bytes(const void *block)
+{
+    return dvsm_malloc_usable_size((void *)(uintptr_t)block) + W;
+}
+
 /* A free chunk in its bin, as large as for a request of that size, between blocks in use. */
 static void *free_chunk(struct scene *scene, size_t size)
 {
@@ -124,7 +130,7 @@ static void free_the_last_block_twice(struct scene *scene)
 static void free_a_merged_block_twice(struct scene *scene)
 {
     char *low = surrounded(scene, 100);
-    char *high = low + (*word_at(low, -1) & ~(size_t)7); /* the block behind */
+    char *high = low + chunk_bytes(low); /* the block behind */
 
     dvsm_heap_malloc(scene->heap, 100);
     dvsm_free(low);
@@ -329,7 +335,7 @@ static void bulk_free_with_one_twice(struct scene *scene)
 static void bulk_free_with_a_free_neighbour(struct scene *scene)
 {
     char *low = surrounded(scene, 500);
-    char *high = low + (*word_at(low, -1) & ~(size_t)7); /* the block behind */
+    char *high = low + chunk_bytes(low); /* the block behind */
     void *blocks[] = {low, high};
 
     dvsm_heap_malloc(scene->heap, 100);
@@ -374,12 +380,23 @@ static void header_of_a_larger_size(struct scene *scene)
     free_wrong(block);
 }
 
+/* The string in one block is too long. Which blocks lie side by side is the cache's choice. */
 static void header_of_the_next_block(struct scene *scene)
 {
-    char *block = surrounded(scene, 100);
+    enum { BLOCKS = 50 };
+    char *block[BLOCKS];
 
-    memset(block, 0, 200); /* as a string does that is too long */
-    free_wrong(block);
+    for (size_t i = 0; i < BLOCKS; i++)
+        block[i] = dvsm_heap_malloc(scene->heap, 100);
+    for (size_t i = 0; i < BLOCKS * BLOCKS; i++) {
+        char *low = block[i / BLOCKS], *high = block[i % BLOCKS];
+
+        if (high == low + chunk_bytes(low)) {
+            memset(low, 0, (size_t)(high - low) + 10);
+            free_wrong(high);
+            return;
+        }
+    }
 }
 
 static void header_before_realloc(struct scene *scene)
@@ -404,7 +421,7 @@ static void header_before_bulk_free(struct scene *scene)
 static void foot_of_the_block_before(struct scene *scene)
 {
     void *block = surrounded(scene, 100);
-    size_t size = *word_at(block, -1) & ~(size_t)7;
+    size_t size = chunk_bytes(block);
     char *after = (char *)block + size;
 
     dvsm_free(block);
@@ -461,7 +478,7 @@ static void link_met_in_moving(struct scene *scene)
 static void link_met_in_merging(struct scene *scene)
 {
     char *block = surrounded(scene, 100);
-    size_t size = *word_at(block, -1) & ~(size_t)7;
+    size_t size = chunk_bytes(block);
 
     dvsm_free(block);
     *word_at(block, 1) = 0;
@@ -563,6 +580,7 @@ static void header_of_a_large_block(struct scene *scene)
 
     *word_at(block, -1) += 64 * KIB;
     free_wrong(block);
+    *word_at(block, -1) -= 64 * KIB;
 }
 
 /* The large block's size leads to the segment behind it, as if it were an ordinary block of the
@@ -573,6 +591,7 @@ static void header_of_a_large_block_as_of_a_small_one(struct scene *scene)
 
     *word_at(block, -1) |= 3;
     free_wrong(block);
+    *word_at(block, -1) &= ~(size_t)3;
 }
 
 static void header_that_leads_into_a_large_block(struct scene *scene)
@@ -677,7 +696,7 @@ static const struct wrong_use wrong_uses[] = {
     {"tree: ring", tree_ring, "dvsm_heap_malloc", "damaged free-list link", true, false, true,
      false},
     {"tree: head", tree_head, "dvsm_heap_malloc", "damaged header", true, false, true, false},
-    {"header of top", header_of_top, "dvsm_free", "damaged header", true, false, false, false},
+    {"header of top", header_of_top, "dvsm_free", "damaged header", true, false, true, false},
     {"header of a large block", header_of_a_large_block, "dvsm_free", "", false, false, false,
      false},
     {"header of a large block as of a small one", header_of_a_large_block_as_of_a_small_one,
