@@ -1,5 +1,6 @@
 /* allocate.c - the functions that return a new block. */
 #include <errno.h>
+#include <string.h>
 
 #include "base/bits.h"
 #include "heap/fast.h"
@@ -11,13 +12,18 @@ HOT void *dvsm_malloc(size_t size)
 {
     void *block = heap_malloc_fast(&heap_default_view, size);
 
-    if (likely(block != NULL))
-        return block;
-    return heap_malloc(heap_default(), size, "dvsm_malloc");
+    return likely(block != NULL) ? block : heap_malloc_default(size);
 }
 
-void *dvsm_calloc(size_t count, size_t size)
+HOT void *dvsm_calloc(size_t count, size_t size)
 {
+    size_t bytes;
+    void *block = __builtin_mul_overflow(count, size, &bytes)
+                      ? NULL
+                      : heap_malloc_fast(&heap_default_view, bytes);
+
+    if (likely(block != NULL))
+        return memset(block, 0, bytes);
     return heap_calloc(heap_default(), count, size, "dvsm_calloc");
 }
 

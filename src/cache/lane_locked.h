@@ -1,7 +1,8 @@
 /* lane_locked.h - pop, push and exchange on a lane behind its word lock; any lane will do.
  *
  * Without an rseq area to read it from, the thread's CPU costs a call. So it is asked only now and
- * then.
+ * then. Pop and push call nothing, so that the functions around them need no stack: a thread makes
+ * itself ready for them elsewhere.
  */
 #ifndef DVSM_CACHE_LANE_LOCKED_H
 #define DVSM_CACHE_LANE_LOCKED_H
@@ -27,6 +28,19 @@ static inline size_t lane_chosen(void)
     return lane_choice.cpu;
 }
 
+/* Whether the thread can pop and push: it has a CPU chosen, and can take word locks. */
+static inline bool lane_locked_is_ready(void)
+{
+    return likely(lane_choice.left != 0) && word_lock_is_ready();
+}
+
+static inline bool lane_locked_get_ready(void)
+{
+    if (lane_choice.left == 0)
+        lane_choose();
+    return word_lock_get_ready();
+}
+
 /* The commit is one store, so what a dead holder leaves needs no repair. */
 static inline void lane_store(struct lane *lane, size_t cls, word w)
 {
@@ -35,11 +49,12 @@ static inline void lane_store(struct lane *lane, size_t cls, word w)
     compiler_barrier();
 }
 
-static inline void *lane_locked_pop(struct lane *lane, size_t cls)
+/* Only for a thread that is ready, as the next one. */
+static inline __attribute__((always_inline)) void *lane_locked_pop(struct lane *lane, size_t cls)
 {
     void *block = NULL, *former = NULL;
 
-    if (!word_lock_acquire(&lane->lock, &former))
+    if (!word_lock_take(&lane->lock, &former))
         return NULL;
 
     word w = lane->loaded[cls];
@@ -52,11 +67,12 @@ static inline void *lane_locked_pop(struct lane *lane, size_t cls)
     return block;
 }
 
-static inline bool lane_locked_push(struct lane *lane, size_t cls, void *block)
+static inline __attribute__((always_inline)) bool lane_locked_push(struct lane *lane, size_t cls,
+                                                                   void *block)
 {
     void *former = NULL;
 
-    if (!word_lock_acquire(&lane->lock, &former))
+    if (!word_lock_take(&lane->lock, &former))
         return false;
 
     word w = lane->loaded[cls];

@@ -21,15 +21,25 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
         if (block != NULL)
             return block;
     }
-    block = heap_malloc_locked(&heap->cache.view, size);
-    if (block != NULL)
-        return block;
+    if (heap->cache.view.mode == LANES_LOCKED && lane_locked_get_ready()) {
+        block = heap_malloc_locked(&heap->cache.view, size);
+        if (block != NULL)
+            return block;
+    }
     if (size < class_size(CACHE_CLASSES - 1))
         block = cache_malloc(&heap->cache, class_above(chunk_size_for(size)), &fault);
     heap_report(heap, &fault, function);
     if (block != NULL)
         return block;
     return heap_serve(heap, &(struct heap_request){.kind = HEAP_MALLOC, .size = size}, function);
+}
+
+/* In locked mode this is the fast path: until heap_malloc() is called it needs no stack. */
+NOINLINE void *heap_malloc_default(size_t size)
+{
+    void *block = heap_malloc_locked(&heap_default_view, size);
+
+    return likely(block != NULL) ? block : heap_malloc(heap_default(), size, "dvsm_malloc");
 }
 
 void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function)

@@ -148,7 +148,8 @@ static inline __attribute__((always_inline)) bool heap_free_sized_fast(const str
            heap_can_be_of(place.chunk, size) && heap_push(view, &place, block);
 }
 
-/* ---- locked mode: the first thing that the slow paths try */
+/* ---- locked mode: the first thing that the slow paths try. Nothing here is called, so that it is
+ * fast; the thread must be ready (lane_locked.h) */
 
 static inline struct lane *heap_locked_lane(const struct lane_view *view)
 {
@@ -157,9 +158,11 @@ static inline struct lane *heap_locked_lane(const struct lane_view *view)
     return &view->lanes[likely(cpu < view->cpus) ? cpu : 0];
 }
 
-static inline void *heap_malloc_locked(const struct lane_view *view, size_t size)
+static inline __attribute__((always_inline)) void *heap_malloc_locked(const struct lane_view *view,
+                                                                      size_t size)
 {
-    if (view->mode != LANES_LOCKED || size >= view->limit)
+    if (view->mode != LANES_LOCKED || process_is_below() || size >= view->limit ||
+        !lane_locked_is_ready())
         return NULL;
 
     void *block = lane_locked_pop(heap_locked_lane(view), class_above(chunk_size_for(size)));
@@ -168,11 +171,12 @@ static inline void *heap_malloc_locked(const struct lane_view *view, size_t size
     return block;
 }
 
-static inline bool heap_free_locked(const struct lane_view *view, void *block)
+static inline __attribute__((always_inline)) bool heap_free_locked(const struct lane_view *view,
+                                                                   void *block)
 {
     struct heap_place place;
 
-    return view->mode == LANES_LOCKED &&
+    return view->mode == LANES_LOCKED && lane_locked_is_ready() &&
            heap_find_place(view, &view->covered, HEAP_STAYS, block, &place) &&
            lane_locked_push(heap_locked_lane(view), place.cls, block);
 }

@@ -300,6 +300,7 @@ void *heap_serve(struct dvsm_heap *heap, const struct heap_request *r, const cha
  * returns NULL, errno is already set. */
 
 void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *function);
+void *heap_malloc_default(size_t size);
 void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char *function);
 void **heap_independent_calloc(struct dvsm_heap *heap, size_t count, size_t size, void **blocks,
                                const char *function);

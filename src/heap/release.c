@@ -24,7 +24,8 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
     if (heap_is_uncached(block))
         return false;
     bool taken = heap_free_fast(&heap->cache.view, HEAP_STAYS, block) ||
-                 heap_free_locked(&heap->cache.view, block) ||
+                 (heap->cache.view.mode == LANES_LOCKED && lane_locked_get_ready() &&
+                  heap_free_locked(&heap->cache.view, block)) ||
                  cache_free(&heap->cache, class_below(heap_chunk_size(block)), block, &fault);
     heap_report(heap, &fault, function);
     if (unlikely(!taken && magazine_is_marked(block)) && heap_look(heap, block) == BLOCK_FREED) {

@@ -57,26 +57,34 @@ static inline struct word_lock_list *word_lock_head(void)
                : NULL;
 }
 
+/* Whether the thread knows itself: then word_lock_self is filled in, and its list is known. */
+static inline bool word_lock_is_ready(void)
+{
+    return likely(process_number != NULL) && likely(word_lock_self.process == *process_number) &&
+           likely(word_lock_self.process != 0);
+}
+
 /* Fills in word_lock_self. False: word locks cannot be taken here. */
 bool word_lock_look_up(void);
 
-static inline bool word_lock_is_known(void)
+static inline bool word_lock_get_ready(void)
 {
-    return likely(process_number != NULL) &&
-           (likely(word_lock_self.process == *process_number && word_lock_self.process != 0) ||
-            word_lock_look_up());
+    return word_lock_is_ready() || (process_number != NULL && word_lock_look_up());
 }
 
-/* False: another holder has the lock, or word locks cannot be taken here. `former` is for
- * word_lock_release(). */
-static inline bool word_lock_acquire(uint32_t *lock, void **former)
+/* The list of a thread that is ready. */
+static inline struct word_lock_list *word_lock_own_list(void)
 {
+    return (struct word_lock_list *)((uintptr_t)&word_lock_self + (uintptr_t)word_lock_distance);
+}
+
+/* Only for a thread that is ready. False: another holder has the lock. `former` is for
+ * word_lock_release(). */
+static inline bool word_lock_take(uint32_t *lock, void **former)
+{
+    struct word_lock_list *head = word_lock_own_list();
     uint32_t expected = 0;
 
-    if (unlikely(!word_lock_is_known()))
-        return false;
-
-    struct word_lock_list *head = word_lock_head();
     *former = head->list_op_pending;
     head->list_op_pending = (char *)lock - head->futex_offset;
     compiler_barrier();
@@ -92,11 +100,17 @@ static inline bool word_lock_acquire(uint32_t *lock, void **former)
     return false;
 }
 
+/* The same for any thread. False, too: word locks cannot be taken here. */
+static inline bool word_lock_acquire(uint32_t *lock, void **former)
+{
+    return word_lock_get_ready() && word_lock_take(lock, former);
+}
+
 static inline void word_lock_release(uint32_t *lock, void *former)
 {
     __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
     compiler_barrier();
-    word_lock_head()->list_op_pending = former;
+    word_lock_own_list()->list_op_pending = former;
 }
 
 #endif

@@ -158,7 +158,7 @@ static union {
 static void *pop_marked(unsigned cls)
 {
     if (locked)
-        return lane_locked_pop(&lanes[lane_in_use], cls);
+        return word_lock_get_ready() ? lane_locked_pop(&lanes[lane_in_use], cls) : NULL;
     return cls <= CLASS_EXACT_LAST ? lane_pop(&view, cls, LANE_MASK(MAGAZINE_BYTES))
                                    : lane_pop(&view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES));
 }
@@ -176,7 +176,7 @@ static void *pop(unsigned cls)
 static bool push(unsigned cls, void *given)
 {
     if (locked)
-        return lane_locked_push(&lanes[lane_in_use], cls, given);
+        return word_lock_get_ready() && lane_locked_push(&lanes[lane_in_use], cls, given);
     return cls <= CLASS_EXACT_LAST ? lane_push(&view, cls, LANE_MASK(MAGAZINE_BYTES), given)
                                    : lane_push(&view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES), given);
 }
@@ -414,9 +414,9 @@ static void test_a_locked_lane_outlives_its_holder(void **state)
     (void)state;
     lanes[0].loaded[4] = magazine_word(page(0), 0);
     assert_true(WIFSIGNALED(run_in_child(die_in_the_lane, NULL)));
-    assert_true(lane_locked_push(&lanes[0], 4, &block[1]));
+    assert_true(push(4, &block[1]));
     assert_true(WIFSIGNALED(run_in_child(die_in_the_lane, NULL)));
-    assert_ptr_equal(lane_locked_pop(&lanes[0], 4), &block[1]);
+    assert_ptr_equal(pop(4), &block[1]);
     assert_true(WIFSIGNALED(run_in_child(die_in_the_lane, NULL)));
     assert_true(lane_locked_exchange(&lanes[0], 4, magazine_word(page(0), 0), 0));
     assert_int_equal(lanes[0].lock, 0);
@@ -431,8 +431,8 @@ static void test_who_finds_a_locked_lane_taken_goes_elsewhere(void **state)
     (void)state;
     lanes[0].loaded[4] = w;
     assert_true(word_lock_acquire(&lanes[0].lock, &former));
-    assert_null(lane_locked_pop(&lanes[0], 4));
-    assert_false(lane_locked_push(&lanes[0], 4, &block[1]));
+    assert_null(pop(4));
+    assert_false(push(4, &block[1]));
     assert_false(lane_locked_exchange(&lanes[0], 4, w, 0));
     word_lock_release(&lanes[0].lock, former);
     assert_int_equal(lanes[0].loaded[4], w);
