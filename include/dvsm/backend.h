@@ -9,8 +9,9 @@
  * NB: this holds as long as the program does not overwrite what the library keeps beside blocks and
  * in freed blocks. After such an overwrite it still holds in dvsm_check(), for sizes and links of
  * free memory; and it holds for an overwritten size of a block, which is followed only into
- * committed memory. There is one exception: where a wrong pointer says that a block begins in free
+ * committed memory. There is this exception: where a wrong pointer says that a block begins in free
  * memory, dvsm_free() looks for the block's header there, and a trim may have released that page.
+ * With 32 bits it also looks up to 32 KiB behind a block where the block's size says so.
  *
  * It does not hold elsewhere. Calls that allocate, resize, trim, or join a freed block with what is
  * (or is said to be) free beside it, follow such sizes and links. Calls that look through a whole

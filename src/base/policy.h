@@ -6,8 +6,8 @@
  * copied: an arena takes its own when it is made, the cache takes `cpu_bytes`.
  *
  * The region lies where a program can overwrite it. So any value of any number must be safe: it may
- * cost time or memory, but it leads to no division by zero, no endless loop and no access out of
- * range. policy_part() divides; arena_set_parameter() refuses a granularity that is no power
+ * cost time or memory, or refuse requests, but it leads to no division by zero, no endless loop and
+ * no access out of range. policy_part() divides; arena_set_parameter() refuses a granularity that is no power
  * of two.
  *
  * Three kinds of numbers are elsewhere: those that decide where a block is placed, because

@@ -18,12 +18,12 @@
  * chunk's prev_foot, and P is clear in the next chunk. P and C both clear: a large block, alone in
  * its run of granules. A fence, W | 3, marks the end of a segment. The first fence, behind the
  * segment's record, has P clear, and the record has U set: so the record, which nobody may free,
- * never looks like a block in use, even on the shortest path. Overhead of a chunk in use: W. A chunk with U set is never
- * cached: it is freed straight to the arena, where it joins what is free around it. Such a chunk
- * was aligned by request and has a free lead, or was cut side by side with others. In the cache, it
- * would keep such requests from finding room there again. Addresses and sizes are multiples of
- * CHUNK_ALIGN. With 64 bits, the upper 16 bits of the head of a chunk in use are its seal (seal.h);
- * those of a free chunk, of top and of a fence are 0.
+ * never looks like a block in use, even on the shortest path. Overhead of a chunk in use: W. A
+ * chunk with U set is never cached: it is freed straight to the arena, where it joins what is free
+ * around it. Such a chunk was aligned by request and has a free lead, or was cut side by side with
+ * others. In the cache, it would keep such requests from finding room there again. Addresses and
+ * sizes are multiples of CHUNK_ALIGN. With 64 bits, the upper 16 bits of the head of a chunk in use
+ * are its seal (seal.h); those of a free chunk, of top and of a fence are 0.
  */
 #ifndef DVSM_BINS_CHUNK_H
 #define DVSM_BINS_CHUNK_H
@@ -50,9 +50,11 @@ struct MAY_ALIAS chunk {
 
 /* The bits of a head that hold the size; those above are the seal's. */
 #if SIZE_MAX > 0xffffffff
+#define HEADS_ARE_SEALED 1
 #define HEAD_SEAL_SHIFT 48
 #define HEAD_SIZE ((((size_t)1 << HEAD_SEAL_SHIFT) - 1) & ~HEAD_FLAGS)
 #else
+#define HEADS_ARE_SEALED 0
 #define HEAD_SIZE (~HEAD_FLAGS)
 #endif
 

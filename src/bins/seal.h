@@ -4,10 +4,11 @@
  *             63..48 47                              3 2 .. 0
  *
  * The seal depends on where the chunk is, on all other bits of the head, and on a key, which is
- * random for each heap. The other bits are folded to 16, so that any change of the two lowest bytes
- * changes the seal: a write beyond the end of the block before is always found, and any other value
- * passes with a chance of 2^-16. Whoever writes the head of a chunk in use seals it, by the same
- * store. P, which changes with the chunk before, takes one bit of the seal with it.
+ * random for each heap. The lowest two bytes enter as they are, so any change of these is found: a
+ * write of one or two bytes beyond the end of the block before. The upper bytes, which are 0 in
+ * small chunks, enter by a product with the key, so that any other value, however it is made,
+ * passes with a chance of about 2^-16. Whoever writes the head of a chunk in use seals it, by the
+ * same store. P, which changes with the chunk before, takes one bit of the seal with it.
  *
  * With 32 bits a head has no room for a seal, and seal_vouches() asks the next chunk instead.
  */
@@ -23,7 +24,7 @@ struct seal {
 
 #define SEAL_SMALL_MOST ((size_t)0xffff)
 
-#ifdef HEAD_SEAL_SHIFT
+#if HEADS_ARE_SEALED
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 enum { LOWER_HALF = 0, UPPER_HALF = 4 };
@@ -41,8 +42,9 @@ static inline half_word seal_lower(const void *payload)
 static inline size_t seal_of(const struct seal *s, const struct chunk *c, size_t head)
 {
     size_t bits = head & (HEAD_SIZE | HEAD_FLAGS), place = ((uintptr_t)c - s->base) / CHUNK_ALIGN;
+    size_t upper = (bits >> 16) * (s->key | 1) >> HEAD_SEAL_SHIFT; /* multiplicative hashing */
 
-    return (place ^ bits ^ bits >> 16 ^ bits >> 32 ^ s->key) << HEAD_SEAL_SHIFT;
+    return (place ^ bits ^ upper ^ s->key) << HEAD_SEAL_SHIFT;
 }
 
 /* Whether the head, read from c, has the seal that a chunk in use must have. */
@@ -63,7 +65,8 @@ static inline bool seal_vouches(const struct seal *s, const struct chunk *c, siz
  * times CHUNK_ALIGN it lies behind the base; `lower`: what seal_lower() says. NB: the two halves of
  * the head may be of different moments, if P is just changing. Then the answer may be no, and
  * seal_vouches() is right. */
-static inline bool seal_vouches_small(size_t key, size_t place, const void *payload, half_word lower)
+static inline bool seal_vouches_small(size_t key, size_t place, const void *payload,
+                                      half_word lower)
 {
     return (half_word)((place ^ lower ^ key) << 16) ==
            half_peek((const char *)payload - WORD + UPPER_HALF);
@@ -96,7 +99,8 @@ static inline half_word seal_lower(const void *payload)
     return (half_word)word_peek(&chunk_of_payload(payload)->head);
 }
 
-static inline bool seal_vouches_small(size_t key, size_t place, const void *payload, half_word lower)
+static inline bool seal_vouches_small(size_t key, size_t place, const void *payload,
+                                      half_word lower)
 {
     (void)key, (void)place;
     return seal_vouches(NULL, chunk_of_payload(payload), lower);

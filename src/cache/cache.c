@@ -101,9 +101,15 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     cache_extend_view(cache);
 }
 
+/* NB: without seals the last granule stays out: then the fast path looks at the chunk after a
+ * block. */
 void cache_extend_view(struct cache *cache)
 {
-    lane_view_cover(&cache->view, segment_ready(cache->segments->map) << (GRANULE_SHIFT - 4));
+    size_t granules = segment_ready(cache->segments->map);
+
+    if (!HEADS_ARE_SEALED && granules > 0)
+        granules--;
+    lane_view_cover(&cache->view, granules << (GRANULE_SHIFT - 4));
 }
 
 /* ---- slow paths ------------------------------------------------------------------------------ */

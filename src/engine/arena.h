@@ -272,7 +272,8 @@ bool arena_set_parameter(struct arena *arena, int number, size_t value);
 size_t arena_set_footprint_limit(struct arena *arena, size_t bytes);
 
 /* Visits every chunk of every segment: segment by segment, then by address. Large blocks are not
- * visited. */
+ * visited. A chunk with a damaged header ends its segment's walk. Returns such a chunk; NULL: there
+ * is none. */
 enum arena_chunk_state {
     ARENA_CHUNK_USED,
     ARENA_CHUNK_FREE,
@@ -282,7 +283,7 @@ enum arena_chunk_state {
 };
 typedef void (*arena_visit)(void *context, const struct chunk *c, size_t bytes,
                             enum arena_chunk_state state);
-void arena_walk(const struct arena *arena, arena_visit visit, void *context);
+const struct chunk *arena_walk(const struct arena *arena, arena_visit visit, void *context);
 
 /* Read from counters that each change keeps up to date, so it takes no time. */
 struct arena_usage {

@@ -28,7 +28,7 @@ static bool is_record(const struct arena_segment *s, const struct chunk *c)
 }
 
 /* Checks one chunk other than top. `before_free`: the chunk before it is free. False: its size
- * leads nowhere. */
+ * leads nowhere, or cannot be believed. */
 static bool check_chunk(struct walk *w, const struct arena_segment *s, const struct chunk *c,
                         bool before_free)
 {
@@ -38,14 +38,15 @@ static bool check_chunk(struct walk *w, const struct arena_segment *s, const str
     if (!check_that(w->check, arena_leads_on(s, c), "arena: chunk %p: head %zx leads nowhere",
                     (const void *)c, c->head))
         return false;
+    if (!check_that(w->check, arena_is_sealed(w->arena, c),
+                    "arena: chunk %p: head %zx has a wrong seal", (const void *)c, c->head))
+        return false;
     check_that(w->check, !chunk_is_large(c) && (in_use || !chunk_is_uncached(c)),
                "arena: chunk %p: flags of head %zx", (const void *)c, c->head);
     check_that(w->check, chunk_prev_in_use(c) == !before_free,
                "arena: chunk %p: flag of the chunk before is wrong", (const void *)c);
     check_that(w->check, in_use || !before_free, "arena: free chunk %p follows a free one",
                (const void *)c);
-    check_that(w->check, arena_is_sealed(w->arena, c), "arena: chunk %p: seal of head %zx",
-               (const void *)c, c->head);
     check_next_agrees(w, c, next, in_use && !is_record(s, c));
     w->used += in_use;
     if (in_use)

@@ -41,6 +41,12 @@ static void diagnose_outside(struct arena_call *call, const struct chunk *c)
                 chunk_payload(c));
 }
 
+/* Whether the chunk's own header is true: then it is the next one's that says something else. */
+static bool is_true(const struct arena *a, const struct chunk *c, bool leads_on)
+{
+    return HEADS_ARE_SEALED && leads_on && chunk_marked_in_use(c) && arena_is_sealed(a, c);
+}
+
 void arena_diagnose(struct arena_call *call, const struct chunk *c)
 {
     const struct arena *a = call->arena;
@@ -63,5 +69,6 @@ void arena_diagnose(struct arena_call *call, const struct chunk *c)
     else if (leads_on && at != c && arena_header_is_sound(call, at))
         fault_raise(&call->fault, FAULT_ARGUMENT, "pointer into a block", block);
     else
-        fault_raise(&call->fault, FAULT_DAMAGE, "damaged header", chunk_payload(at));
+        fault_raise(&call->fault, FAULT_DAMAGE, "damaged header",
+                    chunk_payload(is_true(a, at, leads_on) ? chunk_next(at) : at));
 }

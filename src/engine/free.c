@@ -105,7 +105,8 @@ enum arena_freed arena_dispose(struct arena_call *call, struct chunk *c, size_t 
     }
     if (chunk_marked_in_use(next)) {
         if (unlikely(!arena_is_sealed(a, next))) {
-            fault_raise(&call->fault, FAULT_DAMAGE, "damaged header after a block", next);
+            fault_raise(&call->fault, FAULT_DAMAGE, "damaged header after a block",
+                        chunk_payload(next));
             return FREED_FAULT;
         }
         chunk_set_free_before(a, c, size);

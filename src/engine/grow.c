@@ -112,6 +112,10 @@ static struct chunk *prepend(struct arena_call *call, struct arena_segment *segm
         chunk_set_free(j, rest, a->dv_size);
         return c;
     }
+    if (unlikely(!arena_is_sealed(a, first))) {
+        fault_raise(&call->fault, FAULT_DAMAGE, "damaged header", chunk_payload(first));
+        return NULL;
+    }
     if (chunk_marked_in_use(first)) {
         chunk_set_free_before(a, rest, rest_size);
     } else {

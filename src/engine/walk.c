@@ -40,26 +40,40 @@ static enum arena_chunk_state state_of(const struct arena *a, const struct arena
     return ARENA_CHUNK_USED;
 }
 
-static void walk_segment(const struct arena *a, const struct arena_segment *s, arena_visit visit,
-                         void *context)
+/* Returns the chunk with a damaged header that ended the walk; NULL: there is none. A size is read
+ * before the visit and believed after it, whatever the program writes meanwhile. */
+static const struct chunk *walk_segment(const struct arena *a, const struct arena_segment *s,
+                                        arena_visit visit, void *context)
 {
     const struct chunk *c = arena_first_chunk(s);
 
-    /* A damaged chunk ends the walk, as a fence does; arena_check() tells them apart. */
-    for (; c != a->top && arena_leads_on(s, c) && arena_is_sealed(a, c); c = chunk_next(c))
-        visit(context, c, chunk_size(c), state_of(a, s, c));
-    if (c == a->top)
-        visit(context, c, a->top_size, ARENA_CHUNK_TOP);
+    while (c != a->top && arena_leads_on(s, c) && arena_is_sealed(a, c)) {
+        size_t bytes = chunk_size(c);
+
+        visit(context, c, bytes, state_of(a, s, c));
+        c = chunk_at(c, bytes);
+    }
+    if (c != a->top)
+        return arena_is_fence(s, c) ? NULL : c;
+    visit(context, c, a->top_size, ARENA_CHUNK_TOP);
+    return NULL;
 }
 
-void arena_walk(const struct arena *a, arena_visit visit, void *context)
+const struct chunk *arena_walk(const struct arena *a, arena_visit visit, void *context)
 {
     size_t left = a->footprint;
+    const struct chunk *damaged = NULL;
 
     if (a->segment.size == 0)
-        return;
-    for (const struct arena_segment *s = &a->segment; s != NULL; s = arena_older(a, s, &left, NULL))
-        walk_segment(a, s, visit, context);
+        return NULL;
+    for (const struct arena_segment *s = &a->segment; s != NULL;
+         s = arena_older(a, s, &left, NULL)) {
+        const struct chunk *end = walk_segment(a, s, visit, context);
+
+        if (end != NULL)
+            damaged = end;
+    }
+    return damaged;
 }
 
 void arena_usage(const struct arena *a, struct arena_usage *usage)

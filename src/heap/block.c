@@ -1,7 +1,7 @@
 /* block.c - what a block's header and mark say, read without a lock.
  *
- * The caller holds the block, so its size does not change. Flags in its head and in the next
- * chunk's may change, by one store each, when neighbours come and go. The user may have overwritten
+ * The caller holds the block, so its size does not change. A flag in its head and the seal may
+ * change, by one store, when neighbours come and go. The user may have overwritten
  * all of it, and the pointer may be anything. If something is not as it should be, the block is
  * left to its arena, which says what is wrong.
  */
@@ -52,7 +52,7 @@ enum block_state heap_look(struct dvsm_heap *heap, const void *block)
         return BLOCK_PLAIN;
     if (cache_holds(&heap->cache, block))
         return BLOCK_FREED;
-    return remote_is_marked(block) ? BLOCK_OTHER : BLOCK_PLAIN;
+    return remote_is_marked(block) ? BLOCK_REMOTE : BLOCK_PLAIN;
 }
 
 /* Whether the granules of [c, end) are one large block, as far as c's holder can see: the memory
@@ -98,13 +98,11 @@ size_t heap_usable_by_look(struct dvsm_heap *heap, const void *block)
         return 0;
     switch (heap_look(heap, block)) {
     case BLOCK_PLAIN:
+    case BLOCK_REMOTE:
         return heap_chunk_size(block) - CHUNK_OVERHEAD;
     case BLOCK_OTHER:
-        break;
+        return large_usable(heap, block);
     default:
         return 0;
     }
-    if (segment_has_chunks(heap->segments.map, chunk_of_payload(block)) && remote_is_marked(block))
-        return heap_chunk_size(block) - CHUNK_OVERHEAD;
-    return large_usable(heap, block);
 }

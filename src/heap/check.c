@@ -132,6 +132,10 @@ static void check_arena(struct dvsm_heap *heap, size_t index, struct cached *cac
 
         check_that(check, arena->id == index + 1, "heap: arena %zu has id %zu", index + 1,
                    arena->id);
+        check_that(check,
+                   arena->seal.base == heap->arenas.seal.base &&
+                       arena->seal.key == heap->arenas.seal.key,
+                   "heap: arena %zu has another key for its seals", index + 1);
         if (check_that(check, !arena->damaged, "heap: arena %zu was set aside", index + 1)) {
             arena_check(arena, check);
             check_claims(heap, arena, check);

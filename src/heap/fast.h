@@ -176,9 +176,9 @@ static inline __attribute__((always_inline)) bool heap_free_locked(const struct 
 {
     struct heap_place place;
 
-    return view->mode == LANES_LOCKED && lane_locked_is_ready() &&
+    return view->mode == LANES_LOCKED &&
            heap_find_place(view, &view->covered, HEAP_STAYS, block, &place) &&
-           lane_locked_push(heap_locked_lane(view), place.cls, block);
+           lane_locked_is_ready() && lane_locked_push(heap_locked_lane(view), place.cls, block);
 }
 
 #endif

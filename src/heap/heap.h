@@ -248,9 +248,10 @@ void heap_free_remotely(struct heap_call *call, void *block);
 
 /* What can be said of a block without any lock. */
 enum block_state {
-    BLOCK_PLAIN, /* in a segment and, by all signs, in use */
-    BLOCK_OTHER, /* a large block, or something is wrong: its arena tells */
-    BLOCK_FREED  /* in the cache: free already */
+    BLOCK_PLAIN,  /* in a segment and, by all signs, in use */
+    BLOCK_REMOTE, /* the same, but marked as freed remotely: its arena's list tells */
+    BLOCK_OTHER,  /* a large block, or something is wrong: its arena tells */
+    BLOCK_FREED   /* in the cache: free already */
 };
 enum block_state heap_look(struct dvsm_heap *heap, const void *block);
 

@@ -196,7 +196,7 @@ size_t heap_usable_size(const void *block, const char *function)
     }
     if (heap_enter_owner(&call, block, function))
         usable = arena_usable(heap_arena(&call), block);
-    else if (call.busy != NULL)
-        usable = heap_usable_by_look(heap, block);
+    else if (call.busy != NULL && (usable = heap_usable_by_look(heap, block)) == 0)
+        heap_refuse(&call, "not a block in use, or its header is damaged", block);
     return heap_leave(&call) ? usable : 0;
 }

@@ -5,6 +5,7 @@ struct walk {
     dvsm_visit_fn visit;
     void *context;
     const struct arena *arena; /* the one being walked, locked */
+    struct fault *fault;       /* for damaged headers */
     struct cached_set set;     /* what is in the cache */
 };
 
@@ -48,8 +49,10 @@ static void visit_large(void *context, struct run run, segment_owner_id owner, e
     if (owner != walk->arena->id || kind != RUN_LARGE)
         return;
     const struct chunk *c = heap_large_chunk(&walk->arena->seal, run);
-    if (c == NULL)
+    if (c == NULL) {
+        fault_raise(walk->fault, FAULT_ARGUMENT, "damaged header of a large block", run.start);
         return;
+    }
     dvsm_chunk chunk = {
         .size = sizeof chunk,
         .block = chunk_payload(c),
@@ -81,8 +84,13 @@ void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context, const
         struct heap_call call;
 
         if (heap_enter_index(&call, heap, i, function) && !call.hold.slot->arena.damaged) {
+            const struct chunk *damaged;
+
             walk.arena = &call.hold.slot->arena;
-            arena_walk(walk.arena, visit_chunk, &walk);
+            walk.fault = &heap_arena(&call)->fault;
+            damaged = arena_walk(walk.arena, visit_chunk, &walk);
+            if (damaged != NULL)
+                fault_raise(walk.fault, FAULT_DAMAGE, "damaged header", chunk_payload(damaged));
             segment_walk(&heap->segments, visit_large, &walk);
         }
         heap_leave(&call);
