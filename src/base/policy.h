@@ -7,8 +7,8 @@
  *
  * The region lies where a program can overwrite it. So any value of any number must be safe: it may
  * cost time or memory, or refuse requests, but it leads to no division by zero, no endless loop and
- * no access out of range. policy_part() divides; arena_set_parameter() refuses a granularity that is no power
- * of two.
+ * no access out of range. policy_part() divides; arena_set_parameter() refuses a granularity that
+ * is no power of two.
  *
  * Three kinds of numbers are elsewhere: those that decide where a block is placed, because
  * placement is the reference's (engine/); those that bound how long a lock is held (for example
