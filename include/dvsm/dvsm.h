@@ -417,8 +417,9 @@ typedef void (*dvsm_visit_fn)(const dvsm_chunk *chunk, void *context);
  * while its chunks are visited, and the granule map, too, for its large blocks. Others go on as
  * long as they need nothing that is locked: they allocate from another arena, and free to the
  * cache. A thread that needs the locked arena waits until it was walked. The allocator's records
- * (DVSM_CHUNK_OVERHEAD) are not blocks: passing one to a function is a fault. A damaged header is a
- * fault of the walk, which leaves out what lies behind it in its segment, and changes nothing. */
+ * (DVSM_CHUNK_OVERHEAD) are not blocks: passing one to a function is a fault. A block with a
+ * damaged header is left out, and so is what lies behind it in its segment: then errno is EINVAL
+ * afterwards. */
 void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context);
 
 /* ---- Faults ------------------------------------------------------------------------------ */

@@ -272,8 +272,7 @@ bool arena_set_parameter(struct arena *arena, int number, size_t value);
 size_t arena_set_footprint_limit(struct arena *arena, size_t bytes);
 
 /* Visits every chunk of every segment: segment by segment, then by address. Large blocks are not
- * visited. A chunk with a damaged header ends its segment's walk. Returns such a chunk; NULL: there
- * is none. */
+ * visited. False: a chunk with a damaged header ended the walk of its segment. */
 enum arena_chunk_state {
     ARENA_CHUNK_USED,
     ARENA_CHUNK_FREE,
@@ -283,7 +282,7 @@ enum arena_chunk_state {
 };
 typedef void (*arena_visit)(void *context, const struct chunk *c, size_t bytes,
                             enum arena_chunk_state state);
-const struct chunk *arena_walk(const struct arena *arena, arena_visit visit, void *context);
+bool arena_walk(const struct arena *arena, arena_visit visit, void *context);
 
 /* Read from counters that each change keeps up to date, so it takes no time. */
 struct arena_usage {

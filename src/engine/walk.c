@@ -40,10 +40,10 @@ static enum arena_chunk_state state_of(const struct arena *a, const struct arena
     return ARENA_CHUNK_USED;
 }
 
-/* Returns the chunk with a damaged header that ended the walk; NULL: there is none. A size is read
- * before the visit and believed after it, whatever the program writes meanwhile. */
-static const struct chunk *walk_segment(const struct arena *a, const struct arena_segment *s,
-                                        arena_visit visit, void *context)
+/* False: a chunk with a damaged header ended the walk. A size is read before the visit and believed
+ * after it, whatever the program writes meanwhile. */
+static bool walk_segment(const struct arena *a, const struct arena_segment *s, arena_visit visit,
+                         void *context)
 {
     const struct chunk *c = arena_first_chunk(s);
 
@@ -54,26 +54,21 @@ static const struct chunk *walk_segment(const struct arena *a, const struct aren
         c = chunk_at(c, bytes);
     }
     if (c != a->top)
-        return arena_is_fence(s, c) ? NULL : c;
+        return arena_is_fence(s, c);
     visit(context, c, a->top_size, ARENA_CHUNK_TOP);
-    return NULL;
+    return true;
 }
 
-const struct chunk *arena_walk(const struct arena *a, arena_visit visit, void *context)
+bool arena_walk(const struct arena *a, arena_visit visit, void *context)
 {
     size_t left = a->footprint;
-    const struct chunk *damaged = NULL;
+    bool whole = true;
 
     if (a->segment.size == 0)
-        return NULL;
-    for (const struct arena_segment *s = &a->segment; s != NULL;
-         s = arena_older(a, s, &left, NULL)) {
-        const struct chunk *end = walk_segment(a, s, visit, context);
-
-        if (end != NULL)
-            damaged = end;
-    }
-    return damaged;
+        return true;
+    for (const struct arena_segment *s = &a->segment; s != NULL; s = arena_older(a, s, &left, NULL))
+        whole &= walk_segment(a, s, visit, context);
+    return whole;
 }
 
 void arena_usage(const struct arena *a, struct arena_usage *usage)

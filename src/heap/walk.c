@@ -1,12 +1,14 @@
 /* walk.c - visits every chunk of a heap. */
+#include <errno.h>
+
 #include "heap/heap.h"
 
 struct walk {
     dvsm_visit_fn visit;
     void *context;
     const struct arena *arena; /* the one being walked, locked */
-    struct fault *fault;       /* for damaged headers */
     struct cached_set set;     /* what is in the cache */
+    bool whole;                /* no damaged header was met */
 };
 
 static dvsm_chunk_state public_state(enum arena_chunk_state state)
@@ -44,13 +46,13 @@ static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
 
 static void visit_large(void *context, struct run run, segment_owner_id owner, enum run_kind kind)
 {
-    const struct walk *walk = context;
+    struct walk *walk = context;
 
     if (owner != walk->arena->id || kind != RUN_LARGE)
         return;
     const struct chunk *c = heap_large_chunk(&walk->arena->seal, run);
     if (c == NULL) {
-        fault_raise(walk->fault, FAULT_ARGUMENT, "damaged header of a large block", run.start);
+        walk->whole = false;
         return;
     }
     dvsm_chunk chunk = {
@@ -77,23 +79,20 @@ static void take_cached_set(struct dvsm_heap *heap, struct cached_set *set)
 /* Leaves out damaged arenas. */
 void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context, const char *function)
 {
-    struct walk walk = {.visit = visit, .context = context};
+    struct walk walk = {.visit = visit, .context = context, .whole = true};
 
     take_cached_set(heap, &walk.set);
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
         if (heap_enter_index(&call, heap, i, function) && !call.hold.slot->arena.damaged) {
-            const struct chunk *damaged;
-
             walk.arena = &call.hold.slot->arena;
-            walk.fault = &heap_arena(&call)->fault;
-            damaged = arena_walk(walk.arena, visit_chunk, &walk);
-            if (damaged != NULL)
-                fault_raise(walk.fault, FAULT_DAMAGE, "damaged header", chunk_payload(damaged));
+            walk.whole &= arena_walk(walk.arena, visit_chunk, &walk);
             segment_walk(&heap->segments, visit_large, &walk);
         }
         heap_leave(&call);
     }
     cached_set_end(&walk.set);
+    if (!walk.whole)
+        errno = EINVAL;
 }
