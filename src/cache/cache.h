@@ -214,8 +214,9 @@ struct cached_set {
     void **block; /* open addressing; NULL: no memory for the set, and nothing is known */
     size_t slots;
     size_t count;
-    size_t twice; /* how often a block was met once more */
-    size_t bytes; /* the sum of the blocks' class sizes */
+    size_t fingerprint; /* of the blocks: two sets with the same one are the same */
+    size_t twice;       /* how often a block was met once more */
+    size_t bytes;       /* the sum of the blocks' class sizes */
 };
 void cached_set_take(struct cached_set *set, struct cache *cache);
 bool cached_set_has(const struct cached_set *set, const void *block);

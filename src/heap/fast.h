@@ -102,7 +102,8 @@ heap_find_place(const struct lane_view *view, const size_t *span, enum heap_stay
     return likely(seal_vouches_small(view->key, unit, block, head));
 }
 
-_Static_assert(CLASS_MOST + CLASS_STEP <= SEAL_SMALL_MOST, "the fold of a larger size is not 0");
+_Static_assert(CLASS_MOST + CLASS_STEP <= SEAL_SMALL_MOST,
+               "the upper bytes of a larger size are not 0");
 
 /* The same for a block without a mark, which is not free then. One with a mark, right or wrong, is
  * for the slow path. */
