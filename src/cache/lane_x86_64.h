@@ -87,8 +87,8 @@ static inline __attribute__((always_inline)) void *lane_pop(const struct lane_vi
 /* A block with a mark, right or wrong, is for the slow path. The mark is looked at inside: whoever
  * frees the block as well, in a signal handler, in a child that a handler forked or on this CPU
  * after this thread was preempted, aborts the sequence, and the slow path sees the second free. The
- * mark is stored before the commit. So an aborted sequence may leave a mark, and the slow path finds
- * that it is wrong. */
+ * mark is stored before the commit. So an aborted sequence may leave a mark, and the slow path
+ * finds that it is wrong. */
 static inline __attribute__((always_inline)) bool lane_push(const struct lane_view *view,
                                                             size_t cls, size_t mask, void *block)
 {
