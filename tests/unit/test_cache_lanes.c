@@ -155,7 +155,10 @@ static union {
     word whole[4];
 } block[64];
 
-static void *pop_marked(unsigned cls)
+/* The kernel may abort a sequence at any time. What fails so often fails for another reason. */
+enum { TRIES = 100 };
+
+static void *pop_once(unsigned cls)
 {
     if (locked)
         return word_lock_get_ready() ? lane_locked_pop(&lanes[lane_in_use], cls) : NULL;
@@ -166,14 +169,16 @@ static void *pop_marked(unsigned cls)
 /* Clears the mark, as malloc does: a block with a mark is a free one. */
 static void *pop(unsigned cls)
 {
-    void *popped = pop_marked(cls);
+    void *popped = NULL;
 
+    for (int tries = 0; tries < TRIES && popped == NULL; tries++)
+        popped = pop_once(cls);
     if (popped != NULL)
         magazine_clear_mark(popped);
     return popped;
 }
 
-static bool push(unsigned cls, void *given)
+static bool push_once(unsigned cls, void *given)
 {
     if (locked)
         return word_lock_get_ready() && lane_locked_push(&lanes[lane_in_use], cls, given);
@@ -181,11 +186,33 @@ static bool push(unsigned cls, void *given)
                                    : lane_push(&view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES), given);
 }
 
-static bool exchange(unsigned cpu, unsigned cls, word old, word replacement)
+/* A sequence that is aborted between the mark and the commit leaves the mark. */
+static bool push(unsigned cls, void *given)
+{
+    bool marked = magazine_is_marked(given), done = false;
+
+    for (int tries = 0; tries < TRIES && !done; tries++) {
+        if (!marked && magazine_is_marked(given))
+            magazine_clear_mark(given);
+        done = push_once(cls, given);
+    }
+    return done;
+}
+
+static bool exchange_once(unsigned cpu, unsigned cls, word old, word replacement)
 {
     if (locked)
         return cpu == lane_in_use && lane_locked_exchange(&lanes[cpu], cls, old, replacement);
     return lane_exchange(&view, cpu, cls, old, replacement);
+}
+
+static bool exchange(unsigned cpu, unsigned cls, word old, word replacement)
+{
+    bool done = false;
+
+    for (int tries = 0; tries < TRIES && !done; tries++)
+        done = exchange_once(cpu, cls, old, replacement);
+    return done;
 }
 
 static word loaded(unsigned cls)
@@ -442,11 +469,10 @@ static void test_who_finds_a_locked_lane_taken_goes_elsewhere(void **state)
  * same lane and leaves it as it was. Giving the CPU to another thread aborts a sequence, too. */
 static volatile sig_atomic_t signals;
 
-/* A sequence may be aborted between the mark and the commit, and then leaves the mark. */
 static void push_at_last(unsigned cls, void *given)
 {
     while (given != NULL && !push(cls, given))
-        magazine_clear_mark(given);
+        continue;
 }
 
 static void pop_and_push(int number)
