@@ -49,6 +49,7 @@ void act_look(void)
     dvsm_mallopt(DVSM_M_TRIM_THRESHOLD, 1 << 16);
     dvsm_mallopt(DVSM_M_GRANULARITY, 1 << 17);
     dvsm_mallopt(DVSM_M_MMAP_THRESHOLD, 1 << 18);
+    dvsm_mallopt(DVSM_M_RETAIN, 1 << 25);
     dvsm_malloc_set_footprint_limit((size_t)1 << 30);
     call_leave();
 }
