@@ -582,7 +582,7 @@ static void test_no_change_comes_near_the_journals_capacity(void **state)
     (void)state;
 #ifndef NDEBUG
     printf("the most journal entries of one change: %zu\n", journal_most_entries);
-    assert_in_range(journal_most_entries, 1, JOURNAL_CAPACITY / 2);
+    assert_in_range(journal_most_entries, 1, JOURNAL_MOST_SEEN);
 #else
     skip();
 #endif
