@@ -52,4 +52,14 @@ static inline size_t bits_power_of_two_above(size_t x)
     return (size_t)2 << bits_highest(x - 1);
 }
 
+/* A number to be summed over the members of a set: two sets with equal sums are the same set,
+ * except with a small chance. */
+static inline size_t bits_fingerprint(size_t x)
+{
+    x ^= x >> 15;
+    x *= (size_t)0x9E3779B97F4A7C15u;
+    x ^= x >> 13;
+    return x * x + x;
+}
+
 #endif

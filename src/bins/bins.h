@@ -133,14 +133,9 @@ struct bins_totals {
 
 static inline void bins_totals_add(struct bins_totals *t, const struct chunk *c, size_t size)
 {
-    size_t x = (size_t)(uintptr_t)c ^ (size << 1);
-
-    x ^= x >> 15;
-    x *= (size_t)0x9E3779B97F4A7C15u;
-    x ^= x >> 13;
     t->count++;
     t->bytes += size;
-    t->fingerprint += x * x + x;
+    t->fingerprint += bits_fingerprint((size_t)(uintptr_t)c ^ (size << 1));
 }
 
 /* Whether all fields of a chunk at `c`, which is in the range, lie in memory that holds chunks. */

@@ -68,16 +68,6 @@ static size_t place_of(const struct cached_set *set, const void *block)
     return i & (set->slots - 1);
 }
 
-static size_t fingerprint_of(const void *block)
-{
-    size_t x = (uintptr_t)block / CHUNK_ALIGN;
-
-    x ^= x >> 15;
-    x *= (size_t)0x9E3779B97F4A7C15u;
-    x ^= x >> 13;
-    return x * x + x;
-}
-
 static bool count_block(void *context, void *block, unsigned cls)
 {
     size_t *count = context;
@@ -101,7 +91,7 @@ static bool add_block(void *context, void *block, unsigned cls)
         }
     set->block[i] = block;
     set->count++;
-    set->fingerprint += fingerprint_of(block);
+    set->fingerprint += bits_fingerprint((uintptr_t)block / CHUNK_ALIGN);
     set->bytes += class_size(cls);
     return true;
 }

@@ -48,13 +48,16 @@ extern intptr_t word_lock_distance __attribute__((visibility("hidden")));
 /* Finds word_lock_distance, once; may be called before there is a heap. */
 void word_lock_start(void);
 
+/* The list of a thread that is ready: see word_lock_is_ready(). */
+static inline struct word_lock_list *word_lock_own_list(void)
+{
+    return (struct word_lock_list *)((uintptr_t)&word_lock_self + (uintptr_t)word_lock_distance);
+}
+
 /* The calling thread's list; NULL: not known. */
 static inline struct word_lock_list *word_lock_head(void)
 {
-    return likely(word_lock_distance != 0)
-               ? (struct word_lock_list *)((uintptr_t)&word_lock_self +
-                                           (uintptr_t)word_lock_distance)
-               : NULL;
+    return likely(word_lock_distance != 0) ? word_lock_own_list() : NULL;
 }
 
 /* Whether the thread knows itself: then word_lock_self is filled in, and its list is known. */
@@ -70,12 +73,6 @@ bool word_lock_look_up(void);
 static inline bool word_lock_get_ready(void)
 {
     return word_lock_is_ready() || (process_number != NULL && word_lock_look_up());
-}
-
-/* The list of a thread that is ready. */
-static inline struct word_lock_list *word_lock_own_list(void)
-{
-    return (struct word_lock_list *)((uintptr_t)&word_lock_self + (uintptr_t)word_lock_distance);
 }
 
 /* Only for a thread that is ready. False: another holder has the lock. `former` is for
