@@ -20,13 +20,16 @@ static size_t classes_within(size_t bytes)
 
 /* In a small heap, the blocks in a lane that only its own CPU can empty could be the ones that are
  * wanted. So the lanes of a small heap are locked or, if the mode was chosen before the heap had a
- * limit, not used. */
+ * limit, not used. A wide class of chunks beyond the large threshold is not used. */
 static void apply_limit(struct cache_table *table, const struct policy *policy, size_t limit)
 {
     size_t in_all = limit == SIZE_MAX ? SIZE_MAX : policy_part(limit, policy->cached_limit_part);
     size_t a_cpu = in_all / 2 / table->cpus, classes;
 
     classes = classes_within(a_cpu < table->bytes_a_cpu ? a_cpu : table->bytes_a_cpu);
+    while (classes > CLASS_COARSE_LAST + 1 &&
+           class_size((unsigned)classes - 1) > word_peek(&policy->large_threshold))
+        classes--;
     if (limit < policy->small_limit && table->mode == LANES_SEQUENCES)
         classes = 0;
     table->bytes_in_all = in_all;

@@ -1,7 +1,9 @@
 /* classes.h - size classes of the cache, by chunk size.
  *
- *     up to 1 KiB          a class every 16 bytes; its number is size / 16
- *     up to 32 KiB         eight to each doubling (1152, 1280, ... 2048, 2304, ...)
+ *     exact    up to 1 KiB      a class every 16 bytes; its number is size / 16
+ *     coarse   up to 32 KiB     eight to each doubling (1152, 1280, ... 2048, 2304, ...)
+ *     wide     up to 256 KiB    four to each doubling (40960, 49152, ... 65536, 81920, ...); few
+ *                               blocks of each are cached, and only the slow paths serve them
  *
  * A request is served by the smallest class that has room for it, and gets a chunk of the class's
  * size. A freed chunk goes to the largest class that it has room for. A chunk may be larger than
@@ -17,15 +19,19 @@
 enum {
     CLASS_STEP = 16,
     CLASS_EXACT_LAST = 64, /* the last class of the first kind, of 1 KiB */
-    CLASS_DOUBLINGS = 5,
-    CACHE_CLASSES = CLASS_EXACT_LAST + CLASS_DOUBLINGS * 8 + 1,
+    CLASS_COARSE_DOUBLINGS = 5,
+    CLASS_WIDE_DOUBLINGS = 3,
+    CLASS_COARSE_LAST = CLASS_EXACT_LAST + CLASS_COARSE_DOUBLINGS * 8,
+    CACHE_CLASSES = CLASS_COARSE_LAST + CLASS_WIDE_DOUBLINGS * 4 + 1,
     CLASS_EXACT_MOST = CLASS_EXACT_LAST * CLASS_STEP,
-    CLASS_MOST = CLASS_EXACT_MOST << CLASS_DOUBLINGS,
+    CLASS_COARSE_MOST = CLASS_EXACT_MOST << CLASS_COARSE_DOUBLINGS,
+    CLASS_MOST = CLASS_COARSE_MOST << CLASS_WIDE_DOUBLINGS,
     CLASS_COARSE_LEAST = CLASS_EXACT_MOST + CLASS_EXACT_MOST / 8,
+    CLASS_WIDE_LEAST = CLASS_COARSE_MOST + CLASS_COARSE_MOST / 4,
     CLASS_NONE = CACHE_CLASSES
 };
 
-/* The smallest class of the second kind that holds `size` (more than 1 KiB, at most 32 KiB). */
+/* The smallest coarse class that holds `size` (more than 1 KiB, at most 32 KiB). */
 static inline unsigned class_coarse_above(size_t size)
 {
     unsigned shift = bits_highest(size - 1) - 3;
@@ -33,8 +39,8 @@ static inline unsigned class_coarse_above(size_t size)
     return (unsigned)((size - 1) >> shift) + (shift - 7) * 8 + CLASS_EXACT_LAST - 7;
 }
 
-/* The largest class of the second kind that `size` has room for; `size` is at least the smallest
- * such class and at most 32 KiB. */
+/* The largest coarse class that `size` has room for; `size` is at least the smallest such class and
+ * at most 32 KiB. */
 static inline unsigned class_coarse_below(size_t size)
 {
     unsigned shift = bits_highest(size) - 3;
@@ -42,8 +48,24 @@ static inline unsigned class_coarse_below(size_t size)
     return (unsigned)(size >> shift) + (shift - 7) * 8 + CLASS_EXACT_LAST - 8;
 }
 
-/* class_coarse_below() as a table, by size / 128; 0 for the sizes below the smallest class. */
-enum { CLASS_TABLE = CLASS_MOST / 128 + 1 };
+/* The same for wide classes: more than 32 KiB, and at most CLASS_MOST. */
+static inline unsigned class_wide_above(size_t size)
+{
+    unsigned shift = bits_highest(size - 1) - 2;
+
+    return (unsigned)((size - 1) >> shift) + (shift - 13) * 4 + CLASS_COARSE_LAST - 3;
+}
+
+static inline unsigned class_wide_below(size_t size)
+{
+    unsigned shift = bits_highest(size) - 2;
+
+    return (unsigned)(size >> shift) + (shift - 13) * 4 + CLASS_COARSE_LAST - 4;
+}
+
+/* class_coarse_below() as a table, by size / 128; 0 for the sizes below the
+ * smallest class. */
+enum { CLASS_TABLE = CLASS_COARSE_MOST / 128 + 1 };
 
 static inline void class_fill_table(unsigned char table[CLASS_TABLE])
 {
@@ -56,7 +78,9 @@ static inline unsigned class_above(size_t size)
 {
     if (size <= CLASS_EXACT_MOST)
         return (unsigned)((size + CLASS_STEP - 1) / CLASS_STEP);
-    return size <= CLASS_MOST ? class_coarse_above(size) : CLASS_NONE;
+    if (size <= CLASS_COARSE_MOST)
+        return class_coarse_above(size);
+    return size <= CLASS_MOST ? class_wide_above(size) : CLASS_NONE;
 }
 
 /* The class that a freed chunk of `size` bytes belongs to; CLASS_NONE: too large. */
@@ -66,7 +90,9 @@ static inline unsigned class_below(size_t size)
         return (unsigned)(size / CLASS_STEP);
     if (size < CLASS_COARSE_LEAST)
         return CLASS_EXACT_LAST;
-    return size <= CLASS_MOST + CLASS_STEP ? class_coarse_below(size) : CLASS_NONE;
+    if (size < CLASS_WIDE_LEAST)
+        return size < CLASS_COARSE_MOST ? class_coarse_below(size) : CLASS_COARSE_LAST;
+    return size <= CLASS_MOST + CLASS_STEP ? class_wide_below(size) : CLASS_NONE;
 }
 
 /* Bytes of the class's chunks. */
@@ -75,9 +101,10 @@ static inline size_t class_size(unsigned cls)
     if (cls <= CLASS_EXACT_LAST)
         return (size_t)cls * CLASS_STEP;
 
-    unsigned n = cls - CLASS_EXACT_LAST - 1;
+    unsigned n = cls - CLASS_EXACT_LAST - 1, wide = cls - CLASS_COARSE_LAST - 1;
 
-    return (size_t)(9 + n % 8) << (7 + n / 8);
+    return cls <= CLASS_COARSE_LAST ? (size_t)(9 + n % 8) << (7 + n / 8)
+                                    : (size_t)(5 + wide % 4) << (13 + wide / 4);
 }
 
 #endif

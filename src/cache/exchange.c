@@ -184,9 +184,7 @@ static void *pop_again(const struct cache *cache, unsigned cls)
     for (int tries = 0; tries < POP_TRIES && block == NULL; tries++) {
         if (magazine_is_empty(cls, lane_word(cache, cache_cpu(cache), cls)))
             return NULL;
-        block = magazine_bytes(cls) == MAGAZINE_BYTES
-                    ? lane_pop(&cache->view, cls, LANE_MASK(MAGAZINE_BYTES))
-                    : lane_pop(&cache->view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES));
+        block = lane_pop_any(&cache->view, cls);
     }
     return block;
 }

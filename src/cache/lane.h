@@ -82,6 +82,31 @@ static inline bool lane_begin_to_empty(const struct lane_view *view, unsigned cp
  * magazine_is_full(). */
 #define LANE_MASK(bytes) ((bytes)-2 * WORD)
 
+/* Pop and push of any class, for the slow paths. */
+static inline void *lane_pop_any(const struct lane_view *view, unsigned cls)
+{
+    switch (magazine_bytes(cls)) {
+    case MAGAZINE_BYTES:
+        return lane_pop(view, cls, LANE_MASK(MAGAZINE_BYTES));
+    case MAGAZINE_COARSE_BYTES:
+        return lane_pop(view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES));
+    default:
+        return lane_pop(view, cls, LANE_MASK(MAGAZINE_WIDE_BYTES));
+    }
+}
+
+static inline bool lane_push_any(const struct lane_view *view, unsigned cls, void *block)
+{
+    switch (magazine_bytes(cls)) {
+    case MAGAZINE_BYTES:
+        return lane_push(view, cls, LANE_MASK(MAGAZINE_BYTES), block);
+    case MAGAZINE_COARSE_BYTES:
+        return lane_push(view, cls, LANE_MASK(MAGAZINE_COARSE_BYTES), block);
+    default:
+        return lane_push(view, cls, LANE_MASK(MAGAZINE_WIDE_BYTES), block);
+    }
+}
+
 /* Where this thread's rseq area is, from the thread pointer; false: none is registered. */
 bool lane_find_rseq(intptr_t *offset);
 

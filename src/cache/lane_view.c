@@ -6,12 +6,13 @@
 void lane_view_open(struct lane_view *view, enum lane_mode mode, size_t limit)
 {
     size_t exact = CLASS_EXACT_MOST - CHUNK_OVERHEAD + 1;
+    size_t coarse = CLASS_COARSE_MOST - CHUNK_OVERHEAD + 1;
 
     view->mode = limit != 0 ? mode : LANES_NONE;
     view->limit = view->mode != LANES_NONE ? limit : 0;
     if (view->mode != LANES_SEQUENCES)
         return;
-    word_show(&view->coarse_limit, limit);
+    word_show(&view->coarse_limit, coarse < limit ? coarse : limit);
     word_show(&view->exact_limit, exact < limit ? exact : limit);
 }
 

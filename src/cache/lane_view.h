@@ -25,8 +25,8 @@ enum lane_mode {
 };
 
 struct lane_view {
-    size_t exact_limit;  /* requests below this size are served from a class of the first kind */
-    size_t coarse_limit; /* requests below this size, from a class of the second kind */
+    size_t exact_limit;  /* requests below this size are served from an exact class */
+    size_t coarse_limit; /* requests below this size, from a coarse class */
     size_t span;         /* blocks lie less than this many times 16 bytes beyond base */
     struct lane *lanes;  /* CPU 0's */
     intptr_t rseq;       /* distance of the thread's rseq area from the thread pointer */
@@ -35,7 +35,7 @@ struct lane_view {
     size_t key;          /* of the seals of the blocks' headers (bins/seal.h) */
     size_t cpus;         /* how many lanes */
     enum lane_mode mode;
-    size_t limit;                      /* as coarse_limit, in every mode but LANES_NONE */
+    size_t limit;                      /* of all classes, in every mode but LANES_NONE */
     size_t covered;                    /* as span, likewise */
     unsigned char coarse[CLASS_TABLE]; /* class_fill_table(); here its address is at hand */
 };

@@ -29,6 +29,8 @@
 #ifndef DVSM_CACHE_LANE_X86_64_H
 #define DVSM_CACHE_LANE_X86_64_H
 
+_Static_assert(LANE_SHIFT == 10, "as the sequences have it");
+
 #define LANE_BEGIN                                                                                 \
     ".pushsection __rseq_cs, \"aw\"\n\t"                                                           \
     ".balign 32\n"                                                                                 \

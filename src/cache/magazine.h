@@ -1,8 +1,8 @@
 /* magazine.h - a page of pointers to free blocks of one class.
  *
- *     magazine ->  +------+--------+--------+-----+---------+
- *                  | link | slot 1 | slot 2 | ... | slot n  |     512 bytes, so aligned: 62 slots
- *                  +------+--------+--------+-----+---------+     (above 1 KiB a block 128 and 14)
+ *     magazine ->  +------+--------+--------+-----+---------+     512 bytes, so aligned: 62 slots
+ *                  | link | slot 1 | slot 2 | ... | slot n  |     (128 and 14 in coarse classes, 64
+ *                  +------+--------+--------+-----+---------+     and 6 in wide ones)
  *                                    ^
  *     word  ->  ---------------------+ + 1    the next slot to fill: here it holds one block
  *
@@ -17,7 +17,12 @@
 #include "base/compiler.h"
 #include "cache/classes.h"
 
-enum { MAGAZINE_BYTES = 512, MAGAZINE_COARSE_BYTES = 128, CACHE_LINE = 64 };
+enum {
+    MAGAZINE_BYTES = 512,
+    MAGAZINE_COARSE_BYTES = 128,
+    MAGAZINE_WIDE_BYTES = 64,
+    CACHE_LINE = 64
+};
 
 struct magazine {
     word link;
@@ -26,7 +31,9 @@ struct magazine {
 
 static inline size_t magazine_bytes(unsigned cls)
 {
-    return cls <= CLASS_EXACT_LAST ? MAGAZINE_BYTES : MAGAZINE_COARSE_BYTES;
+    if (cls <= CLASS_EXACT_LAST)
+        return MAGAZINE_BYTES;
+    return cls <= CLASS_COARSE_LAST ? MAGAZINE_COARSE_BYTES : MAGAZINE_WIDE_BYTES;
 }
 
 /* How many blocks a magazine of the class can hold; its last word is never used for a block. */

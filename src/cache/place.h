@@ -4,11 +4,11 @@
  *                 | header | unit 1 | unit 2 | ... | unit 127 |      512 bytes each
  *                 +--------+--------+--------+-----+----------+
  *
- * A unit is one magazine of a class of up to 1 KiB, or four of a larger class. Classes take units
- * one by one, as they need them. So the magazines that a CPU has loaded for all its classes lie in
- * a few pages and are spread over the sets of its cache. (With each class's magazines on pages of
- * their own, all at the same place in their pages, a ring of a thousand blocks took a third
- * longer.) The header says which class has which unit.
+ * A unit is one magazine of a class of up to 1 KiB, or four of a coarse class, or eight of a wide
+ * one. Classes take units one by one, as they need them. So the magazines that a CPU has loaded for
+ * all its classes lie in a few pages and are spread over the sets of its cache. (With each class's
+ * magazines on pages of their own, all at the same place in their pages, a ring of a thousand
+ * blocks took a third longer.) The header says which class has which unit.
  *
  * A class keeps its units in a list, linked by their last words, which no magazine uses. It gives
  * its units back when none of its magazines holds a block. A granule whose last unit comes back
@@ -28,7 +28,6 @@
 enum {
     UNIT_BYTES = MAGAZINE_BYTES,
     UNITS = 1 << GRANULE_SHIFT >> 9,
-    UNIT_COARSE = UNIT_BYTES / MAGAZINE_COARSE_BYTES, /* magazines of a larger class in a unit */
 };
 
 struct magazine_granule {

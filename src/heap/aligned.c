@@ -67,7 +67,7 @@ static inline void *allocate_multiple(struct dvsm_heap *heap, size_t alignment, 
 
     if (alignment <= CHUNK_ALIGN)
         return heap_malloc_of(heap, size, function);
-    if (alignment <= CACHED_ALIGNMENT_MOST && size < CLASS_MOST) {
+    if (alignment <= CACHED_ALIGNMENT_MOST && size < CLASS_COARSE_MOST) {
         bytes = bits_round_up(chunk_size_for(size), alignment);
         block = heap_malloc_fast(&heap->cache.view, bytes - CHUNK_OVERHEAD);
     }

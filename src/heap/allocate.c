@@ -21,11 +21,12 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
         if (block != NULL)
             return block;
     }
-    if (heap->cache.view.mode == LANES_LOCKED && lane_locked_get_ready()) {
-        block = heap_malloc_locked(&heap->cache.view, size);
-        if (block != NULL)
-            return block;
-    }
+    if (heap->cache.view.mode == LANES_LOCKED)
+        block = lane_locked_get_ready() ? heap_malloc_locked(&heap->cache.view, size) : NULL;
+    else
+        block = heap_malloc_wide(&heap->cache.view, size);
+    if (block != NULL)
+        return block;
     if (size < class_size(CACHE_CLASSES - 1))
         block = cache_malloc(&heap->cache, class_above(chunk_size_for(size)), &fault);
     heap_report(heap, &fault, function);

@@ -95,14 +95,14 @@ heap_find_place(const struct lane_view *view, const size_t *span, enum heap_stay
         place->magazine = MAGAZINE_BYTES;
         return likely(seal_vouches_small(view->key, unit, block, head));
     }
-    if (unlikely(step > CLASS_MOST / CLASS_STEP + 1))
+    if (unlikely(step > CLASS_COARSE_MOST / CLASS_STEP + 1))
         return false;
     place->cls = view->coarse[step / 8];
     place->magazine = MAGAZINE_COARSE_BYTES;
     return likely(seal_vouches_small(view->key, unit, block, head));
 }
 
-_Static_assert(CLASS_MOST + CLASS_STEP <= SEAL_SMALL_MOST,
+_Static_assert(CLASS_COARSE_MOST + CLASS_STEP <= SEAL_SMALL_MOST,
                "the upper bytes of a larger size are not 0");
 
 /* The same for a block without a mark, which is not free then. One with a mark, right or wrong, is
@@ -167,6 +167,19 @@ static inline __attribute__((always_inline)) void *heap_malloc_locked(const stru
         return NULL;
 
     void *block = lane_locked_pop(heap_locked_lane(view), class_above(chunk_size_for(size)));
+    if (likely(block != NULL))
+        magazine_clear_mark(block);
+    return block;
+}
+
+/* A block of a wide class from this CPU's lane. */
+static inline void *heap_malloc_wide(const struct lane_view *view, size_t size)
+{
+    if (view->mode != LANES_SEQUENCES || size < word_peek(&view->coarse_limit) ||
+        size >= view->limit)
+        return NULL;
+
+    void *block = lane_pop_any(view, class_above(chunk_size_for(size)));
     if (likely(block != NULL))
         magazine_clear_mark(block);
     return block;

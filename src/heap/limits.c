@@ -73,6 +73,15 @@ static bool set_in_policy(struct policy *policy, int parameter, size_t value)
     }
 }
 
+/* The cache goes by the heap's limit and by the large threshold. */
+static void limit_cache(struct dvsm_heap *heap, size_t limit, const char *function)
+{
+    struct fault fault = {0};
+
+    cache_set_limit(&heap->cache, limit, &fault);
+    heap_report(heap, &fault, function);
+}
+
 /* Thresholds take any value, -1 meaning the largest; arenas grow by whole granules. */
 bool heap_set_parameter(struct dvsm_heap *heap, int parameter, int value, const char *function)
 {
@@ -94,6 +103,8 @@ bool heap_set_parameter(struct dvsm_heap *heap, int parameter, int value, const 
                arena_set_parameter(heap_arena(&call)->arena, parameter, wanted);
         heap_leave(&call);
     }
+    if (parameter == DVSM_M_MMAP_THRESHOLD)
+        limit_cache(heap, heap_limit(heap), function);
     return done;
 }
 
@@ -112,15 +123,11 @@ size_t heap_limit(struct dvsm_heap *heap)
     return heap == NULL ? 0 : usage_of(heap).limit;
 }
 
-/* The cache's own limit follows the heap's. */
 size_t heap_set_limit(struct dvsm_heap *heap, size_t bytes, const char *function)
 {
-    struct fault fault = {0};
-
     if (heap == NULL)
         return 0;
     size_t limit = segment_set_limit(&heap->segments, bytes);
-    cache_set_limit(&heap->cache, limit, &fault);
-    heap_report(heap, &fault, function);
+    limit_cache(heap, limit, function);
     return limit;
 }

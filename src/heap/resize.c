@@ -84,6 +84,9 @@ static bool is_settled(struct dvsm_heap *heap, bool stays, enum attempt attempt,
 
     size_t have = heap_chunk_size(block);
     size_t limit = attempt == BEFORE_COPY ? cache_limit(&heap->cache) : 0;
+
+    if (limit > CLASS_COARSE_MOST) /* a larger block is resized where it is, if that can be */
+        limit = CLASS_COARSE_MOST;
     enum advice advice = stays ? advise(block, have, chunk_size_for(size), limit) : MOVE;
     if (advice == STAY)
         *result = (struct resized){.home = heap, .block = block};

@@ -27,24 +27,58 @@ static size_t levels_for(size_t granules)
     return levels;
 }
 
-size_t segment_map_bytes(size_t granules)
+/* Bytes of a level that lies behind the struct. NB: the last group is whole, as each is read. */
+static size_t behind_bytes(size_t level, size_t granules)
+{
+    return bits_round_up(segment_index_nodes(level, granules), FANOUT) * WORD;
+}
+
+/* How many levels, counted from the words, have pages of their own. The others are so small that
+ * they lie behind the struct, in pages that are committed with it. */
+static size_t levels_on_pages(size_t granules)
+{
+    size_t room = segment_map_committed_bytes() - sizeof(struct segment_map);
+    size_t levels = levels_for(granules) + 1;
+
+    for (; levels > 1; levels--) {
+        size_t bytes = behind_bytes(levels - 1, granules);
+
+        if (bytes > room)
+            break;
+        room -= bytes;
+    }
+    return levels;
+}
+
+static size_t bytes_with_levels(size_t granules, size_t ready, size_t page)
 {
     size_t bytes = segment_map_committed_bytes();
 
-    for (size_t level = 0; level <= levels_for(granules); level++)
-        bytes += level_bytes(level, granules, page_size());
+    for (size_t level = 0; level < levels_on_pages(granules); level++)
+        bytes += level_bytes(level, ready, page);
     return bytes;
+}
+
+size_t segment_map_bytes(size_t granules)
+{
+    return bytes_with_levels(granules, granules, page_size());
 }
 
 char *segment_lay_out(struct segment_map *map, void *place, size_t granules)
 {
+    char *behind = (char *)place + sizeof(struct segment_map);
     char *next = (char *)place + segment_map_committed_bytes();
+    size_t on_pages = levels_on_pages(granules);
 
     map->page = page_size();
     map->levels = levels_for(granules);
-    for (size_t level = 0; level <= map->levels; level++) {
+    for (size_t level = 0; level < on_pages; level++) {
         map->level[level] = (word *)(void *)next;
         next += level_bytes(level, granules, map->page);
+    }
+    for (size_t level = on_pages; level <= map->levels; level++) {
+        map->level[level] = (word *)(void *)behind;
+        behind += behind_bytes(level, granules);
     }
     return next;
 }
@@ -157,11 +191,7 @@ bool segment_change(struct segments *s, void (*change)(struct journal *j, void *
 
 size_t segment_own_bytes(const struct segment_map *map)
 {
-    size_t bytes = segment_map_committed_bytes();
-
-    for (size_t level = 0; level <= map->levels; level++)
-        bytes += level_bytes(level, map->ready, map->page);
-    return bytes;
+    return bytes_with_levels(map->granules, map->ready, map->page);
 }
 
 static void count_ready(struct segment_map *map, size_t ready)
@@ -182,7 +212,7 @@ static bool commit_levels(struct segments *s, size_t ready)
 {
     struct segment_map *map = s->map;
 
-    for (size_t level = map->levels + 1; level-- > 0;) {
+    for (size_t level = levels_on_pages(map->granules); level-- > 0;) {
         size_t from = level_bytes(level, map->ready, map->page);
         size_t to = level_bytes(level, ready, map->page);
         char *start = (char *)map->level[level] + from;

@@ -25,7 +25,7 @@
 #include "dvsm/dvsm.h"
 #include "support/child.h"
 
-enum { STACK = 256 << 10, LARGE = 100000 };
+enum { STACK = 256 << 10, LARGE = 300000 };
 
 static dvsm_heap *heap;
 
