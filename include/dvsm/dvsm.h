@@ -144,7 +144,8 @@ void dvsm_free(void *block);
 
 /* As C23's: frees a block that was asked for with that size, or that alignment and size. A size
  * that the block cannot have, because it is more than what is usable, is a fault, and nothing is
- * freed. The alignment is not looked at. NULL: does nothing. errno is preserved. */
+ * freed. The alignment is not looked at. In a hardened heap (DVSM_HARDEN), any other size is a
+ * fault, and any other alignment. NULL: does nothing. errno is preserved. */
 void dvsm_free_sized(void *block, size_t size);
 void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size);
 
@@ -241,6 +242,20 @@ typedef struct dvsm_heap dvsm_heap;
  * once. */
 #define DVSM_LAZY 4u
 
+/* A hardened heap looks for wrong uses, in all its processes, at about twice the time:
+ *
+ *     writes beyond the end of a block     seen when it is freed or resized
+ *     writes to a freed block              seen when it is handed out again, or its memory is used
+ *                                          otherwise; that is put off for a while
+ *     a size or alignment that is not the one asked for, in dvsm_free_sized() and
+ *                                          dvsm_free_aligned_sized()
+ *     an overwritten header behind a block seen when the block is freed
+ *
+ * dvsm_check() and dvsm_walk() see the first two, too, and so does the exit of the process that
+ * created the heap, which calls the fault handler. dvsm_malloc() returns zeros, and
+ * dvsm_malloc_usable_size() the very size that was asked for. */
+#define DVSM_HARDEN 8u
+
 /* Zero-initialised means: all defaults. */
 typedef struct dvsm_options {
     size_t size; /* sizeof(dvsm_options), or 0 */
@@ -256,7 +271,7 @@ typedef struct dvsm_options {
     unsigned arenas;    /* how many arenas serve it; 0: by CPUs */
     size_t cache_bytes; /* a CPU's cache; 0: default; SIZE_MAX: none */
     unsigned mode;      /* permission bits of a named heap; 0: 0600 */
-    unsigned flags;     /* DVSM_HUGE_PAGES, DVSM_EXCLUSIVE, DVSM_LAZY */
+    unsigned flags;     /* DVSM_HUGE_PAGES, DVSM_EXCLUSIVE, DVSM_LAZY, DVSM_HARDEN */
     size_t retain;      /* bytes of unused memory that are not given back; 0: as DVSM_M_RETAIN says;
                            SIZE_MAX: all */
 } dvsm_options;
@@ -268,7 +283,7 @@ typedef struct dvsm_options {
  *     DVSM_RESERVE, DVSM_LIMIT   bytes, with K, M, G or T for 2^10, 2^20, 2^30, 2^40
  *     DVSM_ARENAS    a number
  *     DVSM_CACHE     bytes, as above; 0: no cache
- *     DVSM_LAZY      1: as the flag of that name
+ *     DVSM_LAZY, DVSM_HARDEN   1: as the flag of that name
  *     DVSM_STATS     1: dvsm_malloc_stats() at exit of the process that created the heap
  *
  * The environment is read once, before main(). A value that does not parse is named in a line on

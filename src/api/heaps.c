@@ -3,7 +3,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
-#include "heap/heap.h"
+#include "heap/hardened.h"
 #include "sync/cancel.h"
 
 static int fail(int error)
@@ -34,6 +34,7 @@ int dvsm_heap_destroy(dvsm_heap *heap)
         return -1;
     if (heap == heap_default())
         return fail(EINVAL);
+    hardened_check(heap, "dvsm_heap_destroy");
     int error = heap_unmake(heap);
     if (error != 0)
         return fail(error);

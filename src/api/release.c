@@ -10,14 +10,13 @@ HOT void dvsm_free(void *block)
 HOT void dvsm_free_sized(void *block, size_t size)
 {
     if (unlikely(!heap_free_sized_fast(&heap_default_view, block, size)))
-        heap_free_sized(block, size, "dvsm_free_sized");
+        heap_free_sized(block, 0, size, "dvsm_free_sized");
 }
 
 HOT void dvsm_free_aligned_sized(void *block, size_t alignment, size_t size)
 {
-    (void)alignment;
     if (unlikely(!heap_free_sized_fast(&heap_default_view, block, size)))
-        heap_free_sized(block, size, "dvsm_free_aligned_sized");
+        heap_free_sized(block, alignment, size, "dvsm_free_aligned_sized");
 }
 
 size_t dvsm_bulk_free(void **blocks, size_t count)

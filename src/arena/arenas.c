@@ -23,13 +23,14 @@ enum patience {
 enum { REMOTE_MOST = 64 };
 
 int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most,
-                struct seal seal)
+                struct seal seal, bool hardened)
 {
     table->slots = slots;
     table->stride = stride;
     table->most = most;
     table->wanted = 1;
     table->seal = seal;
+    table->hardened = hardened;
     return lock_init(&table->lock, LOCK_ARENA_TABLE);
 }
 
@@ -42,6 +43,7 @@ void arenas_open(struct arenas *arenas, struct arena_table *table, struct segmen
         .stride = table->stride,
         .most = table->most,
         .seal = table->seal,
+        .hardened = table->hardened,
     };
     region_source_init(&arenas->source, segments);
 }
@@ -211,8 +213,8 @@ static bool begin(struct arenas *arenas, struct arena_hold *hold, struct arena_s
     hold->slot = slot;
     hold->footprint = slot->arena.footprint;
     arena_call_begin(&hold->call, &slot->arena, &arenas->source.source);
-    if (unlikely(arenas_have_remote(slot)))
-        remote_work_off(slot, hold->call.source, REMOTE_MOST, &hold->found);
+    if (unlikely(arenas_have_remote(slot)) && !arenas->hardened)
+        remote_work_off(slot, arenas, REMOTE_MOST, &hold->found);
     return true;
 }
 
@@ -250,13 +252,13 @@ bool arenas_enter_patiently(struct arenas *arenas, struct arena_hold *hold, size
 {
     if (!enter(arenas, hold, index, AS_LONG_AS_NEEDED))
         return false;
-    arenas_work_off(hold);
+    arenas_work_off(arenas, hold);
     return true;
 }
 
-void arenas_work_off(struct arena_hold *hold)
+void arenas_work_off(const struct arenas *arenas, struct arena_hold *hold)
 {
-    remote_work_off(hold->slot, hold->call.source, SIZE_MAX, &hold->found);
+    remote_work_off(hold->slot, arenas, SIZE_MAX, &hold->found);
 }
 
 static bool settle(struct arenas *arenas, size_t index, enum patience patience)
@@ -513,7 +515,7 @@ static bool is_promising(const struct arenas *arenas, size_t index, size_t bytes
 {
     const struct arena_slot *slot = arenas_slot(arenas->table, index);
 
-    return arena_may_serve(&slot->arena, bytes) || word_peek(&slot->remote) != 0;
+    return arena_may_serve(&slot->arena, bytes) || arenas_have_remote(slot);
 }
 
 bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold, size_t bytes)
@@ -553,8 +555,8 @@ void arenas_leave(struct arenas *arenas, struct arena_hold *hold)
     bool look = slot->arena.footprint > hold->footprint || ++slot->uses % POLICY_UNEVEN_USES == 0;
     if (unlikely(slot->arena.damaged))
         __atomic_store_n(&arenas->table->damaged, 1, __ATOMIC_RELAXED);
-    if (unlikely(arenas_have_remote(slot)))
-        remote_work_off(slot, hold->call.source, REMOTE_MOST, &hold->found);
+    if (unlikely(arenas_have_remote(slot)) && !arenas->hardened)
+        remote_work_off(slot, arenas, REMOTE_MOST, &hold->found);
     if (unlikely(word_peek(&slot->stuck) != 0))
         __atomic_store_n(&slot->stuck, 0, __ATOMIC_RELAXED);
     lock_release(&slot->lock);

@@ -57,6 +57,7 @@ struct arena_table {
     size_t recovering; /* 1: the lock's holder died, and the map is not settled yet */
     size_t count;      /* made so far; grows only, read without the lock */
     struct seal seal;  /* of the heads of all arenas' chunks */
+    size_t hardened;   /* 1: all blocks that are freed are filled (arena/canary.h) */
     size_t preferred[ARENAS_PREFERRED]; /* by CPU, modulo the length: 1 + an index; 0: none yet */
 };
 
@@ -70,12 +71,13 @@ struct arenas {
     char *slots;
     size_t stride, most;
     struct seal seal;
+    bool hardened;
 };
 
 /* A table of `most` slots, each of `stride` bytes, at `slots`, where nothing is committed yet.
  * 0 or an errno value. */
 int arenas_init(struct arena_table *table, char *slots, size_t stride, size_t most,
-                struct seal seal);
+                struct seal seal, bool hardened);
 
 /* Sets up a process's access to the table. */
 void arenas_open(struct arenas *arenas, struct arena_table *table, struct segments *segments);
@@ -132,11 +134,11 @@ bool arenas_move_on(struct arenas *arenas, struct arena_hold *hold, size_t bytes
 /* Whether the arena has remotely freed blocks left to work off. */
 static inline bool arenas_have_remote(const struct arena_slot *slot)
 {
-    return (word_peek(&slot->remote) | slot->reaping) != 0;
+    return (word_peek(&slot->remote) | word_peek(&slot->reaping)) != 0;
 }
 
 /* Works off all of them, in the arena that is entered. */
-void arenas_work_off(struct arena_hold *hold);
+void arenas_work_off(const struct arenas *arenas, struct arena_hold *hold);
 
 /* Whether there is an arena of that index, and the table's own fields are plausible. */
 bool arenas_has(const struct arenas *arenas, size_t index);

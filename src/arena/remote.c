@@ -2,12 +2,13 @@
  * off. */
 #include "arena/remote.h"
 
+#include "arena/canary.h"
 #include "engine/arena_internal.h"
 #include "sync/tsan.h"
 
 /* No magazine's word looks like this mark: those are 1 more than a multiple of 8
  * (cache/magazine.h). */
-enum { MARK_LOW = 4, MARK_BYTES = 8 };
+enum { MARK_LOW = 4, MARK_BYTES = 8, LINK_END = MARK_BYTES + 8 };
 
 static half_word mark_low(const void *block)
 {
@@ -83,7 +84,7 @@ bool remote_has(const struct arena_slot *slot, const struct segment_map *map, co
 void remote_recover(struct arena_slot *slot, const struct segment_map *map)
 {
     if (slot->reaping != 0 && is_in_list(slot, map, word_peek(&slot->remote), slot->reaping))
-        slot->reaping = 0;
+        word_show(&slot->reaping, 0);
     compiler_barrier();
 }
 
@@ -96,40 +97,53 @@ static bool take_list(struct arena_slot *slot)
 
     while (head != 0) {
         if (!PLANTED(REMOTE_TAKEN_BEFORE_NOTED))
-            slot->reaping = head;
+            word_show(&slot->reaping, head);
         compiler_barrier();
         if (__atomic_compare_exchange_n(&slot->remote, &head, 0, false, __ATOMIC_ACQUIRE,
                                         __ATOMIC_RELAXED)) {
             if (PLANTED(REMOTE_TAKEN_BEFORE_NOTED))
-                slot->reaping = head;
+                word_show(&slot->reaping, head);
             tsan_acquire(&slot->remote);
             return true;
         }
-        slot->reaping = 0;
+        word_show(&slot->reaping, 0);
         compiler_barrier();
     }
     return false;
 }
 
+/* Reports that somebody wrote to a block that is filled. It is freed all the same. */
+static void check_fill(const struct arena_call *call, void *block, struct fault *fault)
+{
+    struct canary_block b =
+        canary_block(block, chunk_usable(chunk_of_payload(block)), call->arena->seal.key);
+
+    if (fault->kind == FAULT_NONE && !canary_is_filled(b, LINK_END))
+        fault_raise(fault, FAULT_ARGUMENT, CANARY_FREE_WRITTEN, block);
+}
+
 /* Frees the first block in `reaping`. Its mark is cleared, because a left-over mark makes others
  * look twice. After a fault the block is passed over. */
-static void free_first(struct arena_call *call, struct arena_slot *slot)
+static void free_first(struct arena_call *call, struct arena_slot *slot, bool hardened,
+                       struct fault *fault)
 {
     void *block = (void *)slot->reaping;
     word next = *link_of(block);
     struct chunk *c = arena_block_chunk(call, block);
 
+    if (c != NULL && hardened)
+        check_fill(call, block, fault);
     if (c != NULL) {
         if (!PLANTED(REMOTE_PASSED_WHEN_DONE))
             journal_store(arena_journal(call), &slot->reaping, next);
         journal_store(arena_journal(call), link_of(block) - 1, 0); /* where the mark ends */
         arena_free_chunk(call, c);
         if (PLANTED(REMOTE_PASSED_WHEN_DONE))
-            slot->reaping = next;
+            word_show(&slot->reaping, next);
     }
     if (arena_faulted(call)) {
         arena_finish(call);
-        slot->reaping = next;
+        word_show(&slot->reaping, next);
     }
 }
 
@@ -145,14 +159,14 @@ static bool can_be_freed(const struct arena_source *source, const struct arena *
  * good. */
 static void give_up(struct arena_call *call, struct arena_slot *slot)
 {
-    fault_raise(&call->fault, FAULT_ARGUMENT, "written to after it was freed",
-                (const void *)slot->reaping);
-    slot->reaping = 0;
+    fault_raise(&call->fault, FAULT_ARGUMENT, CANARY_FREE_WRITTEN, (const void *)slot->reaping);
+    word_show(&slot->reaping, 0);
 }
 
-void remote_work_off(struct arena_slot *slot, const struct arena_source *source, size_t most,
+void remote_work_off(struct arena_slot *slot, const struct arenas *arenas, size_t most,
                      struct fault *fault)
 {
+    const struct arena_source *source = &arenas->source.source;
     const struct arena *a = &slot->arena;
 
     for (; most > 0 && !a->damaged && a->pending.bytes == 0; most--) {
@@ -161,7 +175,7 @@ void remote_work_off(struct arena_slot *slot, const struct arena_source *source,
         if (slot->reaping == 0 && !take_list(slot))
             return;
         if (can_be_freed(source, a, (const void *)slot->reaping))
-            free_first(&call, slot);
+            free_first(&call, slot, arenas->hardened, fault);
         else
             give_up(&call, slot);
         if (arena_faulted(&call) && fault->kind == FAULT_NONE)

@@ -12,6 +12,10 @@
  *
  *     block:  | address's lower half + 4 | CHUNK_FREED_MARK | next block | ...
  *
+ * In a hardened heap the rest of the block is filled (arena/canary.h), and looked at before the
+ * block is freed. There the list is also the quarantine of blocks that the cache does not take: it
+ * is worked off when the next such block is freed, and when memory is short.
+ *
  * A holder first notes the head in `reaping`, then takes the whole list, by an exchange of the head
  * for 0. Each block is freed in the arena's change that also moves `reaping` on to the next. Blocks
  * that a holder leaves in `reaping` are left to the next holder. If a holder died, `reaping` may
@@ -40,7 +44,7 @@ bool remote_has(const struct arena_slot *slot, const struct segment_map *map, co
  *                      says so; if its link cannot be trusted either, the blocks behind it are
  *                      given up
  *     remote_recover   after a holder died, once the arena's journal is rolled back */
-void remote_work_off(struct arena_slot *slot, const struct arena_source *source, size_t most,
+void remote_work_off(struct arena_slot *slot, const struct arenas *arenas, size_t most,
                      struct fault *fault);
 void remote_recover(struct arena_slot *slot, const struct segment_map *map);
 

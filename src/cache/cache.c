@@ -18,15 +18,20 @@ static size_t classes_within(size_t bytes)
     return cls > 2 ? cls : 0;
 }
 
+static size_t bytes_a_lane(const struct cache_table *table)
+{
+    return table->bytes_a_cpu >> table->hardened;
+}
+
 /* In a small heap, the blocks in a lane that only its own CPU can empty could be the ones that are
  * wanted. So the lanes of a small heap are locked or, if the mode was chosen before the heap had a
  * limit, not used. A wide class of chunks beyond the large threshold is not used. */
 static void apply_limit(struct cache_table *table, const struct policy *policy, size_t limit)
 {
     size_t in_all = limit == SIZE_MAX ? SIZE_MAX : policy_part(limit, policy->cached_limit_part);
-    size_t a_cpu = in_all / 2 / table->cpus, classes;
+    size_t a_cpu = in_all / 2 / cache_lanes(table), classes;
 
-    classes = classes_within(a_cpu < table->bytes_a_cpu ? a_cpu : table->bytes_a_cpu);
+    classes = classes_within(a_cpu < bytes_a_lane(table) ? a_cpu : bytes_a_lane(table));
     while (classes > CLASS_COARSE_LAST + 1 &&
            class_size((unsigned)classes - 1) > word_peek(&policy->large_threshold))
         classes--;
@@ -45,7 +50,7 @@ int cache_init(struct cache_table *table, const struct policy *policy, size_t by
 
     table->mode = !small && lane_find_rseq(&ignored) ? LANES_SEQUENCES : LANES_LOCKED;
     table->bytes_a_cpu = bytes_a_cpu == 0 ? policy->cpu_bytes : bytes_a_cpu;
-    table->classes_most = bytes_a_cpu == SIZE_MAX ? 0 : classes_within(table->bytes_a_cpu);
+    table->classes_most = bytes_a_cpu == SIZE_MAX ? 0 : classes_within(bytes_a_lane(table));
     apply_limit(table, policy, limit);
     for (unsigned cls = 0; cls < CACHE_CLASSES && error == 0; cls++)
         error = lock_init(&table->depots[cls].lock, LOCK_DEPOT);
@@ -100,7 +105,10 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     arenas->source.counters.stride = sizeof(struct depot);
     arenas->source.counters.count = table->classes_most > 0 ? CACHE_CLASSES : 0;
     if (table->mode != LANES_SEQUENCES || lane_find_rseq(&view->rseq))
-        lane_view_open(view, (enum lane_mode)table->mode, limit_of(table->classes_most));
+        lane_view_open(view, (enum lane_mode)table->mode, limit_of(table->classes_most),
+                       table->hardened);
+    cache->freeing = *view;
+    cache->freeing.lanes += cache_freeing_lane(cache, 0);
     cache_extend_view(cache);
 }
 

@@ -38,6 +38,10 @@
  *    aside, which is noted (fault.h): no magazine enters a lane any more, what is in stock is lost,
  *    and the arenas serve what the lanes cannot.
  *
+ * In a hardened heap, a CPU frees into a second lane. A block in it is not handed out before the
+ * lane's magazine has been exchanged and has come back from the depot: a quarantine. All blocks in
+ * such a cache are filled (arena/canary.h).
+ *
  * A cached block begins with its mark, which names the slot that the block is in. The mark is
  * cleared when the block is handed out (magazine.h). It is a hint: cache_holds() looks at the slot.
  */
@@ -45,6 +49,7 @@
 #define DVSM_CACHE_CACHE_H
 
 #include "arena/arenas.h"
+#include "arena/canary.h"
 #include "base/check.h"
 #include "base/journal.h"
 #include "cache/lane.h"
@@ -90,7 +95,8 @@ enum exchange_way { EXCHANGE_REFILL, EXCHANGE_SPILL };
 /* In the region. */
 struct cache_table {
     size_t mode;         /* enum lane_mode */
-    size_t cpus;         /* how many lanes */
+    size_t cpus;         /* one more than the highest number of a CPU */
+    size_t hardened;     /* 1: each CPU has a second lane, into which it frees */
     size_t lanes_used;   /* how many lanes were ever used */
     size_t classes_most; /* from this class on lanes are not used, whatever the limit is */
     size_t classes;     /* from this class on not used with the heap's present limit; 0: no cache */
@@ -101,19 +107,26 @@ struct cache_table {
     size_t drained;      /* 1: no depot has any stock: a hint */
     word room;           /* list of the cache's granules that have room for magazines */
     size_t granules;     /* how many granules the cache has in all */
-    struct lane *lanes;
+    struct lane *lanes;  /* one for each CPU, and the second ones behind */
     struct depot *depots;
 };
+
+static inline size_t cache_lanes(const struct cache_table *table)
+{
+    return table->cpus << table->hardened;
+}
 
 /* What a process needs to work on the cache. Private to the process. */
 struct cache {
     struct lane_view view;
+    struct lane_view freeing; /* of the lanes that blocks are freed into; not its limits */
     struct cache_table *table;
     struct arenas *arenas;
     struct segments *segments;
 };
 
-/* Makes the table; lanes and depots are committed and zero, and their number and places are set.
+/* Makes the table; lanes and depots are committed and zero, and their number and places are set,
+ * and `hardened`.
  * `bytes_a_cpu`: dvsm_options.cache_bytes; `limit`: bytes that the heap may commit, SIZE_MAX: any
  * number. Returns 0 or an errno value. */
 int cache_init(struct cache_table *table, const struct policy *policy, size_t bytes_a_cpu,
@@ -135,13 +148,40 @@ void cache_extend_view(struct cache *cache);
 
 /* The slow paths: what a lane could not do. `cls` may be CLASS_NONE. A fault found on the way, in
  * whatever block, is raised in *fault.
- *     cache_malloc  a block of the class; NULL: the cache has none
+ *     cache_malloc  a block of the class; NULL: the cache has none. In a hardened heap it still has
+ *                   its mark
  *     cache_free    whether the cache took the block, which is in use and of the class
  *     cache_holds   whether the block has a mark, and the mark is right: then the block is free
  *                   already, and in the cache */
 void *cache_malloc(struct cache *cache, unsigned cls, struct fault *fault);
 bool cache_free(struct cache *cache, unsigned cls, void *block, struct fault *fault);
 bool cache_holds(struct cache *cache, const void *block);
+
+/* ---- for hardened heaps */
+
+/* A block whose header is true. */
+static inline struct canary_block cache_canary(const struct cache *cache, const void *block)
+{
+    return canary_block(block, chunk_usable(chunk_of_payload(block)), cache->arenas->seal.key);
+}
+
+/* Whether the chunk's head can be that of a cached block of the class. */
+static inline bool cache_is_chunk_of(const struct cache *cache, unsigned cls, const void *block)
+{
+    const struct chunk *c = chunk_of_payload(block);
+    size_t head = word_peek(&c->head), size = head & HEAD_SIZE;
+
+    return chunk_flags_in_use(head) && seal_holds(&cache->arenas->seal, c, head) &&
+           size >= class_size(cls) && size / 2 <= class_size(cls);
+}
+
+/* Nobody wrote to this cached block since it was freed. In its mark, only what every mark has is
+ * looked at. */
+static inline bool cache_is_clean(const struct cache *cache, unsigned cls, const void *block)
+{
+    return cache_is_chunk_of(cache, cls, block) && magazine_has_mark(block) &&
+           canary_is_filled(cache_canary(cache, block), MAGAZINE_MARK_BYTES);
+}
 
 /* From now on arenas align the blocks that they cut for the class, since somebody asks for such
  * blocks. `alignment` is a power of two that divides the class's size. Blocks that are cached
@@ -228,7 +268,8 @@ void cached_set_end(struct cached_set *set);
 bool cache_lock_all(struct cache *cache);
 void cache_unlock_all(struct cache *cache);
 
-/* Checks every invariant of this header; the depots are locked. */
+/* Checks every invariant of this header; the depots are locked. In a hardened heap, also that
+ * nobody wrote to a cached block. */
 void cache_check(struct cache *cache, struct check *check);
 
 #endif

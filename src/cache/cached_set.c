@@ -207,8 +207,8 @@ static void check_depot(struct cache *cache, unsigned cls, struct check *check)
     check_that(check, d->log.count == 0, "cache: class %u: a change is under way", cls);
     check_that(check, (d->transit_new | d->transit_old | d->incoming) == 0 && d->pending.bytes == 0,
                "cache: class %u: something is on its way", cls);
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
-        word w = lane_word(cache, cpu, cls);
+    for (size_t lane = 0; lane < cache_lanes(cache->table); lane++) {
+        word w = lane_word(cache, lane, cls);
 
         if (w != 0)
             check_word(&walk, w);
@@ -228,6 +228,47 @@ static void check_depot(struct cache *cache, unsigned cls, struct check *check)
                walk.magazines, d->made);
 }
 
+/* A slot whose block should be filled. */
+struct filled_slot {
+    const struct cache *cache;
+    struct check *check;
+    const word *lane; /* the word of the lane whose magazine it is in; NULL: in stock */
+};
+
+/* Looks at the blocks of one magazine. Those of a lane may be taken meanwhile; but they do not come
+ * back, because the depots are locked and blocks are freed into other lanes. */
+static void check_fill(const struct filled_slot *from, unsigned cls, word w)
+{
+    const struct magazine *m = magazine_of(cls, w);
+
+    for (size_t i = magazine_count(cls, w); i-- > 0;) {
+        const void *block = (const void *)word_peek(&m->slot[i]);
+        bool clean = cache_is_clean(from->cache, cls, block) &&
+                     *magazine_mark(block) == (half_word)magazine_word(m, i);
+        word now = clean || from->lane == NULL ? w : word_peek(from->lane);
+
+        if (magazine_of(cls, now) != m || i >= magazine_count(cls, now))
+            continue;
+        check_that(from->check, clean, "block %p: " CANARY_FREE_WRITTEN, block);
+    }
+}
+
+static void check_fill_of_class(const struct cache *cache, unsigned cls, struct check *check)
+{
+    struct filled_slot from = {cache, check, NULL};
+    const struct depot *d = depot_of(cache, cls);
+
+    for (size_t group = 0; group < CPU_GROUPS; group++)
+        for (word w = d->stock[group]; w != 0; w = magazine_of(cls, w)->link)
+            check_fill(&from, cls, w);
+    for (size_t lane = 0; lane < cache_lanes(cache->table); lane++) {
+        from.lane = &cache->table->lanes[lane].loaded[cls];
+        word w = word_peek(from.lane);
+        if (w != 0)
+            check_fill(&from, cls, w);
+    }
+}
+
 void cache_check(struct cache *cache, struct check *check)
 {
     size_t units = 0;
@@ -239,4 +280,7 @@ void cache_check(struct cache *cache, struct check *check)
         units += check_units(cache, cls, check);
     }
     place_check(cache, units, check);
+    for (unsigned cls = 0; cls < CACHE_CLASSES; cls++)
+        if (cache->table->hardened && check->violations == 0) /* the lists are sound */
+            check_fill_of_class(cache, cls, check);
 }

@@ -24,9 +24,9 @@ static void add_stock(struct cache *cache, struct cache_count *count)
 /* Without a lock: a lane's word says how many blocks its magazine has. */
 static void add_lanes(const struct cache *cache, struct cache_count *count)
 {
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
+    for (size_t lane = 0; lane < cache_lanes(cache->table); lane++)
         for (unsigned cls = 0; cls < CACHE_CLASSES; cls++) {
-            word w = lane_word(cache, cpu, cls);
+            word w = lane_word(cache, lane, cls);
 
             if (w != 0)
                 add(count, cls, magazine_count(cls, w));

@@ -71,8 +71,8 @@ bool depot_walk(const struct cache *cache, unsigned cls, depot_visit visit, void
     const struct depot *d = depot_of(cache, cls);
     size_t left = word_peek(&d->made);
 
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
-        word w = lane_word(cache, cpu, cls);
+    for (size_t lane = 0; lane < cache_lanes(cache->table); lane++) {
+        word w = lane_word(cache, lane, cls);
 
         if (depot_has(cache, cls, w) && !visit(context, cls, w))
             return false;
@@ -122,8 +122,8 @@ void depot_give_units(struct cache *cache, unsigned cls)
 
 bool depot_is_loaded(const struct cache *cache, unsigned cls, word w)
 {
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++) {
-        word loaded = lane_word(cache, cpu, cls);
+    for (size_t lane = 0; lane < cache_lanes(cache->table); lane++) {
+        word loaded = lane_word(cache, lane, cls);
 
         if (loaded != 0 && magazine_of(cls, loaded) == magazine_of(cls, w))
             return true;
@@ -239,8 +239,8 @@ bool depot_provide_empty(struct cache *cache, unsigned cls)
 
 static bool is_used(const struct cache *cache, const struct depot *d, unsigned cls)
 {
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
-        if (lane_word(cache, cpu, cls) != 0)
+    for (size_t lane = 0; lane < cache_lanes(cache->table); lane++)
+        if (lane_word(cache, lane, cls) != 0)
             return true;
     return d->stock_magazines != 0;
 }

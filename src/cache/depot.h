@@ -103,15 +103,16 @@ void depot_shrink(struct cache *cache, unsigned cls);
 /* Whether the word's magazine is in a lane. */
 bool depot_is_loaded(const struct cache *cache, unsigned cls, word w);
 
-static inline word lane_word(const struct cache *cache, size_t cpu, unsigned cls)
+/* Lanes have numbers: a CPU's own, and of a second lane the CPU's plus how many CPUs there are. */
+static inline word lane_word(const struct cache *cache, size_t lane, unsigned cls)
 {
-    return __atomic_load_n(&cache->table->lanes[cpu].loaded[cls], __ATOMIC_RELAXED);
+    return __atomic_load_n(&cache->table->lanes[lane].loaded[cls], __ATOMIC_RELAXED);
 }
 
 /* Whether the lane may have blocks. */
-static inline bool lane_is_filled(const struct cache *cache, size_t cpu)
+static inline bool lane_is_filled(const struct cache *cache, size_t lane)
 {
-    return __atomic_load_n(&cache->table->lanes[cpu].filled, __ATOMIC_ACQUIRE) != 0;
+    return __atomic_load_n(&cache->table->lanes[lane].filled, __ATOMIC_ACQUIRE) != 0;
 }
 
 /* Whether this process uses lanes for that class just now. */
@@ -124,9 +125,24 @@ static inline bool cache_has_lanes(const struct cache *cache, unsigned cls)
 /* exchange.c: the CPU whose lane the thread uses. */
 size_t cache_cpu(const struct cache *cache);
 
-/* exchange.c: replaces this CPU's lane word `old` by `w`, which is in no list; both are named in
- * transit meanwhile. Commits what the caller changed so far. Whether the exchange took place. */
-bool cache_exchange(struct cache *cache, unsigned cls, size_t cpu, word old, word w);
+/* exchange.c: the lane into which that CPU frees. */
+size_t cache_freeing_lane(const struct cache *cache, size_t cpu);
+
+/* exchange.c: replaces the word `old` of a lane of this CPU by `w`, which is in no list; both are
+ * named in transit meanwhile. Commits what the caller changed so far. Whether the exchange took
+ * place. */
+bool cache_exchange(struct cache *cache, unsigned cls, size_t lane, word old, word w);
+
+/* By which view a process enters that lane, and whose CPU's it is. */
+static inline const struct lane_view *cache_view_of(const struct cache *cache, size_t lane)
+{
+    return lane < cache->table->cpus ? &cache->view : &cache->freeing;
+}
+
+static inline size_t cache_cpu_of(const struct cache *cache, size_t lane)
+{
+    return lane < cache->table->cpus ? lane : lane - cache->table->cpus;
+}
 
 /* The slow paths proper, for a class that is cached. */
 void *cache_refill(struct cache *cache, unsigned cls, struct fault *fault);
@@ -134,6 +150,9 @@ bool cache_spill(struct cache *cache, unsigned cls, void *block);
 
 /* cache_holds() for a marked block of the class, whose depot is locked. */
 bool cache_has(const struct cache *cache, unsigned cls, const void *block);
+
+/* stock.c: fills the blocks of a magazine that nobody else can reach, if the heap is hardened. */
+void cache_harden(const struct cache *cache, unsigned cls, word w);
 
 /* stock.c: a magazine with as many blocks as the demand asks for, named in transit_new and so
  * committed. 0 or an empty magazine if no arena has any blocks. */

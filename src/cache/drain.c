@@ -19,7 +19,7 @@ enum { VISITOR_STACK = 128 << 10, MASK_BYTES = (1 << 16) / CHAR_BIT };
 enum { SEQUENCE_TRIES = 3 };
 
 /* Takes the lane's magazine to the depot. Whether the lane has none any more. */
-static bool unload_class(struct cache *cache, size_t cpu, unsigned cls)
+static bool unload_class(struct cache *cache, size_t lane, unsigned cls)
 {
     struct depot *d = depot_of(cache, cls);
     word w = 0;
@@ -28,39 +28,46 @@ static bool unload_class(struct cache *cache, size_t cpu, unsigned cls)
     if (!depot_enter(cache, cls))
         return false;
     for (int tries = 0; tries < SEQUENCE_TRIES && !done; tries++) {
-        w = lane_word(cache, cpu, cls);
-        done = w == 0 || cache_exchange(cache, cls, cpu, w, 0);
+        w = lane_word(cache, lane, cls);
+        done = w == 0 || cache_exchange(cache, cls, lane, w, 0);
     }
-    depot_end_transit(d, cls, cpu_group_of(cpu), done ? w : 0);
+    depot_end_transit(d, cls, cpu_group_of(cache_cpu_of(cache, lane)), done ? w : 0);
     depot_leave(d);
     return done;
 }
 
-static bool begin_to_empty(const struct cache *cache, size_t cpu)
+static bool begin_to_empty(const struct cache *cache, size_t lane)
 {
     if (cache->table->mode == LANES_LOCKED)
-        return lane_locked_begin_to_empty(&cache->table->lanes[cpu]);
+        return lane_locked_begin_to_empty(&cache->table->lanes[lane]);
     for (int tries = 0; tries < SEQUENCE_TRIES; tries++)
-        if (lane_begin_to_empty(&cache->view, (unsigned)cpu))
+        if (lane_begin_to_empty(cache_view_of(cache, lane), (unsigned)cache_cpu_of(cache, lane)))
             return true;
     return false;
 }
 
-/* Takes what is loaded on that CPU to the depots. Unless lanes are locked, the thread is on that
+/* Takes what is loaded there to the depots. Unless lanes are locked, the thread is on the lane's
  * CPU. */
-static void unload(struct cache *cache, size_t cpu)
+static void unload_lane(struct cache *cache, size_t lane)
 {
     uint32_t state = LANE_BEING_EMPTIED;
     bool empty = true;
 
-    if (!lane_is_filled(cache, cpu) || !begin_to_empty(cache, cpu))
+    if (!lane_is_filled(cache, lane) || !begin_to_empty(cache, lane))
         return;
     for (unsigned cls = 0; cls < cache->table->classes_most; cls++)
-        if (lane_word(cache, cpu, cls) != 0)
-            empty &= unload_class(cache, cpu, cls);
+        if (lane_word(cache, lane, cls) != 0)
+            empty &= unload_class(cache, lane, cls);
     if (empty)
-        __atomic_compare_exchange_n(&cache->table->lanes[cpu].filled, &state, 0, false,
+        __atomic_compare_exchange_n(&cache->table->lanes[lane].filled, &state, 0, false,
                                     __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+/* All lanes of the CPU. */
+static void unload(struct cache *cache, size_t cpu)
+{
+    for (size_t lane = cpu; lane < cache_lanes(cache->table); lane += cache->table->cpus)
+        unload_lane(cache, lane);
 }
 
 /* Goes to each CPU that the thread may run on. The thread was made for this alone. */
@@ -120,8 +127,8 @@ static bool others_have_blocks(const struct cache *cache)
 {
     size_t here = cache_cpu(cache);
 
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
-        if (cpu != here && lane_is_filled(cache, cpu))
+    for (size_t lane = 0; lane < cache_lanes(cache->table); lane++)
+        if (cache_cpu_of(cache, lane) != here && lane_is_filled(cache, lane))
             return true;
     return false;
 }

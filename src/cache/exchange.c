@@ -20,24 +20,30 @@ static void note_used(struct cache_table *table, struct lane *lane)
         __atomic_fetch_add(&table->lanes_used, 1, __ATOMIC_RELAXED);
 }
 
-static bool exchange_lane(struct cache *cache, unsigned cls, size_t cpu, word old, word w)
+size_t cache_freeing_lane(const struct cache *cache, size_t cpu)
 {
-    struct lane *lane = &cache->table->lanes[cpu];
+    return cache->table->hardened ? cpu + cache->table->cpus : cpu;
+}
+
+static bool exchange_lane(struct cache *cache, unsigned cls, size_t number, word old, word w)
+{
+    struct lane *lane = &cache->table->lanes[number];
 
     if (unlikely(__atomic_load_n(&lane->used, __ATOMIC_RELAXED) == 0))
         note_used(cache->table, lane);
     if (cache->table->mode == LANES_LOCKED)
         return lane_locked_exchange(lane, cls, old, w);
-    return lane_exchange(&cache->view, (unsigned)cpu, cls, old, w);
+    return lane_exchange(cache_view_of(cache, number), (unsigned)cache_cpu_of(cache, number), cls,
+                         old, w);
 }
 
-bool cache_exchange(struct cache *cache, unsigned cls, size_t cpu, word old, word w)
+bool cache_exchange(struct cache *cache, unsigned cls, size_t lane, word old, word w)
 {
     struct depot *d = depot_of(cache, cls);
 
     depot_set_transit(d, w, old);
     journal_commit(depot_journal(d));
-    return exchange_lane(cache, cls, cpu, old, w);
+    return exchange_lane(cache, cls, lane, old, w);
 }
 
 /* ---- malloc ---------------------------------------------------------------------------------- */
@@ -164,10 +170,10 @@ static void *take_block(struct cache *cache, unsigned cls, bool may_grow, bool *
 }
 
 /* Whether the class was hardly used yet. The arenas serve its first requests, so that a heap of few
- * blocks has no magazines. */
-static bool is_first(struct depot *d)
+ * blocks has no magazines. In a hardened heap all blocks pass through the cache. */
+static bool is_first(const struct cache *cache, struct depot *d)
 {
-    if (likely(word_peek(&d->demand) != 0 || word_peek(&d->made) != 0))
+    if (likely(word_peek(&d->demand) != 0 || word_peek(&d->made) != 0) || cache->table->hardened)
         return false;
     word_show(&d->demand, 1);
     return true;
@@ -194,7 +200,7 @@ void *cache_refill(struct cache *cache, unsigned cls, struct fault *fault)
     void *block = pop_again(cache, cls);
     bool may_grow = false, short_of_memory = true;
 
-    if (is_first(depot_of(cache, cls)))
+    if (is_first(cache, depot_of(cache, cls)))
         return NULL;
     while (block == NULL && short_of_memory && depot_enter(cache, cls)) {
         short_of_memory = false;
@@ -205,7 +211,7 @@ void *cache_refill(struct cache *cache, unsigned cls, struct fault *fault)
         if (block == NULL && short_of_memory)
             may_grow = !cache_reduce_before_growth(cache, fault);
     }
-    if (block != NULL)
+    if (block != NULL && !cache->table->hardened)
         magazine_clear_mark(block);
     return block;
 }
@@ -232,7 +238,7 @@ bool cache_spill(struct cache *cache, unsigned cls, void *block)
 {
     struct depot *d = depot_of(cache, cls);
 
-    if (word_peek(&d->made) == 0 && word_peek(&d->demand) < 2)
+    if (word_peek(&d->made) == 0 && word_peek(&d->demand) < 2 && !cache->table->hardened)
         return false; /* see is_first() */
     if (!depot_enter(cache, cls))
         return false;
@@ -242,7 +248,8 @@ bool cache_spill(struct cache *cache, unsigned cls, void *block)
     }
 
     size_t cpu = cache_cpu(cache), group = cpu_group_of(cpu), capacity = magazine_capacity(cls);
-    word old = lane_word(cache, cpu, cls);
+    size_t lane = cache_freeing_lane(cache, cpu);
+    word old = lane_word(cache, lane, cls);
     bool full = cache_has_lanes(cache, cls) && magazine_is_full(cls, old);
     size_t most = !full ? capacity - 1 : is_streaming(d, group, EXCHANGE_SPILL) ? 0 : capacity / 2;
     word w = take_room(cache, cls, group, most);
@@ -251,7 +258,7 @@ bool cache_spill(struct cache *cache, unsigned cls, void *block)
         /* Journaled: if a split just made is undone, the slot belongs to the upper half again. */
         depot_store(d, magazine_next(w), (word)block);
         magazine_set_mark(block, w);
-        bool done = full && cache_exchange(cache, cls, cpu, old, w + WORD);
+        bool done = full && cache_exchange(cache, cls, lane, old, w + WORD);
         depot_end_transit(d, cls, group, done ? old : w + WORD);
     }
     depot_leave(d);

@@ -3,14 +3,14 @@
 
 #include <string.h>
 
-void lane_view_open(struct lane_view *view, enum lane_mode mode, size_t limit)
+void lane_view_open(struct lane_view *view, enum lane_mode mode, size_t limit, bool hardened)
 {
     size_t exact = CLASS_EXACT_MOST - CHUNK_OVERHEAD + 1;
     size_t coarse = CLASS_COARSE_MOST - CHUNK_OVERHEAD + 1;
 
     view->mode = limit != 0 ? mode : LANES_NONE;
     view->limit = view->mode != LANES_NONE ? limit : 0;
-    if (view->mode != LANES_SEQUENCES)
+    if (view->mode != LANES_SEQUENCES || hardened)
         return;
     word_show(&view->coarse_limit, coarse < limit ? coarse : limit);
     word_show(&view->exact_limit, exact < limit ? exact : limit);
@@ -21,7 +21,7 @@ void lane_view_cover(struct lane_view *view, size_t units)
     if (view->mode == LANES_NONE)
         return;
     word_show(&view->covered, units);
-    if (view->mode == LANES_SEQUENCES)
+    if (word_peek(&view->exact_limit) != 0)
         __atomic_store_n(&view->span, units, __ATOMIC_RELEASE);
 }
 

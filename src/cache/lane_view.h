@@ -8,6 +8,7 @@
 #ifndef DVSM_CACHE_LANE_VIEW_H
 #define DVSM_CACHE_LANE_VIEW_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,16 +34,16 @@ struct lane_view {
     uintptr_t base;      /* the lowest possible block: a header beyond the first granule's start */
     const word *words;   /* the granule map's words, one for each granule within the span */
     size_t key;          /* of the seals of the blocks' headers (bins/seal.h) */
-    size_t cpus;         /* how many lanes */
+    size_t cpus;         /* how many lanes blocks are taken from */
     enum lane_mode mode;
     size_t limit;                      /* of all classes, in every mode but LANES_NONE */
     size_t covered;                    /* as span, likewise */
     unsigned char coarse[CLASS_TABLE]; /* class_fill_table(); here its address is at hand */
 };
 
-/* From now on lanes serve requests below `limit`. No block belongs there before
- * lane_view_cover(). */
-void lane_view_open(struct lane_view *view, enum lane_mode mode, size_t limit);
+/* From now on lanes serve requests below `limit`; those of a hardened heap only by the slow paths.
+ * No block belongs there before lane_view_cover(). */
+void lane_view_open(struct lane_view *view, enum lane_mode mode, size_t limit, bool hardened);
 
 /* Blocks within the first `units` times 16 bytes belong into lanes. */
 void lane_view_cover(struct lane_view *view, size_t units);

@@ -89,6 +89,7 @@ static inline __attribute__((always_inline)) void magazine_expect(unsigned cls, 
  * A program that still writes to a block that it has freed may destroy the mark: then a second free
  * of the block is not seen. */
 #define MAGAZINE_MARK CHUNK_FREED_MARK
+enum { MAGAZINE_MARK_BYTES = 8 };
 
 static inline half_word *magazine_mark(const void *block)
 {
@@ -98,6 +99,12 @@ static inline half_word *magazine_mark(const void *block)
 static inline bool magazine_is_marked(const void *block)
 {
     return magazine_mark(block)[1] == MAGAZINE_MARK;
+}
+
+/* Whether the block has what looks like a mark in both halves. */
+static inline bool magazine_has_mark(const void *block)
+{
+    return magazine_is_marked(block) && magazine_mark(block)[0] % WORD == 1;
 }
 
 static inline void magazine_set_mark(void *block, word w)

@@ -10,29 +10,40 @@
 #include "cache/depot.h"
 
 /* The sum changes with every block that comes to the lane or leaves it. */
-static word sum_of_words(const struct cache *cache, size_t cpu)
+static word sum_of_words(const struct cache *cache, size_t lane)
 {
     word sum = 0;
 
-    if (!lane_is_filled(cache, cpu))
+    if (!lane_is_filled(cache, lane))
         return 0;
     for (unsigned cls = 0; cls < cache->table->classes_most; cls++)
-        sum += lane_word(cache, cpu, cls) * (2 * cls + 1);
+        sum += lane_word(cache, lane, cls) * (2 * cls + 1);
     return sum;
 }
 
-static bool is_as_noted(const struct cache *cache, size_t cpu)
+static bool is_as_noted(const struct cache *cache, size_t lane)
 {
-    return word_peek(&cache->table->lanes[cpu].noted) == sum_of_words(cache, cpu);
+    return word_peek(&cache->table->lanes[lane].noted) == sum_of_words(cache, lane);
 }
 
-/* Only the lanes that cache_drain(DRAIN_HERE) would empty count. */
-static bool are_lanes_as_noted(const struct cache *cache)
+/* The lanes that cache_drain(DRAIN_HERE) would empty: this CPU's, or all if they are locked. */
+struct reach {
+    size_t first, step;
+};
+
+static struct reach reach_from_here(const struct cache *cache)
 {
     if (cache->table->mode == LANES_SEQUENCES)
-        return is_as_noted(cache, cache_cpu(cache));
-    for (size_t cpu = 0; cpu < cache->table->cpus; cpu++)
-        if (!is_as_noted(cache, cpu))
+        return (struct reach){cache_cpu(cache), cache->table->cpus};
+    return (struct reach){0, 1};
+}
+
+static bool are_lanes_as_noted(const struct cache *cache)
+{
+    struct reach reach = reach_from_here(cache);
+
+    for (size_t lane = reach.first; lane < cache_lanes(cache->table); lane += reach.step)
+        if (!is_as_noted(cache, lane))
             return false;
     return true;
 }
@@ -44,10 +55,11 @@ bool cache_is_bare(const struct cache *cache)
     if (word_peek(&table->tight) == 0 ||
         (table->classes_most != 0 && word_peek(&table->drained) == 0))
         return false;
-    if (table->mode == LANES_SEQUENCES)
-        return table->classes_most == 0 || !lane_is_filled(cache, cache_cpu(cache));
-    for (size_t cpu = 0; cpu < table->cpus && table->classes_most != 0; cpu++)
-        if (lane_is_filled(cache, cpu))
+    if (table->classes_most == 0)
+        return true;
+    struct reach reach = reach_from_here(cache);
+    for (size_t lane = reach.first; lane < cache_lanes(table); lane += reach.step)
+        if (lane_is_filled(cache, lane))
             return false;
     return true;
 }
@@ -64,8 +76,8 @@ void cache_note_short_of(struct cache *cache, size_t bytes)
 {
     struct cache_table *table = cache->table;
 
-    for (size_t cpu = 0; cpu < table->cpus && table->classes_most != 0; cpu++)
-        word_show(&table->lanes[cpu].noted, sum_of_words(cache, cpu));
+    for (size_t lane = 0; lane < cache_lanes(table) && table->classes_most != 0; lane++)
+        word_show(&table->lanes[lane].noted, sum_of_words(cache, lane));
     word_show(&table->tight, policy_of(cache)->tight_requests);
     word_show(&table->short_of, bytes != 0 ? bytes : 1);
 }

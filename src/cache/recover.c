@@ -85,8 +85,8 @@ static bool survey_transit(const struct survey *s, word w)
  * journal. */
 static bool survey_lanes(const struct survey *s)
 {
-    for (size_t cpu = 0; cpu < s->cache->table->cpus; cpu++) {
-        word w = lane_word(s->cache, cpu, s->cls);
+    for (size_t lane = 0; lane < cache_lanes(s->cache->table); lane++) {
+        word w = lane_word(s->cache, lane, s->cls);
 
         if (w != 0 && is_word(s, w) && !has_sound_blocks(s, w))
             return false;
@@ -179,6 +179,8 @@ enum depot_recovery depot_recover(struct cache *cache, unsigned cls, bool patien
         depot_give_units(cache, cls);
 
     word w = outside(cache, d, cls);
+    if (d->transit_old == 0)
+        cache_harden(cache, cls, w); /* whoever was to fill w may not have come to all of it */
     remark(d, cls, w);
     if ((d->transit_new | d->transit_old) != 0 && !PLANTED(TRANSIT_LEFT))
         depot_end_transit(d, cls, 0, w);

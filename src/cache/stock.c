@@ -53,10 +53,28 @@ static size_t fill_magazine(struct cache *cache, unsigned cls, struct magazine *
         *short_of_memory |= n == 0 && hold.call.short_of_memory;
     } while (n == 0 && from == FILL_FROM_ANY &&
              arenas_move_on(cache->arenas, &hold, class_size(cls) - CHUNK_OVERHEAD));
+    for (size_t i = 0; i < n && unlikely(cache->table->hardened); i++)
+        canary_disarm(cache_canary(cache, (const void *)m->slot[i]));
     arenas_leave(cache->arenas, &hold);
     if (fault->kind == FAULT_NONE)
         *fault = hold.found;
     return n;
+}
+
+void cache_harden(const struct cache *cache, unsigned cls, word w)
+{
+    const struct magazine *m = magazine_of(cls, w);
+
+    if (!cache->table->hardened)
+        return;
+    for (size_t i = 0; i < magazine_count(cls, w); i++) {
+        const void *block = (const void *)m->slot[i];
+
+        if (cache_is_chunk_of(cache, cls, block) && !cache_is_clean(cache, cls, block)) {
+            canary_disarm(cache_canary(cache, block));
+            canary_fill(cache_canary(cache, block));
+        }
+    }
 }
 
 word stock_fill(struct cache *cache, unsigned cls, enum fill_from from, bool *short_of_memory,
@@ -72,6 +90,7 @@ word stock_fill(struct cache *cache, unsigned cls, enum fill_from from, bool *sh
     journal_commit(depot_journal(d));
     *short_of_memory = false;
     size_t n = fill_magazine(cache, cls, m, from, short_of_memory, fault);
+    cache_harden(cache, cls, magazine_word(m, n));
     magazine_set_marks(cls, magazine_word(m, n));
     if (n > 0 && d->demand < 4)
         word_show(&d->demand, d->demand + 1);
@@ -97,6 +116,16 @@ static bool enter_arena_of(struct cache *cache, struct depot *d, struct arena_ho
     return arenas_enter_index(cache->arenas, hold, id - 1);
 }
 
+/* Looks for writes to a free block of a hardened heap. Its header is true, or the block is left to
+ * the arena, which says what is wrong. */
+static void check_fill(const struct cache *cache, unsigned cls, const void *block,
+                       struct fault *fault)
+{
+    if (fault->kind == FAULT_NONE && cache_is_chunk_of(cache, cls, block) &&
+        !cache_is_clean(cache, cls, block))
+        fault_raise(fault, FAULT_ARGUMENT, CANARY_FREE_WRITTEN, block);
+}
+
 /* Empties the magazine in transit. A block that its arena does not take (its header was
  * overwritten, or the arena is damaged) is dropped: nobody will get it again. False: an arena is
  * not to be had, and the other blocks are still in the magazine. */
@@ -111,6 +140,8 @@ static bool empty_transit(struct cache *cache, unsigned cls, struct fault *fault
 
         if (!enter_arena_of(cache, d, &hold, block))
             break; /* the arena is held for long, or this is a signal handler in its holder */
+        if (unlikely(cache->table->hardened))
+            check_fill(cache, cls, block, fault);
         if (arena_take_back(&hold.call, block, &d->transit_new))
             continue;
         if (hold.call.fault.kind != FAULT_NONE) {
@@ -167,7 +198,8 @@ size_t stock_bytes(const struct cache *cache)
 size_t stock_bound(const struct cache *cache)
 {
     const struct cache_table *table = cache->table;
-    size_t cpus = word_peek(&table->lanes_used), in_all = table->bytes_in_all / 2, by_cpus;
+    size_t cpus = word_peek(&table->lanes_used) >> table->hardened,
+           in_all = table->bytes_in_all / 2, by_cpus;
 
     if (__builtin_mul_overflow(table->bytes_a_cpu, cpus > 0 ? cpus : 1, &by_cpus))
         by_cpus = SIZE_MAX;

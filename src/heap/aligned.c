@@ -3,6 +3,7 @@
 
 #include "base/bits.h"
 #include "heap/fast.h"
+#include "heap/hardened.h"
 
 /* Alignments up to this one are served from the cache, by the class whose size is the next
  * multiple. Arenas then cut that class's blocks at multiples of the alignment, so in the long run
@@ -22,6 +23,8 @@ static void send_home(void *block, const char *function)
 
     if (heap_enter_owner(&call, block, function))
         arena_free(heap_arena(&call), block);
+    else if (call.busy != NULL)
+        heap_free_remotely(&call, block);
     heap_leave(&call);
 }
 
@@ -65,6 +68,8 @@ static inline void *allocate_multiple(struct dvsm_heap *heap, size_t alignment, 
     void *block = NULL;
     size_t bytes = 0;
 
+    if (unlikely(heap->hardened))
+        return hardened_malloc(heap, alignment, size, function);
     if (alignment <= CHUNK_ALIGN)
         return heap_malloc_of(heap, size, function);
     if (alignment <= CACHED_ALIGNMENT_MOST && size < CLASS_COARSE_MOST) {

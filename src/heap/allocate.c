@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "heap/fast.h"
+#include "heap/hardened.h"
 
 /* ---- malloc ---------------------------------------------------------------------------------- */
 
@@ -15,6 +16,8 @@ NOINLINE void *heap_malloc(struct dvsm_heap *heap, size_t size, const char *func
 
     if (heap == NULL)
         return NULL;
+    if (unlikely(heap->hardened))
+        return hardened_malloc(heap, 1, size, function);
     if (process_is_below()) { /* perhaps only that kept the lane from serving it */
         process_greet();
         block = heap_malloc_fast(&heap->cache.view, size);
@@ -45,6 +48,8 @@ NOINLINE void *heap_malloc_default(size_t size)
 
 void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function)
 {
+    if (unlikely(heap->hardened))
+        return hardened_malloc(heap, 1, size, function);
     return heap_serve(heap,
                       &(struct heap_request){.kind = HEAP_MALLOC, .size = size, .growths = growths},
                       function);
@@ -64,6 +69,8 @@ void *heap_calloc(struct dvsm_heap *heap, size_t count, size_t size, const char 
         return NULL;
     if (__builtin_mul_overflow(count, size, &bytes))
         return heap_fail(ENOMEM);
+    if (unlikely(heap->hardened))
+        return hardened_malloc(heap, 1, bytes, function); /* its blocks are zeros */
     if (bytes < CLASS_MOST)
         block = heap_malloc_of(heap, bytes, function);
     else
@@ -78,6 +85,8 @@ void **heap_independent_calloc(struct dvsm_heap *heap, size_t count, size_t size
 {
     if (heap == NULL)
         return NULL;
+    if (unlikely(heap->hardened))
+        return hardened_independent(heap, count, size, NULL, blocks, function);
     return heap_serve(
         heap,
         &(struct heap_request){.kind = HEAP_CALLOCS, .count = count, .size = size, .array = blocks},
@@ -89,6 +98,8 @@ void **heap_independent_comalloc(struct dvsm_heap *heap, size_t count, const siz
 {
     if (heap == NULL)
         return NULL;
+    if (unlikely(heap->hardened))
+        return hardened_independent(heap, count, 0, sizes, blocks, function);
     return heap_serve(heap,
                       &(struct heap_request){
                           .kind = HEAP_COMALLOCS, .count = count, .sizes = sizes, .array = blocks},

@@ -18,7 +18,7 @@
 #include <errno.h>
 
 #include "cache/place.h"
-#include "heap/heap.h"
+#include "heap/hardened.h"
 #include "sync/cancel.h"
 
 /* What the map says about one owner's granules. */
@@ -109,7 +109,16 @@ static void check_holes(struct dvsm_heap *heap, const struct arena *arena, struc
 struct cached {
     const struct cached_set *set;
     size_t found;
+    const struct dvsm_heap *hardened; /* NULL: the heap is not */
+    size_t broken;                    /* tails of an arena's blocks, if it is */
 };
+
+static bool is_broken(const struct dvsm_heap *heap, const struct chunk *c)
+{
+    struct canary_request ignored;
+
+    return canary_look(hardened_block(heap, c), &ignored) == CANARY_BROKEN;
+}
 
 static void find_cached(void *context, const struct chunk *c, size_t bytes,
                         enum arena_chunk_state state)
@@ -117,7 +126,42 @@ static void find_cached(void *context, const struct chunk *c, size_t bytes,
     struct cached *cached = context;
 
     (void)bytes;
-    cached->found += state == ARENA_CHUNK_USED && cached_set_has(cached->set, chunk_payload(c));
+    if (state != ARENA_CHUNK_USED)
+        return;
+    if (!cached_set_has(cached->set, chunk_payload(c))) {
+        cached->broken += cached->hardened != NULL && is_broken(cached->hardened, c);
+        return;
+    }
+    cached->found++;
+}
+
+/* The large blocks of a hardened heap's arena. */
+struct large_walk {
+    const struct arena *arena;
+    struct cached *cached;
+};
+
+static void look_at_large(void *context, struct run run, segment_owner_id owner, enum run_kind kind)
+{
+    const struct large_walk *walk = context;
+
+    if (owner != walk->arena->id || kind != RUN_LARGE)
+        return;
+    const struct chunk *c = heap_large_chunk(&walk->arena->seal, run);
+    walk->cached->broken += c != NULL && is_broken(walk->cached->hardened, c);
+}
+
+static void check_tails(struct dvsm_heap *heap, const struct arena_slot *slot,
+                        struct cached *cached, struct check *check)
+{
+    struct large_walk walk = {&slot->arena, cached};
+
+    if (!heap->hardened)
+        return;
+    segment_walk(&heap->segments, look_at_large, &walk);
+    check_that(check, cached->broken <= slot->recoveries,
+               "heap: arena %zu: %zu blocks: " CANARY_END_WRITTEN, slot->arena.id, cached->broken);
+    cached->broken = 0;
 }
 
 /* Checks an arena; of a damaged one, reports only that it is damaged. */
@@ -129,7 +173,10 @@ static void check_arena(struct dvsm_heap *heap, size_t index, struct cached *cac
     if (check_that(check, heap_enter_index(&call, heap, index, "dvsm_check"),
                    "heap: arena %zu is in use by the caller", index + 1)) {
         const struct arena *arena = &call.hold.slot->arena;
+        struct fault *found = &call.hold.found;
 
+        check_that(check, found->kind == FAULT_NONE, "block %p: %s", found->address, found->what);
+        found->kind = FAULT_NONE; /* reported here, since depots are locked */
         check_that(check, arena->id == index + 1, "heap: arena %zu has id %zu", index + 1,
                    arena->id);
         check_that(check,
@@ -141,6 +188,7 @@ static void check_arena(struct dvsm_heap *heap, size_t index, struct cached *cac
             check_claims(heap, arena, check);
             check_holes(heap, arena, check);
             arena_walk(arena, find_cached, cached);
+            check_tails(heap, call.hold.slot, cached, check);
         }
     }
     heap_leave(&call);
@@ -196,7 +244,7 @@ static void check_arenas(struct dvsm_heap *heap, struct check *check)
 
     if (check->violations == 0) /* a damaged list could lead anywhere, and for ever */
         cached_set_take(&set, &heap->cache);
-    struct cached cached = {.set = &set};
+    struct cached cached = {.set = &set, .hardened = heap->hardened ? heap : NULL};
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         check_arena(heap, i, &cached, check);
         damaged += region_arena(heap->region, i)->arena.damaged;

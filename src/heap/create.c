@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/bits.h"
 #include "heap/heap.h"
@@ -65,6 +66,7 @@ static void open_parts(struct dvsm_heap *heap)
     struct region *region = heap->mapping.base;
 
     heap->region = region;
+    heap->hardened = region->cache.hardened;
     heap->marks = region_marks(region);
     heap->segments = (struct segments){
         .map = region->map,
@@ -98,6 +100,7 @@ static struct dvsm_heap *make(const dvsm_options *options, const char *label, si
         return NULL;
     }
     open_parts(heap);
+    heap->creator = getpid();
     heap_watch_forks();
     registry_publish(heap);
     return heap;

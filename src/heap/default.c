@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "heap/heap.h"
+#include "heap/hardened.h"
 #include "sync/cancel.h"
 
 /* If a backend cannot reserve this much, another backend is tried first: a large anonymous heap is
@@ -99,10 +99,17 @@ __attribute__((constructor(101))) static void make_before_main(void)
     errno = saved;
 }
 
-__attribute__((destructor(101))) static void print_at_exit(void)
+static void check_at_exit(struct dvsm_heap *heap)
+{
+    if (heap->creator == getpid())
+        hardened_check(heap, "exit");
+}
+
+__attribute__((destructor(101))) static void look_at_exit(void)
 {
     struct dvsm_heap *heap = atomic_load(&heap_the_default);
 
+    registry_each(check_at_exit);
     if (environment.stats && heap != NULL && getpid() == creator)
         heap_print_stats(heap, "exit");
 }

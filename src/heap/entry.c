@@ -51,7 +51,8 @@ bool heap_enter_owner(struct heap_call *call, const void *block, const char *fun
     call->may_free = true;
     if (unlikely(arenas_have_remote(call->hold.slot)) &&
         segment_owner(region->map, block, NULL) == owner && remote_is_marked(block))
-        arenas_work_off(&call->hold); /* the list may say that it was freed already */
+        arenas_work_off(&call->heap->arenas,
+                        &call->hold); /* the list may say that it was freed already */
     return true;
 }
 

@@ -81,11 +81,21 @@ static bool read_stats(const char *text, struct environment *environment)
     return environment->stats || strcmp(text, "0") == 0;
 }
 
-static bool read_lazy(const char *text, struct environment *environment)
+static bool read_flag(const char *text, struct environment *environment, unsigned flag)
 {
     if (strcmp(text, "1") == 0)
-        environment->options.flags |= DVSM_LAZY;
+        environment->options.flags |= flag;
     return strcmp(text, "1") == 0 || strcmp(text, "0") == 0;
+}
+
+static bool read_lazy(const char *text, struct environment *environment)
+{
+    return read_flag(text, environment, DVSM_LAZY);
+}
+
+static bool read_harden(const char *text, struct environment *environment)
+{
+    return read_flag(text, environment, DVSM_HARDEN);
 }
 
 static const struct variable {
@@ -100,6 +110,7 @@ static const struct variable {
     {"DVSM_CACHE", read_cache, "bytes, with K, M, G or T"},
     {"DVSM_STATS", read_stats, "0 or 1"},
     {"DVSM_LAZY", read_lazy, "0 or 1"},
+    {"DVSM_HARDEN", read_harden, "0 or 1"},
 };
 
 /* A variable that is set but empty counts as not set. A value that does not parse leaves its field

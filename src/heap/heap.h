@@ -18,6 +18,7 @@
  *     block.c        what a block's header and mark say, read without a lock
  *     serve.c        one request, from the arenas
  *     allocate.c, aligned.c, release.c, resize.c         the malloc family
+ *     hardened_malloc.c, hardened_free.c                 the same for hardened heaps
  *     limits.c, stats.c, walk.c, check.c, reap.c         tuning, measuring, checking, repairing
  *
  * The public functions (src/api) are thin: each finds the heap, then calls a heap_ function, and
@@ -31,6 +32,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "arena/arenas.h"
 #include "cache/cache.h"
@@ -56,6 +58,8 @@ struct dvsm_heap {
     struct region_marks marks;
     struct segments segments;
     struct arenas arenas;
+    bool hardened;
+    pid_t creator;          /* the process whose exit checks a hardened heap */
     char label[HEAP_LABEL]; /* the heap's name, or what messages call it if it has none */
 };
 
@@ -316,7 +320,8 @@ int heap_posix_memalign(struct dvsm_heap *heap, void **out, size_t alignment, si
                         int saved, const char *function);
 
 void heap_free(void *block, const char *function);
-void heap_free_sized(void *block, size_t size, const char *function);
+/* `alignment` as it was given; 0: none was. Only hardened heaps look at it. */
+void heap_free_sized(void *block, size_t alignment, size_t size, const char *function);
 size_t heap_bulk_free(void **blocks, size_t count, const char *function);
 size_t heap_usable_size(const void *block, const char *function);
 

@@ -51,7 +51,7 @@ bool options_read(const dvsm_options *options, dvsm_options *out)
     out->size = sizeof *out;
     if (out->name != NULL && strlen(out->name) >= HEAP_LABEL)
         return false;
-    if ((out->flags & ~(DVSM_HUGE_PAGES | DVSM_EXCLUSIVE | DVSM_LAZY)) != 0 ||
+    if ((out->flags & ~(DVSM_HUGE_PAGES | DVSM_EXCLUSIVE | DVSM_LAZY | DVSM_HARDEN)) != 0 ||
         (out->mode & ~0777u) != 0)
         return false;
     return out->backend == NULL || backend_is_complete(out->backend);

@@ -76,6 +76,11 @@ static size_t depots_bytes(void)
     return whole_pages(CACHE_CLASSES * sizeof(struct depot));
 }
 
+static size_t lanes_bytes(const struct region *r)
+{
+    return whole_pages(cache_lanes(&r->cache) * sizeof(struct lane));
+}
+
 /* The part of a plan that the header does not hold: where the arenas' slots are, and how long each
  * is. */
 struct places {
@@ -87,13 +92,14 @@ struct places {
 
 /* Says where everything lies in a region of r->bytes at r->base, for `cpus` CPUs. False: the region
  * is too small. */
-static bool lay_out(struct region *r, struct places *p, size_t cpus)
+static bool lay_out(struct region *r, struct places *p, size_t cpus, size_t hardened)
 {
     char *place = r->base + whole_pages(sizeof(struct region));
 
     r->cache.cpus = cpus;
+    r->cache.hardened = hardened;
     r->cache.lanes = (struct lane *)(void *)place;
-    place += whole_pages(cpus * sizeof(struct lane));
+    place += lanes_bytes(r);
     r->cache.depots = (struct depot *)(void *)place;
     place += depots_bytes();
     r->map = (struct segment_map *)(void *)place;
@@ -118,15 +124,10 @@ size_t region_least_bytes(void)
     size_t cpus = cpu_count();
     size_t fixed = whole_pages(sizeof(struct region)) +
                    arenas_most(cpus) * whole_pages(sizeof(struct arena_slot)) +
-                   whole_pages(cpus * sizeof(struct lane)) + depots_bytes();
+                   whole_pages(2 * cpus * sizeof(struct lane)) + depots_bytes();
     size_t granules = fixed / GRANULE + 1 + GRANULES_LEAST;
 
     return (granules + segment_map_bytes(2 * granules) / GRANULE + 1) * GRANULE;
-}
-
-static size_t lanes_bytes(const struct region *r)
-{
-    return whole_pages(r->cache.cpus * sizeof(struct lane));
 }
 
 /* Bytes of the parts that are needed from the start; the granule map counts itself. */
@@ -179,8 +180,9 @@ static int make_parts(struct segments *segments, struct region *plan, const stru
     segment_count_overhead(segments, first_bytes(plan, places->cached));
     if (options->retain != 0)
         segment_set_retain(segments, options->retain);
-    error = arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most,
-                        (struct seal){(uintptr_t)plan->granules, random_key()});
+    error =
+        arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most,
+                    (struct seal){(uintptr_t)plan->granules, random_key()}, plan->cache.hardened);
     if (error != 0 || !places->cached)
         return error;
     return cache_init(&plan->cache, &plan->policy, options->cache_bytes,
@@ -194,7 +196,7 @@ int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
     struct places places = {.cached = options->cache_bytes != SIZE_MAX};
     struct region *region = mapping->base;
 
-    if (!lay_out(&plan, &places, cpu_count()))
+    if (!lay_out(&plan, &places, cpu_count(), (options->flags & DVSM_HARDEN) != 0))
         return ENOMEM;
 
     struct segments segments = {
@@ -226,7 +228,7 @@ void region_check(const struct region *r, struct check *check)
 {
     struct region right = {.base = r->base, .bytes = r->bytes};
     struct places places = {0};
-    bool fits = lay_out(&right, &places, r->cache.cpus);
+    bool fits = lay_out(&right, &places, r->cache.cpus, r->cache.hardened);
 
     check_that(check,
                fits && r->map == right.map && r->granules == right.granules &&

@@ -26,7 +26,7 @@
 #include "segment/segment.h"
 
 #define REGION_MAGIC ((word)0x6d737664) /* "dvsm" */
-enum { REGION_VERSION = 5 };
+enum { REGION_VERSION = 6 };
 
 struct region {
     word magic;

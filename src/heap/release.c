@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "heap/fast.h"
+#include "heap/hardened.h"
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
@@ -71,8 +72,10 @@ static NOINLINE void free_anywhere(void *block, const char *function)
     if (block == NULL)
         return;
     heap = heap_of(block);
-    if (heap == NULL || (!heap_free_fast(&heap->cache.view, HEAP_STAYS, block) &&
-                         !heap_free_locked(&heap->cache.view, block)))
+    if (heap != NULL && unlikely(heap->hardened))
+        hardened_free(heap, block, NULL, function);
+    else if (heap == NULL || (!heap_free_fast(&heap->cache.view, HEAP_STAYS, block) &&
+                              !heap_free_locked(&heap->cache.view, block)))
         free_slowly(heap, block, function);
 }
 
@@ -100,12 +103,16 @@ NOINLINE void heap_free(void *block, const char *function)
 
 /* A size that the block cannot have says that something is wrong with block or size: nothing is
  * freed. */
-NOINLINE void heap_free_sized(void *block, size_t size, const char *function)
+NOINLINE void heap_free_sized(void *block, size_t alignment, size_t size, const char *function)
 {
     struct dvsm_heap *heap = block != NULL ? heap_of(block) : NULL;
     struct heap_place place = {0};
     int saved = errno;
 
+    if (heap != NULL && unlikely(heap->hardened)) {
+        hardened_free(heap, block, &(struct hardened_size){size, alignment}, function);
+        return;
+    }
     if (heap != NULL &&
         !heap_may_cache(&heap->cache.view, &heap->cache.view.covered, block, &place)) {
         size_t usable = heap_usable_by_look(heap, block);
@@ -168,6 +175,21 @@ static size_t count_not_cached(void *const *blocks, size_t count)
     return n;
 }
 
+static bool is_hardened(const void *block)
+{
+    const struct dvsm_heap *heap = block != NULL ? heap_of(block) : NULL;
+
+    return heap != NULL && heap->hardened;
+}
+
+static bool hardened_free_entry(void **block, const char *function)
+{
+    if (!hardened_free(heap_of(*block), *block, NULL, function))
+        return false;
+    *block = NULL;
+    return true;
+}
+
 size_t heap_bulk_free(void **blocks, size_t count, const char *function)
 {
     int saved = errno;
@@ -175,6 +197,12 @@ size_t heap_bulk_free(void **blocks, size_t count, const char *function)
     bool sound = true;
 
     for (size_t i = 0; i < count; i++) {
+        if (is_hardened(blocks[i])) {
+            sound &= hardened_free_entry(&blocks[i], function);
+            left += blocks[i] != NULL;
+            end = i + 1;
+            continue;
+        }
         if (i >= end)
             end = i + count_not_cached(blocks + i, count - i);
         if (i < end && blocks[i] != NULL) {
@@ -197,6 +225,8 @@ size_t heap_usable_size(const void *block, const char *function)
 
     if (block == NULL)
         return 0;
+    if (heap != NULL && unlikely(heap->hardened))
+        return hardened_usable_size(heap, block, function);
     switch (heap != NULL ? heap_look(heap, block) : BLOCK_OTHER) {
     case BLOCK_PLAIN:
         return heap_chunk_size(block) - CHUNK_OVERHEAD;

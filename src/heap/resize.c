@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "heap/fast.h"
+#include "heap/hardened.h"
 
 /* Bytes: from here on an arena grows behind a block; its least step. */
 #define AT_TOP_LEAST GRANULE
@@ -168,6 +169,10 @@ static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t 
 static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, const char *function)
 {
     int saved = errno;
+    struct dvsm_heap *home = heap_of(block);
+
+    if (home != NULL && unlikely(home->hardened))
+        return hardened_realloc(home, wanted, block, size, true, function);
     struct resized result = resize_in_place(wanted, block, size, BEFORE_COPY, function);
 
     if (result.home == NULL || result.block != NULL)
@@ -212,5 +217,8 @@ void *heap_realloc_in_place(void *block, size_t size, const char *function)
 {
     if (block == NULL)
         return heap_fail(EINVAL);
+    struct dvsm_heap *heap = heap_of(block);
+    if (heap != NULL && unlikely(heap->hardened))
+        return hardened_realloc(heap, NULL, block, size, false, function);
     return resize_or_fail(NULL, block, size, NO_COPY, function);
 }

@@ -13,7 +13,7 @@
  */
 #include <errno.h>
 
-#include "heap/heap.h"
+#include "heap/hardened.h"
 
 static void *serve_malloc(struct arena_call *call, const struct heap_request *r)
 {
@@ -95,6 +95,8 @@ static enum outcome attempt(struct search *s, enum reach reach)
         } while (s->block == NULL && reach != GROW_ONE &&
                  heap_arena(&call)->fault.kind == FAULT_NONE &&
                  arenas_move_on(&s->heap->arenas, &call.hold, bytes));
+        if (s->block != NULL && unlikely(s->heap->hardened))
+            hardened_mark_new(s->heap, s->block);
     }
     if (unlikely(!heap_leave(&call)))
         return FAULTED;
@@ -115,6 +117,22 @@ static enum outcome usual_search(struct search *s, struct fault *fault)
     return outcome == WOULD_GROW ? attempt(s, GROW_ONE) : outcome;
 }
 
+/* Frees what was freed into the list of a hardened heap's arena, unless that is held for long.
+ * Returns whether there was anything. */
+static bool end_quarantine(struct dvsm_heap *heap, const struct arena_slot *slot, size_t index,
+                           const char *function)
+{
+    struct arena_hold hold;
+
+    arena_hold_none(&hold);
+    if (!arenas_have_remote(slot) || !arenas_enter_index(&heap->arenas, &hold, index))
+        return false;
+    arenas_work_off(&heap->arenas, &hold);
+    arenas_leave(&heap->arenas, &hold);
+    heap_report(heap, &hold.found, function);
+    return true;
+}
+
 /* Gives back what arenas can do without. Returns whether there was anything. */
 static bool squeeze(struct dvsm_heap *heap, const char *function)
 {
@@ -123,7 +141,11 @@ static bool squeeze(struct dvsm_heap *heap, const char *function)
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
         struct heap_call call;
 
-        if (!arena_may_give(&region_arena(heap->region, i)->arena, heap->arenas.source.source.page))
+        struct arena_slot *slot = region_arena(heap->region, i);
+
+        if (unlikely(heap->hardened))
+            given |= end_quarantine(heap, slot, i, function);
+        if (!arena_may_give(&slot->arena, heap->arenas.source.source.page))
             continue;
         if (heap_enter_index(&call, heap, i, function)) {
             given |= arena_trim(heap_arena(&call), 0);
@@ -168,7 +190,7 @@ static bool is_in_vain(const struct dvsm_heap *heap, const struct heap_request *
     for (size_t i = 0; i < arenas_count(arenas->table); i++) {
         struct arena_slot *slot = arenas_slot(arenas->table, i);
 
-        if (word_peek(&slot->remote) != 0 || arena_may_serve(&slot->arena, r->size) ||
+        if (arenas_have_remote(slot) || arena_may_serve(&slot->arena, r->size) ||
             arena_may_give(&slot->arena, arenas->source.source.page))
             return false;
     }

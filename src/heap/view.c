@@ -1,5 +1,5 @@
 /* view.c - the default heap as dvsm_malloc() and dvsm_free() see it: a copy of its lanes' view,
- * which lies where no call has to look for it. */
+ * which lies where no call has to look for it. It stays closed if that heap is hardened. */
 #include "heap/fast.h"
 
 struct lane_view heap_default_view;
@@ -8,7 +8,8 @@ static const struct dvsm_heap *_Atomic shown; /* the heap whose view was copied;
 
 void view_show(const struct dvsm_heap *heap)
 {
-    lane_view_copy(&heap_default_view, &heap->cache.view);
+    if (!heap->hardened)
+        lane_view_copy(&heap_default_view, &heap->cache.view);
     atomic_store(&shown, heap);
 }
 

@@ -1,14 +1,16 @@
 /* walk.c - visits every chunk of a heap. */
 #include <errno.h>
 
-#include "heap/heap.h"
+#include "heap/hardened.h"
 
 struct walk {
     dvsm_visit_fn visit;
     void *context;
     const struct arena *arena; /* the one being walked, locked */
-    struct cached_set set;     /* what is in the cache */
-    bool whole;                /* no damaged header was met */
+    const struct dvsm_heap *heap;
+    struct cached_set set; /* what is in the cache */
+    bool whole;            /* no damaged header was met, nor what a hardened heap does not expect */
+    size_t broken;         /* tails of the arena's blocks; hardened heaps only */
 };
 
 static dvsm_chunk_state public_state(enum arena_chunk_state state)
@@ -23,10 +25,24 @@ static dvsm_chunk_state public_state(enum arena_chunk_state state)
     }
 }
 
+/* In a hardened heap, a block that by its tail is free, and is not in the cache, is on its way into
+ * the cache or out of it. Or the process that it was on its way with has died, and it is lost. */
+static void look_at_tail(struct walk *walk, const struct chunk *c, dvsm_chunk *chunk)
+{
+    struct canary_request asked = {0};
+
+    enum canary_state state = canary_look(hardened_block(walk->heap, c), &asked);
+
+    chunk->usable = state == CANARY_IN_USE ? asked.size : 0;
+    if (state == CANARY_FREE && chunk->state == DVSM_CHUNK_USED)
+        chunk->state = DVSM_CHUNK_CACHED;
+    walk->broken += state == CANARY_BROKEN;
+}
+
 static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
                         enum arena_chunk_state state)
 {
-    const struct walk *walk = context;
+    struct walk *walk = context;
     dvsm_chunk chunk = {
         .size = sizeof chunk,
         .block = chunk_payload(c),
@@ -40,6 +56,8 @@ static void visit_chunk(void *context, const struct chunk *c, size_t bytes,
         chunk.state = DVSM_CHUNK_CACHED;
         chunk.usable = 0;
     }
+    if (chunk.state == DVSM_CHUNK_USED && walk->heap->hardened)
+        look_at_tail(walk, c, &chunk);
 
     walk->visit(&chunk, walk->context);
 }
@@ -63,6 +81,8 @@ static void visit_large(void *context, struct run run, segment_owner_id owner, e
         .state = DVSM_CHUNK_LARGE,
         .arena = owner - 1,
     };
+    if (walk->heap->hardened)
+        look_at_tail(walk, c, &chunk);
     walk->visit(&chunk, walk->context);
 }
 
@@ -79,7 +99,7 @@ static void take_cached_set(struct dvsm_heap *heap, struct cached_set *set)
 /* Leaves out damaged arenas. */
 void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context, const char *function)
 {
-    struct walk walk = {.visit = visit, .context = context, .whole = true};
+    struct walk walk = {.visit = visit, .context = context, .heap = heap, .whole = true};
 
     take_cached_set(heap, &walk.set);
     for (size_t i = 0; i < region_arena_count(heap->region); i++) {
@@ -89,6 +109,8 @@ void heap_walk(struct dvsm_heap *heap, dvsm_visit_fn visit, void *context, const
             walk.arena = &call.hold.slot->arena;
             walk.whole &= arena_walk(walk.arena, visit_chunk, &walk);
             segment_walk(&heap->segments, visit_large, &walk);
+            walk.whole &= walk.broken <= call.hold.slot->recoveries;
+            walk.broken = 0;
         }
         heap_leave(&call);
     }

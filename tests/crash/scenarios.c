@@ -12,6 +12,7 @@ void nothing(void)
 }
 
 #define UNCACHED .options = {.cache_bytes = SIZE_MAX}
+#define HARDENED .options = {.flags = DVSM_HARDEN}
 #define ONE_ARENA .options = {.cache_bytes = SIZE_MAX, .arenas = 1}
 
 const struct scenario scenarios[] = {
@@ -106,6 +107,13 @@ const struct scenario scenarios[] = {
      .died_when = in_map},
     {"reap-exchange", .prepare = prepare_lane_full, .act = act_reap, .act_before = act_spill,
      .died_when = in_exchange},
+    {"hardened", HARDENED, .prepare = nothing, .act = act_small},
+    {"hardened-resize", HARDENED, .prepare = prepare_holes, .act = act_resize},
+    {"hardened-aligned", HARDENED, .prepare = prepare_holes, .act = act_aligned},
+    {"hardened-batch", HARDENED, .prepare = prepare_holes, .act = act_batch},
+    {"hardened-random", HARDENED, .prepare = prepare_at_random, .act = act_at_random},
+    {"hardened-uncached", .options = {.flags = DVSM_HARDEN, .cache_bytes = SIZE_MAX},
+     .prepare = prepare_at_random, .act = act_at_random},
     {"random", .prepare = prepare_at_random, .act = act_at_random},
     {"random-uncached", UNCACHED, prepare_at_random, act_at_random},
 };
@@ -124,7 +132,7 @@ void use_standin(struct dvsm_heap *which)
     if (which->region->cache.mode != LANES_SEQUENCES)
         return;
     __asm__("movq %%fs:0, %0" : "=r"(thread));
-    which->cache.view.rseq = (char *)&standin - thread;
+    which->cache.view.rseq = which->cache.freeing.rseq = (char *)&standin - thread;
     view_show(which);
 }
 

@@ -48,9 +48,9 @@ struct dvsm_heap *stand_in_heap(enum lane_mode mode, const dvsm_options *options
     /* Sets the mode that cache_open() would set, whatever mode the heap was made in. */
     heap->region->cache.mode = mode == LANES_LOCKED ? LANES_LOCKED : LANES_SEQUENCES;
     lane_view_close(&cache->view);
-    cache->view.rseq = stand_in_offset();
+    cache->view.rseq = cache->freeing.rseq = stand_in_offset();
     if (heap->region->cache.classes != 0)
-        lane_view_open(&cache->view, mode, CLASS_MOST - CHUNK_OVERHEAD + 1);
+        lane_view_open(&cache->view, mode, CLASS_MOST - CHUNK_OVERHEAD + 1, heap->hardened);
     cache_extend_view(cache);
     return heap;
 }

@@ -603,7 +603,7 @@ static void test_options_that_are_refused(void **state)
     incomplete.commit = NULL;
     expect_refused(&(dvsm_options){.size = 8}, EINVAL);
     expect_refused(&newer.options, EINVAL);
-    expect_refused(&(dvsm_options){.flags = 8}, EINVAL);
+    expect_refused(&(dvsm_options){.flags = 16}, EINVAL);
     expect_refused(&(dvsm_options){.mode = 01000}, EINVAL);
     expect_refused(&(dvsm_options){.name = long_name}, EINVAL);
     expect_refused(&(dvsm_options){.backend = &incomplete}, EINVAL);
