@@ -242,7 +242,8 @@ typedef struct dvsm_heap dvsm_heap;
  * once. */
 #define DVSM_LAZY 4u
 
-/* A hardened heap looks for wrong uses, in all its processes, at about twice the time:
+/* A hardened heap looks for wrong uses, in all its processes. It takes several times as long for
+ * that (docs/performance.md).
  *
  *     writes beyond the end of a block     seen when it is freed or resized
  *     writes to a freed block              seen when it is handed out again, or its memory is used
@@ -251,9 +252,9 @@ typedef struct dvsm_heap dvsm_heap;
  *                                          dvsm_free_aligned_sized()
  *     an overwritten header behind a block seen when the block is freed
  *
- * dvsm_check() and dvsm_walk() see the first two, too, and so does the exit of the process that
- * created the heap, which calls the fault handler. dvsm_malloc() returns zeros, and
- * dvsm_malloc_usable_size() the very size that was asked for. */
+ * dvsm_check() sees the first two, too, and dvsm_walk() the first. So does the exit of the process
+ * that created the heap, and the heap's destruction; they call the fault handler. dvsm_malloc()
+ * returns zeros, and dvsm_malloc_usable_size() the very size that was asked for. */
 #define DVSM_HARDEN 8u
 
 /* Zero-initialised means: all defaults. */
