@@ -31,36 +31,43 @@ enum {
     CLASS_NONE = CACHE_CLASSES
 };
 
-/* The smallest coarse class that holds `size` (more than 1 KiB, at most 32 KiB). */
+/* The classes of a kind, 1 << bits of them to each doubling, come after class `last`, whose size is
+ * 1 << (first + bits). class_above_of: the smallest that holds `size`, more than class `last` does;
+ * class_below_of: the largest that `size` has room for, at least the first of the kind. */
+static inline unsigned class_above_of(size_t size, unsigned bits, unsigned first, unsigned last)
+{
+    unsigned shift = bits_highest(size - 1) - bits;
+
+    return (unsigned)((size - 1) >> shift) + ((shift - first) << bits) + last + 1 - (1u << bits);
+}
+
+static inline unsigned class_below_of(size_t size, unsigned bits, unsigned first, unsigned last)
+{
+    unsigned shift = bits_highest(size) - bits;
+
+    return (unsigned)(size >> shift) + ((shift - first) << bits) + last - (1u << bits);
+}
+
+/* For a size of more than 1 KiB, and at most 32 KiB. */
 static inline unsigned class_coarse_above(size_t size)
 {
-    unsigned shift = bits_highest(size - 1) - 3;
-
-    return (unsigned)((size - 1) >> shift) + (shift - 7) * 8 + CLASS_EXACT_LAST - 7;
+    return class_above_of(size, 3, 7, CLASS_EXACT_LAST);
 }
 
-/* The largest coarse class that `size` has room for; `size` is at least the smallest such class and
- * at most 32 KiB. */
 static inline unsigned class_coarse_below(size_t size)
 {
-    unsigned shift = bits_highest(size) - 3;
-
-    return (unsigned)(size >> shift) + (shift - 7) * 8 + CLASS_EXACT_LAST - 8;
+    return class_below_of(size, 3, 7, CLASS_EXACT_LAST);
 }
 
-/* The same for wide classes: more than 32 KiB, and at most CLASS_MOST. */
+/* For a size of more than 32 KiB, and at most CLASS_MOST. */
 static inline unsigned class_wide_above(size_t size)
 {
-    unsigned shift = bits_highest(size - 1) - 2;
-
-    return (unsigned)((size - 1) >> shift) + (shift - 13) * 4 + CLASS_COARSE_LAST - 3;
+    return class_above_of(size, 2, 13, CLASS_COARSE_LAST);
 }
 
 static inline unsigned class_wide_below(size_t size)
 {
-    unsigned shift = bits_highest(size) - 2;
-
-    return (unsigned)(size >> shift) + (shift - 13) * 4 + CLASS_COARSE_LAST - 4;
+    return class_below_of(size, 2, 13, CLASS_COARSE_LAST);
 }
 
 /* class_coarse_below() as a table, by size / 128; 0 for the sizes below the

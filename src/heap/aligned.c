@@ -5,11 +5,6 @@
 #include "heap/fast.h"
 #include "heap/hardened.h"
 
-/* Alignments up to this one are served from the cache, by the class whose size is the next
- * multiple. Arenas then cut that class's blocks at multiples of the alignment, so in the long run
- * all cached blocks are aligned. With larger alignments too much of a block would remain unused. */
-enum { CACHED_ALIGNMENT_MOST = 128 };
-
 static bool is_multiple(const void *block, size_t alignment)
 {
     return ((uintptr_t)block & (alignment - 1)) == 0;

@@ -117,7 +117,7 @@ static bool is_broken(const struct dvsm_heap *heap, const struct chunk *c)
 {
     struct canary_request ignored;
 
-    return canary_look(hardened_block(heap, c), &ignored) == CANARY_BROKEN;
+    return canary_look(cache_canary(&heap->cache, chunk_payload(c)), &ignored) == CANARY_BROKEN;
 }
 
 static void find_cached(void *context, const struct chunk *c, size_t bytes,

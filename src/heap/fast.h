@@ -195,4 +195,22 @@ static inline __attribute__((always_inline)) bool heap_free_locked(const struct 
            lane_locked_is_ready() && lane_locked_push(heap_locked_lane(view), place.cls, block);
 }
 
+/* Alignments up to this one are served from the cache, by the class whose size is the next
+ * multiple. Arenas then cut that class's blocks at multiples of the alignment, so in the long run
+ * all cached blocks are aligned. With larger alignments too much of a block would remain unused. */
+enum { CACHED_ALIGNMENT_MOST = 128 };
+
+/* Whether this CPU's lane took a block of whatever class, for the slow paths. */
+static inline bool heap_push_any(const struct lane_view *view, unsigned cls, void *block)
+{
+    switch (view->mode) {
+    case LANES_SEQUENCES:
+        return lane_push_any(view, cls, block);
+    case LANES_LOCKED:
+        return lane_locked_get_ready() && lane_locked_push(heap_locked_lane(view), cls, block);
+    default:
+        return false;
+    }
+}
+
 #endif

@@ -74,12 +74,6 @@ static inline struct canary_block hardened_block_of(const struct dvsm_heap *heap
     return canary_block(block, usable, heap->arenas.seal.key);
 }
 
-static inline struct canary_block hardened_block(const struct dvsm_heap *heap,
-                                                 const struct chunk *c)
-{
-    return canary_block(chunk_payload(c), chunk_usable(c), heap->arenas.seal.key);
-}
-
 /* Checks the heap, if it is hardened, and calls the fault handler if it is not sound. */
 void hardened_check(struct dvsm_heap *heap, const char *function);
 

@@ -69,19 +69,6 @@ static inline __attribute__((always_inline)) const char *claim(struct canary_blo
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-static bool push(const struct cache *cache, unsigned cls, void *block)
-{
-    switch (cache->freeing.mode) {
-    case LANES_SEQUENCES:
-        return lane_push_any(&cache->freeing, cls, block);
-    case LANES_LOCKED:
-        return lane_locked_get_ready() &&
-               lane_locked_push(heap_locked_lane(&cache->freeing), cls, block);
-    default:
-        return false;
-    }
-}
-
 /* Looks at a block and puts it onto its arena's list. `filled`: this call has found it good and
  * filled it already. */
 static bool free_to_arena(struct dvsm_heap *heap, void *block, bool filled,
@@ -136,7 +123,7 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, size_t chunk,
 
     unsigned cls = class_below(chunk);
     canary_fill(b);
-    if (likely(cls < CACHE_CLASSES && push(&heap->cache, cls, block)))
+    if (likely(cls < CACHE_CLASSES && heap_push_any(&heap->cache.freeing, cls, block)))
         return true;
     bool taken = cls < CACHE_CLASSES && cache_free(&heap->cache, cls, block, &fault);
     heap_report(heap, &fault, function);

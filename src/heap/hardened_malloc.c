@@ -5,9 +5,6 @@
 #include "heap/fast.h"
 #include "heap/hardened.h"
 
-/* Larger alignments are left to the arenas: see aligned.c. */
-enum { ALIGNED_MOST = 128 };
-
 /* Bytes to ask for, so that the tail has room; SIZE_MAX: more than anybody can get. */
 static size_t with_tail(size_t size)
 {
@@ -88,7 +85,7 @@ static void *from_arena(struct dvsm_heap *heap, size_t alignment, size_t bytes,
  * is the next multiple. CLASS_NONE: an arena serves it. */
 static unsigned class_for(struct dvsm_heap *heap, size_t alignment, size_t bytes)
 {
-    if (bytes >= cache_limit(&heap->cache) || alignment > ALIGNED_MOST)
+    if (bytes >= cache_limit(&heap->cache) || alignment > CACHED_ALIGNMENT_MOST)
         return CLASS_NONE;
     if (alignment <= CHUNK_ALIGN)
         return class_above(chunk_size_for(bytes));
@@ -119,7 +116,7 @@ static NOINLINE void *malloc_slowly(struct dvsm_heap *heap, size_t alignment, si
         block = from_arena(heap, alignment, bytes, function);
     if (block == NULL)
         return NULL;
-    canary_arm(hardened_block_of(heap, block, chunk_usable(chunk_of_payload(block))),
+    canary_arm(cache_canary(&heap->cache, block),
                (struct canary_request){size, hardened_exponent(alignment)});
     errno = saved;
     return block;
@@ -149,7 +146,7 @@ void *hardened_malloc(struct dvsm_heap *heap, size_t alignment, size_t size, con
 
 void hardened_mark_new(const struct dvsm_heap *heap, void *block)
 {
-    canary_disarm(hardened_block_of(heap, block, chunk_usable(chunk_of_payload(block))));
+    canary_disarm(cache_canary(&heap->cache, block));
 }
 
 /* Gets the blocks one by one, so they are not side by side. False: not all were to be had. */

@@ -6,19 +6,6 @@
 
 /* ---- free ------------------------------------------------------------------------------------ */
 
-/* Whether this CPU's lane took the block. */
-static bool push(const struct lane_view *view, unsigned cls, void *block)
-{
-    switch (view->mode) {
-    case LANES_SEQUENCES:
-        return lane_push_any(view, cls, block);
-    case LANES_LOCKED:
-        return lane_locked_get_ready() && lane_locked_push(heap_locked_lane(view), cls, block);
-    default:
-        return false;
-    }
-}
-
 /* Puts the block into the cache if it belongs there. False: its arena must take it, as for a block
  * marked CHUNK_UNCACHED. */
 static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *function)
@@ -38,7 +25,7 @@ static bool free_to_cache(struct dvsm_heap *heap, void *block, const char *funct
     if (heap_is_uncached(block))
         return false;
     unsigned cls = class_below(heap_chunk_size(block));
-    bool taken = cls < CACHE_CLASSES && (push(&heap->cache.view, cls, block) ||
+    bool taken = cls < CACHE_CLASSES && (heap_push_any(&heap->cache.view, cls, block) ||
                                          cache_free(&heap->cache, cls, block, &fault));
     heap_report(heap, &fault, function);
     if (unlikely(!taken && magazine_is_marked(block)) && heap_look(heap, block) == BLOCK_FREED) {

@@ -31,7 +31,8 @@ static void look_at_tail(struct walk *walk, const struct chunk *c, dvsm_chunk *c
 {
     struct canary_request asked = {0};
 
-    enum canary_state state = canary_look(hardened_block(walk->heap, c), &asked);
+    enum canary_state state =
+        canary_look(cache_canary(&walk->heap->cache, chunk_payload(c)), &asked);
 
     chunk->usable = state == CANARY_IN_USE ? asked.size : 0;
     if (state == CANARY_FREE && chunk->state == DVSM_CHUNK_USED)
