@@ -58,9 +58,11 @@ static bool is_hashed(unsigned bit)
     return bit >= 16 && bit < 48;
 }
 
+/* Counted are the heads with a bit that may change unseen, not such bits: with an unlucky key there
+ * are several, side by side. */
 static void test_a_changed_head_has_a_wrong_seal(void **state)
 {
-    size_t passed = 0; /* of 9,600, where chance has it */
+    size_t unlucky = 0; /* of 300, where chance has it; in one of 14 runs there is one */
 
     (void)state;
     skip_with_32_bits();
@@ -68,6 +70,7 @@ static void test_a_changed_head_has_a_wrong_seal(void **state)
         struct seal seal = any_seal();
         struct chunk *c = any_place(&seal);
         size_t head = any_head(&seal, c);
+        bool passes = false;
 
         assert_true(seal_holds(&seal, c, head));
         for (size_t low = 0; low < 1 << 16; low++)
@@ -77,11 +80,12 @@ static void test_a_changed_head_has_a_wrong_seal(void **state)
             bool holds = seal_holds(&seal, c, head ^ (size_t)1 << bit);
 
             assert_true(!holds || is_hashed(bit));
-            passed += holds;
+            passes |= holds;
         }
+        unlucky += passes;
         assert_false(seal_holds(&seal, chunk_at(c, CHUNK_ALIGN), head));
     }
-    assert_true(passed <= 4);
+    assert_true(unlucky <= 4);
 }
 
 /* With a fold of the upper bytes that does not depend on the key, such a change would always pass,
