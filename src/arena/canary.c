@@ -26,6 +26,9 @@ bool canary_all(const char *start, size_t bytes, uint64_t value)
     if (bytes > FEW)
         return load(start) == value &&
                memcmp(start, start + sizeof value, bytes - sizeof value) == 0;
+    for (; start + 4 * sizeof value <= end; start += 4 * sizeof value)
+        other |= (load(start) ^ value) | (load(start + 8) ^ value) | (load(start + 16) ^ value) |
+                 (load(start + 24) ^ value);
     for (; start + sizeof value <= end; start += sizeof value)
         other |= load(start) ^ value;
     return (other | (load(end - sizeof value) ^ value)) == 0;
@@ -36,7 +39,7 @@ void canary_resize(struct canary_block b, struct canary_request old, size_t size
     struct canary_request new = {size, old.alignment};
 
     if (size <= old.size) {
-        canary_arm(b, new);
+        canary_rearm(b, new);
         return;
     }
     canary_store_tail(b, canary_tail_for(b, new));

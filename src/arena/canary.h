@@ -126,13 +126,98 @@ static inline size_t canary_pad_bytes(struct canary_block b, size_t size)
     return b.usable - CANARY_BYTES - size;
 }
 
-/* Brings a block into use, or gives one in use another size. What the pad covers is overwritten. */
-static inline void canary_arm(struct canary_block b, struct canary_request r)
+/* The last CANARY_SHORT bytes before the tail, of which a pad no longer than that has some: in them
+ * it is read and written as a whole, since a loop over so few bytes costs more. */
+enum { CANARY_SHORT = 16 };
+
+struct canary_end {
+    uint64_t words[2];
+};
+
+static inline struct canary_end canary_load_end(struct canary_block b)
+{
+    struct canary_end end;
+
+    memcpy(&end, (char *)canary_tail(b) - CANARY_SHORT, sizeof end);
+    return end;
+}
+
+/* Ones where the last bytes are, `bytes` of them. */
+static inline struct canary_end canary_mask(size_t bytes)
+{
+    static const unsigned char bits[2 * CANARY_SHORT] = {[CANARY_SHORT] = 0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff,
+                                                         0xff};
+    struct canary_end mask;
+
+    memcpy(&mask, bits + bytes, sizeof mask);
+    return mask;
+}
+
+/* The pad, in each byte of a word. */
+static inline uint64_t canary_pattern(struct canary_block b)
+{
+    return (canary_of(b) & 0xff) * UINT64_C(0x0101010101010101);
+}
+
+/* NB: not with ThreadSanitizer, which sees that bytes of somebody else's are read. */
+static inline bool canary_is_short(size_t pad)
+{
+#if defined __SANITIZE_THREAD__
+    (void)pad;
+    return false;
+#else
+    return likely(pad <= CANARY_SHORT);
+#endif
+}
+
+/* Gives a block in use another size. What the pad covers is overwritten. */
+static inline void canary_rearm(struct canary_block b, struct canary_request r)
 {
     size_t pad = canary_pad_bytes(b, r.size);
 
     if (pad != 0)
         memset(canary_pad(b, r.size), (int)(canary_of(b) & 0xff), pad);
+    canary_store_tail(b, canary_tail_for(b, r));
+}
+
+/* The same in a copy of the block's last bytes, which ends at `end`. */
+static inline void canary_compose(struct canary_block b, struct canary_request r, char *end)
+{
+    size_t pad = canary_pad_bytes(b, r.size);
+    uint64_t tail = canary_tail_for(b, r) ^ canary_of(b);
+
+    memset(end - CANARY_BYTES - pad, (int)(canary_of(b) & 0xff), pad);
+    memcpy(end - CANARY_BYTES, &tail, CANARY_BYTES);
+}
+
+/* Brings a block into use that nobody else has, not even as memory to write to. */
+static inline void canary_arm(struct canary_block b, struct canary_request r)
+{
+    size_t pad = canary_pad_bytes(b, r.size);
+    struct canary_end end = canary_load_end(b);
+
+    if (!canary_is_short(pad)) {
+        canary_rearm(b, r);
+        return;
+    }
+    struct canary_end mask = canary_mask(pad);
+    for (int i = 0; i < 2; i++)
+        end.words[i] = (end.words[i] & ~mask.words[i]) | (canary_pattern(b) & mask.words[i]);
+    memcpy((char *)canary_tail(b) - CANARY_SHORT, &end, sizeof end);
     canary_store_tail(b, canary_tail_for(b, r));
 }
 
@@ -144,13 +229,24 @@ void canary_resize(struct canary_block b, struct canary_request old, size_t size
 /* Whether all bytes are `value`, which stands in each byte of a word. */
 bool canary_all(const char *start, size_t bytes, uint64_t value);
 
+static inline bool canary_is_pad_whole(struct canary_block b, size_t size)
+{
+    size_t bytes = canary_pad_bytes(b, size);
+    uint64_t pattern = canary_pattern(b);
+
+    if (!canary_is_short(bytes))
+        return canary_all(canary_pad(b, size), bytes, pattern);
+    struct canary_end end = canary_load_end(b), mask = canary_mask(bytes);
+    return (((end.words[0] ^ pattern) & mask.words[0]) |
+            ((end.words[1] ^ pattern) & mask.words[1])) == 0;
+}
+
 /* Looks at a block without changing anything. A pad that does not fit the tail may be that of a
  * block just being freed: then the tail has changed meanwhile. */
 static inline enum canary_state canary_look(struct canary_block b, struct canary_request *asked)
 {
     for (;;) {
         uint64_t tail = canary_load_tail(b), behind = tail >> CANARY_BEHIND_SHIFT;
-        uint64_t pattern = (canary_of(b) & 0xff) * UINT64_C(0x0101010101010101);
 
         if (unlikely(tail == CANARY_TAIL_FREE))
             return CANARY_FREE;
@@ -158,8 +254,7 @@ static inline enum canary_state canary_look(struct canary_block b, struct canary
             return CANARY_BROKEN;
         asked->size = b.usable - (size_t)behind;
         asked->alignment = (unsigned)(tail >> CANARY_ALIGNMENT_SHIFT) & CANARY_ALIGNMENT_MOST;
-        if (likely(
-                canary_all(canary_pad(b, asked->size), canary_pad_bytes(b, asked->size), pattern)))
+        if (likely(canary_is_pad_whole(b, asked->size)))
             return CANARY_IN_USE;
         canary_fence();
         if (canary_load_tail(b) == tail)

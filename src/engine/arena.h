@@ -153,6 +153,10 @@ struct arena_call {
     size_t growths;
     /* The bytes of the large block just allocated are zero from here on; NULL: unknown. */
     const char *fresh;
+    /* NULL, or what a resize calls before it commits: what it stores through the arena's journal is
+     * part of the change. `resized_context` is the caller's. */
+    void (*resized)(struct arena_call *call, void *block);
+    const void *resized_context;
     /* The engine's own. no_large: no large block in this call. The other two: what memalign wants
      * if it gets a large block. */
     bool no_large;
@@ -170,6 +174,7 @@ static inline void arena_call_begin(struct arena_call *call, struct arena *arena
     call->may_move = call->no_growth = call->short_of_memory = call->no_large = false;
     call->growths = call->large_alignment = call->large_need = 0;
     call->fresh = NULL;
+    call->resized = NULL;
 }
 
 /* Makes an empty arena with default parameters. It will grow from the source of its calls, which

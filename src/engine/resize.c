@@ -99,6 +99,8 @@ void *arena_resize_in_place(struct arena_call *call, void *block, size_t bytes)
     struct chunk *c = arena_block_chunk(call, block);
     if (c != NULL)
         c = arena_resize_chunk(call, c, chunk_size_for(bytes));
+    if (c != NULL && call->resized != NULL)
+        call->resized(call, block);
     return arena_finish(call) && c != NULL ? block : NULL;
 }
 

@@ -49,7 +49,7 @@ NOINLINE void *heap_malloc_default(size_t size)
 void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function)
 {
     if (unlikely(heap->hardened))
-        return hardened_malloc(heap, 1, size, function);
+        return hardened_malloc_grown(heap, size, growths, function);
     return heap_serve(heap,
                       &(struct heap_request){.kind = HEAP_MALLOC, .size = size, .growths = growths},
                       function);

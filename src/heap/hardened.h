@@ -31,6 +31,10 @@
 /* `alignment`: a power of two; 1: none was asked for. */
 void *hardened_malloc(struct dvsm_heap *heap, size_t alignment, size_t size, const char *function);
 
+/* As heap_malloc_grown(). */
+void *hardened_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths,
+                            const char *function);
+
 /* As heap_independent_calloc(), and as heap_independent_comalloc() if `sizes` is not NULL. */
 void **hardened_independent(struct dvsm_heap *heap, size_t count, size_t size, const size_t *sizes,
                             void **blocks, const char *function);
@@ -55,12 +59,21 @@ void *hardened_realloc(struct dvsm_heap *heap, struct dvsm_heap *wanted, void *b
 /* In a locked arena: gives a block just served the tail of a free one. */
 void hardened_mark_new(const struct dvsm_heap *heap, void *block);
 
-/* What the two files share, and walk.c and check.c.
+/* What the files hardened_*.c share, and walk.c and check.c.
+ *     hardened_bytes     bytes to ask for, so that the tail has room; SIZE_MAX: more than anybody
+ *                        can get
  *     hardened_put_back  frees a block that is filled into its arena, past the cache
  *     hardened_report    reports a fault; returns false */
 bool hardened_put_back(struct dvsm_heap *heap, void *block, const char *function);
 bool hardened_report(struct dvsm_heap *heap, const char *what, const void *block,
                      const char *function);
+
+static inline size_t hardened_bytes(size_t size)
+{
+    if (size >= REQUEST_LIMIT - CANARY_ROOM)
+        return SIZE_MAX;
+    return size + CANARY_ROOM < CANARY_LEAST ? CANARY_LEAST : size + CANARY_ROOM;
+}
 
 /* What every block has counts as none asked for. */
 static inline unsigned hardened_exponent(size_t alignment)
@@ -72,6 +85,22 @@ static inline struct canary_block hardened_block_of(const struct dvsm_heap *heap
                                                     size_t usable)
 {
     return canary_block(block, usable, heap->arenas.seal.key);
+}
+
+/* What is wrong with a block whose header is true; NULL: nothing, and *asked says what was asked
+ * for. NB: inlined, because the processor would wait for the block's description to pass through
+ * the stack. */
+static inline __attribute__((always_inline)) const char *
+hardened_wrong_with(struct canary_block b, struct canary_request *asked)
+{
+    switch (canary_look(b, asked)) {
+    case CANARY_FREE:
+        return "double free";
+    case CANARY_BROKEN:
+        return CANARY_END_WRITTEN;
+    default:
+        return NULL;
+    }
 }
 
 /* Checks the heap, if it is hardened, and calls the fault handler if it is not sound. */

@@ -1,13 +1,10 @@
-/* hardened_free.c - what hardened heaps expect of a block that is freed, resized or looked at. */
+/* hardened_free.c - what hardened heaps expect of a block that is freed. */
 #include <errno.h>
 #include <string.h>
 
 #include "arena/remote.h"
 #include "heap/fast.h"
 #include "heap/hardened.h"
-
-/* A block moves if it shrinks to less than one part in SHRINK_PART. */
-enum { SHRINK_PART = 2, SHRINK_LEAST = 64 };
 
 bool hardened_report(struct dvsm_heap *heap, const char *what, const void *block,
                      const char *function)
@@ -32,30 +29,14 @@ static bool is_next_sound(const struct dvsm_heap *heap, const void *block, size_
     return (head & ~(HEAD_SIZE | HEAD_FLAGS)) == 0 && (head & HEAD_SIZE) != 0;
 }
 
-/* What is wrong with a block whose header is true; NULL: nothing, and *asked says what was asked
- * for. NB: inlined, because the processor would wait for the block's description to pass through
- * the stack. */
-static inline __attribute__((always_inline)) const char *wrong_with(struct canary_block b,
-                                                                    struct canary_request *asked)
-{
-    switch (canary_look(b, asked)) {
-    case CANARY_FREE:
-        return "double free";
-    case CANARY_BROKEN:
-        return CANARY_END_WRITTEN;
-    default:
-        return NULL;
-    }
-}
-
-/* The same for a block that is to be freed, and was asked for as `expected` says. If there is
- * nothing wrong, the block has the tail of a free one from now on, and is the caller's to fill: of
+/* What is wrong with a block that is to be freed, and was asked for as `expected` says; NULL:
+ * nothing. Then the block has the tail of a free one from now on, and is the caller's to fill: of
  * two calls that free it at once, one finds it free. */
 static inline __attribute__((always_inline)) const char *claim(struct canary_block b,
                                                                const struct hardened_size *expected)
 {
     struct canary_request asked;
-    const char *wrong = wrong_with(b, &asked);
+    const char *wrong = hardened_wrong_with(b, &asked);
 
     if (wrong != NULL)
         return wrong;
@@ -162,70 +143,6 @@ bool hardened_free(struct dvsm_heap *heap, void *block, const struct hardened_si
         freed = free_slowly(heap, block, expected, function);
     errno = saved;
     return freed;
-}
-
-/* ---- realloc, and looking -------------------------------------------------------------------- */
-
-/* Finds out what was asked for. False: a fault, reported. */
-static bool look(struct dvsm_heap *heap, const void *block, struct canary_block *b,
-                 struct canary_request *asked, const char *function)
-{
-    size_t usable = heap_usable_by_look(heap, block);
-
-    if (usable == 0) {
-        struct heap_call call;
-
-        if (heap_enter_owner(&call, block, function))
-            usable = arena_usable(heap_arena(&call), block);
-        if (!heap_leave(&call))
-            return false;
-    }
-    if (usable < CANARY_LEAST)
-        return hardened_report(heap, "not a block in use, or its header is damaged", block,
-                               function);
-    *b = hardened_block_of(heap, block, usable);
-    const char *wrong = wrong_with(*b, asked);
-    return wrong == NULL || hardened_report(heap, wrong, block, function);
-}
-
-size_t hardened_usable_size(struct dvsm_heap *heap, const void *block, const char *function)
-{
-    struct canary_block b;
-    struct canary_request asked;
-
-    return look(heap, block, &b, &asked, function) ? asked.size : 0;
-}
-
-void *hardened_realloc(struct dvsm_heap *heap, struct dvsm_heap *wanted, void *block, size_t size,
-                       bool may_move, const char *function)
-{
-    struct canary_block b;
-    struct canary_request asked;
-
-    if (!look(heap, block, &b, &asked, function))
-        return NULL;
-    bool stays = wanted == NULL || wanted == heap;
-    int saved = errno;
-    bool fits = stays && size <= b.usable - CANARY_BYTES;
-    bool wasteful = b.usable > SHRINK_LEAST && size < b.usable / SHRINK_PART;
-    if (may_move)
-        asked.alignment = 0; /* what realloc returns may be freed as malloc's */
-    if (fits && !(wasteful && may_move)) {
-        canary_resize(b, asked, size);
-        return block;
-    }
-    if (!may_move)
-        return heap_fail(ENOMEM);
-    void *copy = heap_malloc_of(stays ? heap : wanted, size, function);
-    if (copy == NULL && fits) {
-        canary_resize(b, asked, size);
-        errno = saved;
-    }
-    if (copy == NULL)
-        return fits ? block : NULL;
-    memcpy(copy, block, size < asked.size ? size : asked.size);
-    hardened_free(heap, block, NULL, function);
-    return copy;
 }
 
 /* ---- looking at the whole heap --------------------------------------------------------------- */

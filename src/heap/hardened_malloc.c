@@ -5,14 +5,6 @@
 #include "heap/fast.h"
 #include "heap/hardened.h"
 
-/* Bytes to ask for, so that the tail has room; SIZE_MAX: more than anybody can get. */
-static size_t with_tail(size_t size)
-{
-    if (size >= REQUEST_LIMIT - CANARY_ROOM)
-        return SIZE_MAX;
-    return size + CANARY_ROOM < CANARY_LEAST ? CANARY_LEAST : size + CANARY_ROOM;
-}
-
 static void *pop(const struct lane_view *view, unsigned cls)
 {
     switch (view->mode) {
@@ -65,7 +57,8 @@ static void *from_cache(struct dvsm_heap *heap, unsigned cls, const char *functi
     return block;
 }
 
-static void *from_arena(struct dvsm_heap *heap, size_t alignment, size_t bytes,
+/* `growths`: as in struct heap_request. */
+static void *from_arena(struct dvsm_heap *heap, size_t alignment, size_t bytes, size_t growths,
                         const char *function)
 {
     const char *fresh = NULL;
@@ -74,6 +67,7 @@ static void *from_arena(struct dvsm_heap *heap, size_t alignment, size_t bytes,
         &(struct heap_request){.kind = alignment > CHUNK_ALIGN ? HEAP_MEMALIGN : HEAP_MALLOC,
                                .alignment = alignment > CHUNK_ALIGN ? alignment : 0,
                                .size = bytes,
+                               .growths = growths,
                                .fresh = &fresh},
         function);
 
@@ -99,7 +93,7 @@ static unsigned class_for(struct dvsm_heap *heap, size_t alignment, size_t bytes
 static NOINLINE void *malloc_slowly(struct dvsm_heap *heap, size_t alignment, size_t size,
                                     const char *function)
 {
-    size_t bytes = with_tail(size);
+    size_t bytes = hardened_bytes(size);
     int saved = errno;
 
     if (process_is_below())
@@ -113,7 +107,7 @@ static NOINLINE void *malloc_slowly(struct dvsm_heap *heap, size_t alignment, si
         block = NULL;
     }
     if (block == NULL)
-        block = from_arena(heap, alignment, bytes, function);
+        block = from_arena(heap, alignment, bytes, 0, function);
     if (block == NULL)
         return NULL;
     canary_arm(cache_canary(&heap->cache, block),
@@ -125,7 +119,7 @@ static NOINLINE void *malloc_slowly(struct dvsm_heap *heap, size_t alignment, si
 void *hardened_malloc(struct dvsm_heap *heap, size_t alignment, size_t size, const char *function)
 {
     const struct lane_view *view = &heap->cache.view;
-    size_t bytes = with_tail(size), usable;
+    size_t bytes = hardened_bytes(size), usable;
 
     if (view->mode != LANES_SEQUENCES || bytes >= view->limit || alignment > CHUNK_ALIGN ||
         process_is_below())
@@ -141,6 +135,16 @@ void *hardened_malloc(struct dvsm_heap *heap, size_t alignment, size_t size, con
     }
     canary_arm(hardened_block_of(heap, block, usable),
                (struct canary_request){size, hardened_exponent(alignment)});
+    return block;
+}
+
+void *hardened_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths,
+                            const char *function)
+{
+    void *block = from_arena(heap, 1, hardened_bytes(size), growths, function);
+
+    if (block != NULL)
+        canary_arm(cache_canary(&heap->cache, block), (struct canary_request){.size = size});
     return block;
 }
 

@@ -329,6 +329,15 @@ void *heap_realloc_default(void *block, size_t size, const char *function);
 void *heap_realloc_given(struct dvsm_heap *heap, void *block, size_t size, const char *function);
 void *heap_realloc_in_place(void *block, size_t size, const char *function);
 
+/* When a resize without a copy is tried: before a copy, instead of one, or after memory for one was
+ * short. */
+enum heap_attempt { BEFORE_COPY, NO_COPY, AFTER_COPY };
+
+/* Resizes the block in its arena, which may grow if top begins behind the block. NULL: that is not
+ * possible, or there is a fault. */
+void *heap_resize_chunk(struct arena_call *call, void *block, size_t size,
+                        enum heap_attempt attempt);
+
 /* A block from an arena that will replace one which has grown `growths` times (struct
  * arena_call). */
 void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function);

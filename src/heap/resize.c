@@ -54,10 +54,6 @@ static void *realloc_fast(const struct lane_view *view, void *block, size_t size
 
 /* ---- in general ------------------------------------------------------------------------------ */
 
-/* When a resize without a copy is tried: before a copy, instead of one, or after memory for one was
- * short. */
-enum attempt { BEFORE_COPY, NO_COPY, AFTER_COPY };
-
 /* What a look at the block found, most often under its arena's lock. */
 struct resized {
     struct dvsm_heap *home; /* NULL: a fault, reported */
@@ -68,7 +64,7 @@ struct resized {
 
 /* Whether a look without the arena settles the matter: the block is in the cache, which is
  * reported; or it stays as it is; or it must be moved. */
-static bool is_settled(struct dvsm_heap *heap, bool stays, enum attempt attempt, void *block,
+static bool is_settled(struct dvsm_heap *heap, bool stays, enum heap_attempt attempt, void *block,
                        size_t size, struct resized *result, const char *function)
 {
     switch (heap_look(heap, block)) {
@@ -96,8 +92,8 @@ static bool is_settled(struct dvsm_heap *heap, bool stays, enum attempt attempt,
     return result->home != NULL;
 }
 
-/* Resizes in the arena, which may grow if top begins behind the block. */
-static void *resize_chunk(struct arena_call *call, void *block, size_t size, enum attempt attempt)
+void *heap_resize_chunk(struct arena_call *call, void *block, size_t size,
+                        enum heap_attempt attempt)
 {
     call->may_move = attempt == BEFORE_COPY;
 
@@ -121,7 +117,7 @@ static struct resized resize_by_look(struct dvsm_heap *heap, bool stays, void *b
 }
 
 static struct resized resize_in_place(const struct dvsm_heap *wanted, void *block, size_t size,
-                                      enum attempt attempt, const char *function)
+                                      enum heap_attempt attempt, const char *function)
 {
     struct dvsm_heap *heap = heap_of(block);
     bool stays = wanted == NULL || wanted == heap;
@@ -135,7 +131,7 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
 
         result.home = heap;
         if (stays)
-            result.block = resize_chunk(arena, block, size, attempt);
+            result.block = heap_resize_chunk(arena, block, size, attempt);
         if (result.block == NULL && arena->fault.kind == FAULT_NONE) {
             result.usable = arena_usable(arena, block);
             result.growths = arena->growths;
@@ -153,7 +149,7 @@ static struct resized resize_in_place(const struct dvsm_heap *wanted, void *bloc
 /* The same, as a final attempt: if it fails, returns NULL and sets errno, whatever the system left
  * in errno on the way. */
 static void *resize_or_fail(const struct dvsm_heap *wanted, void *block, size_t size,
-                            enum attempt attempt, const char *function)
+                            enum heap_attempt attempt, const char *function)
 {
     struct resized result = resize_in_place(wanted, block, size, attempt, function);
 
