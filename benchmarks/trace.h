@@ -53,22 +53,22 @@ template <class A> class Replay
         void **block = &blocks[q.kind == 'b' ? 0 : q.id];
         switch (q.kind) {
         case 'm':
-            *block = touched(A::malloc(q.a));
+            *block = touched(A::malloc(q.a), q.a);
             return;
         case 'c':
-            *block = touched(A::calloc(q.a, q.b));
+            *block = touched(A::calloc(q.a, q.b), q.a * q.b);
             return;
         case 'f':
             A::free(std::exchange(*block, nullptr));
             return;
         case 'r':
-            *block = touched(A::realloc(*block, q.a));
+            *block = touched(A::realloc(*block, q.a), q.a);
             return;
         case 'p':
             A::resize_in_place(*block, q.a);
             return;
         case 'a':
-            *block = touched(A::memalign(q.a, q.b));
+            *block = touched(A::memalign(q.a, q.b), q.b);
             return;
         case 'i':
             A::independent_calloc(q.a, q.b, block);

@@ -27,11 +27,13 @@
     _exit(1);
 }
 
-inline void *touched(void *block)
+/* Writes to the block, unless it has no byte. */
+inline void *touched(void *block, size_t bytes = 1)
 {
     if (block == nullptr)
         out_of_memory();
-    *static_cast<volatile char *>(block) = 1;
+    if (bytes > 0)
+        *static_cast<volatile char *>(block) = 1;
     benchmark::DoNotOptimize(block);
     return block;
 }

@@ -204,8 +204,11 @@ static inline void canary_compose(struct canary_block b, struct canary_request r
     memcpy(end - CANARY_BYTES, &tail, CANARY_BYTES);
 }
 
-/* Brings a block into use that nobody else has, not even as memory to write to. */
-static inline void canary_arm(struct canary_block b, struct canary_request r)
+/* Brings a block into use that nobody else has, not even as memory to write to. NB: inlined, as all
+ * that each malloc and free does: the processor would wait for the block's description to pass
+ * through the stack. */
+static inline __attribute__((always_inline)) void canary_arm(struct canary_block b,
+                                                             struct canary_request r)
 {
     size_t pad = canary_pad_bytes(b, r.size);
     struct canary_end end = canary_load_end(b);
@@ -229,7 +232,8 @@ void canary_resize(struct canary_block b, struct canary_request old, size_t size
 /* Whether all bytes are `value`, which stands in each byte of a word. */
 bool canary_all(const char *start, size_t bytes, uint64_t value);
 
-static inline bool canary_is_pad_whole(struct canary_block b, size_t size)
+static inline __attribute__((always_inline)) bool canary_is_pad_whole(struct canary_block b,
+                                                                      size_t size)
 {
     size_t bytes = canary_pad_bytes(b, size);
     uint64_t pattern = canary_pattern(b);
@@ -243,7 +247,8 @@ static inline bool canary_is_pad_whole(struct canary_block b, size_t size)
 
 /* Looks at a block without changing anything. A pad that does not fit the tail may be that of a
  * block just being freed: then the tail has changed meanwhile. */
-static inline enum canary_state canary_look(struct canary_block b, struct canary_request *asked)
+static inline __attribute__((always_inline)) enum canary_state
+canary_look(struct canary_block b, struct canary_request *asked)
 {
     for (;;) {
         uint64_t tail = canary_load_tail(b), behind = tail >> CANARY_BEHIND_SHIFT;

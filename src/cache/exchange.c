@@ -116,10 +116,10 @@ static bool is_streaming(struct depot *d, size_t group, enum exchange_way exchan
 }
 
 /* If other CPUs free what this CPU allocates, the blocks are in their stock: then the arena is
- * tried only now and then. */
+ * tried only now and then. In a hardened heap the stock is large anyhow: it is the quarantine. */
 static bool is_fed_by_others(const struct cache *cache, struct depot *d)
 {
-    if (d->stock_magazines >= policy_of(cache)->fed_magazines)
+    if (d->stock_magazines >= policy_of(cache)->fed_magazines && !cache->table->hardened)
         return true;
     if (d->foreign == 0)
         return false;
