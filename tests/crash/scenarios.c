@@ -109,7 +109,7 @@ const struct scenario scenarios[] = {
      .died_when = in_exchange},
     {"hardened", HARDENED, .prepare = nothing, .act = act_small},
     {"hardened-resize", HARDENED, .prepare = prepare_holes, .act = act_resize},
-    {"hardened-large", HARDENED, .prepare = prepare_large, .act = act_large_in_place},
+    {"hardened-large", HARDENED, .prepare = prepare_large, .act = act_large_grows},
     {"hardened-aligned", HARDENED, .prepare = prepare_holes, .act = act_aligned},
     {"hardened-batch", HARDENED, .prepare = prepare_holes, .act = act_batch},
     {"hardened-random", HARDENED, .prepare = prepare_at_random, .act = act_at_random},

@@ -67,6 +67,7 @@ void act_prepend(void);
 void prepare_threshold(void);
 void prepare_another_cpu(void);
 void act_large_in_place(void);
+void act_large_grows(void);
 void act_into_victim(void);
 void act_resize_at_top(void);
 void act_trim_in_vain(void);

@@ -325,6 +325,16 @@ void act_large_in_place(void)
     call_bulk_free(own_slot(40), 1);
 }
 
+/* A large block grows where it is; one that has a neighbour moves to where it can grow on. */
+void act_large_grows(void)
+{
+    hold(40, 1, 4 * LARGE_SIZE);
+    call_resize(own_slot(40), 5 * LARGE_SIZE, true);
+    hold(41, 2, LARGE_SIZE / 2);
+    call_resize(own_slot(41), 2 * LARGE_SIZE, false);
+    drop(40, 3, 1);
+}
+
 /* Blocks grow into a part of the victim, into it and the free block behind it, and into all of
  * it. */
 void act_into_victim(void)

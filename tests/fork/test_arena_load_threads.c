@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,17 +77,10 @@ static void add(const dvsm_chunk *chunk, void *context)
         load->live[chunk->arena] += chunk->bytes;
 }
 
-static void run(unsigned arenas, size_t cache_bytes)
+static void work_in_processes(void)
 {
-    struct load load = {{0}};
-    size_t sum = 0, most = 0;
     pid_t child[PROCESSES];
-    dvsm_stats_t stats;
-    size_t cpus = (size_t)sysconf(_SC_NPROCESSORS_ONLN);
 
-    heap = dvsm_heap_create(&(dvsm_options){.arenas = arenas, .cache_bytes = cache_bytes});
-    assert_non_null(heap);
-    memset(kept, 0, PROCESSES * THREADS * sizeof *kept);
     for (size_t i = 0; i < PROCESSES; i++) {
         if (PROCESSES == 1)
             assert_int_equal(work_in_threads(&i), 0);
@@ -96,19 +90,42 @@ static void run(unsigned arenas, size_t cache_bytes)
     for (size_t i = 0; i < PROCESSES && PROCESSES > 1; i++)
         assert_int_equal(wait_for_child(child[i]), 0);
     assert_int_equal(dvsm_check(heap, stderr), 0);
-    assert_int_equal(dvsm_stats(heap, &stats), 0);
-    /* A holder that gets no CPU for long looks as if it were stopped, so that more arenas may be
-     * made than were asked for. */
-    assert_true(arenas == 0 || stats.arenas <= 2 * arenas);
+}
+
+static bool is_even(const dvsm_stats_t *stats)
+{
+    struct load load = {{0}};
+    size_t cpus = (size_t)sysconf(_SC_NPROCESSORS_ONLN), sum = 0, most = 0;
+
     dvsm_walk(heap, add, &load);
-    for (size_t i = 0; i < stats.arenas; i++) {
+    for (size_t i = 0; i < stats->arenas; i++) {
         sum += load.live[i];
         most = load.live[i] > most ? load.live[i] : most;
     }
-    printf("%zu arenas, live %zu, the most in one %zu\n", stats.arenas, sum, most);
-    /* If all arenas are found taken, another one is made, perhaps late. It catches up as blocks
-     * are replaced: after a run as short as this, up to 2.4 times the mean was seen. */
-    assert_true(most <= (stats.arenas <= cpus ? 2 : 3) * sum / stats.arenas);
+    printf("%zu arenas, live %zu, the most in one %zu\n", stats->arenas, sum, most);
+    return most <= (stats->arenas <= cpus ? 2 : 3) * sum / stats->arenas;
+}
+
+/* If all arenas are found taken, another one is made, perhaps late, and counts in the mean at once.
+ * It catches up as blocks are replaced: after one run, 2.4 to 3.5 times the mean was seen in the
+ * fullest arena. So the work goes on, at most twice, if it was not even with all arenas there. */
+static void run(unsigned arenas, size_t cache_bytes)
+{
+    dvsm_stats_t stats;
+    bool even = false;
+
+    heap = dvsm_heap_create(&(dvsm_options){.arenas = arenas, .cache_bytes = cache_bytes});
+    assert_non_null(heap);
+    memset(kept, 0, PROCESSES * THREADS * sizeof *kept);
+    for (int runs = 0; runs < 3 && !even; runs++) {
+        work_in_processes();
+        assert_int_equal(dvsm_stats(heap, &stats), 0);
+        even = is_even(&stats);
+    }
+    assert_true(even);
+    /* A holder that gets no CPU for long looks as if it were stopped, so that more arenas may be
+     * made than were asked for. */
+    assert_true(arenas == 0 || stats.arenas <= 2 * arenas);
     for (size_t i = 0; i < PROCESSES * THREADS; i++)
         for (size_t k = 0; k < BLOCKS; k++)
             dvsm_free(kept[i][k]);
