@@ -40,7 +40,8 @@ extern "C" {
  * child has a copy. */
 typedef struct dvsm_mapping {
     size_t size;      /* sizeof(dvsm_mapping), as the library knows it */
-    void *base;       /* start of the range, aligned to 64 KiB; set by reserve() */
+    void *base;       /* start of the range, aligned to 64 KiB; set by reserve(). Before: where it
+                       * must be, or NULL */
     size_t bytes;     /* its length, a multiple of 64 KiB: what is wanted, set by the library */
     int fd;           /* of the memory, or -1; set by reserve(). 3 or above: the program's stdio may
                        * have been closed. The program may close it, or reuse the number */
@@ -54,9 +55,10 @@ typedef struct dvsm_backend {
     size_t size;      /* sizeof(dvsm_backend), for ABI growth */
     const char *name; /* as DVSM_BACKEND and messages show it */
 
-    /* Maps mapping->bytes of shared, zero-filled, readable and writable address space. ENOMEM,
-     * EFBIG and EINVAL mean: too large, and the library tries again with half, down to a few MiB.
-     * On failure nothing is left behind. */
+    /* Maps mapping->bytes of shared, zero-filled, readable and writable address space; where
+     * mapping->base is not NULL, there or nowhere (EADDRNOTAVAIL). ENOMEM, EFBIG and EINVAL mean:
+     * too large, and the library tries again with half, down to a few MiB. On failure nothing is
+     * left behind. */
     int (*reserve)(const struct dvsm_backend *self, dvsm_mapping *mapping);
 
     /* Puts memory behind a range that has none, so that touching the range cannot fail in any
@@ -76,6 +78,12 @@ typedef struct dvsm_backend {
      * `base` is NULL. On error nothing was unmapped: the heap lives on, and unmap() may be called
      * again. */
     int (*unmap)(const struct dvsm_backend *self, dvsm_mapping *mapping, int destroy);
+
+    /* Gives the memory, in which the heap is complete by now, the name mapping->name: from this
+     * instant on others can find it. EEXIST: something has that name. NULL: names, if there are
+     * any, are given by reserve(). A backend that calls another one's reserve() calls its
+     * publish(), too. */
+    int (*publish)(const struct dvsm_backend *self, const dvsm_mapping *mapping);
 } dvsm_backend;
 
 extern const dvsm_backend

@@ -275,11 +275,15 @@ typedef struct dvsm_options {
     unsigned flags;     /* DVSM_HUGE_PAGES, DVSM_EXCLUSIVE, DVSM_LAZY, DVSM_HARDEN */
     size_t retain;      /* bytes of unused memory that are not given back; 0: as DVSM_M_RETAIN says;
                            SIZE_MAX: all */
+    void *address;      /* where the range begins, a multiple of 64 KiB; needs `size` and a reserve.
+                           NULL: the library chooses */
 } dvsm_options;
 
 /* Sets the default heap's options. Call it before anything is allocated from that heap, before the
  * first fork, and in one thread only. Fields that are zero are taken from the environment:
  *
+ *     DVSM_HEAP      /name: the default heap is the one of that name, made by whoever comes first;
+ *                    fd:N: the one whose file descriptor N is (dvsm_heap_inherit())
  *     DVSM_BACKEND   memfd, anon or shm_open
  *     DVSM_RESERVE, DVSM_LIMIT   bytes, with K, M, G or T for 2^10, 2^20, 2^30, 2^40
  *     DVSM_ARENAS    a number
@@ -292,20 +296,69 @@ typedef struct dvsm_options {
  * default heap is anonymous memory. DVSM_RESERVE is halved until it fits, as the default is; a
  * reserve in `options` is not. Returns 0, or -1 with errno and the default heap unchanged:
  *
- *     EBUSY    something was allocated from it
+ *     EBUSY    something was allocated from it, or DVSM_HEAP names it
  *     EINVAL   and the other errors of dvsm_heap_create() */
 int dvsm_init(const dvsm_options *options);
 
 /* Creates a heap for this process and those it forks later. If `options` is NULL: all defaults.
- * Returns NULL with errno:
+ * With the shm_open backend and a name, any process can join it (dvsm_heap_attach()): the heap gets
+ * its name once it is complete. If a heap has that name already, it is joined, and the other
+ * options do not count; with DVSM_EXCLUSIVE that is an error. Returns NULL with errno:
  *
  *     EINVAL   an unknown flag, a `size` that no version of the structure has, a name that is too
- *              long or that the backend refuses
+ *              long or that the backend refuses, an address without a reserve
+ *     EADDRNOTAVAIL   the address that the options name is not free
  *     ENOMEM   no address space, or no memory for the heap's metadata
  *     EMFILE, ENFILE   no file descriptor
  *     EEXIST, EACCES, ENOSPC, ...   an error of the backend's system calls
- *     ENOSPC   too many heaps: a process can have 1024 */
+ *     ENOSPC   too many heaps: a process can have 1024
+ *     and the errors of dvsm_heap_attach() */
 dvsm_heap *dvsm_heap_create(const dvsm_options *options);
+
+/* Joins a heap that another program made, an unrelated one, too: the heap of that name, or the one
+ * whose file `fd` is, which dvsm_heap_fd() told and exec or a socket handed over; `fd` stays the
+ * caller's. The heap is mapped at the same addresses as everywhere, or not at all. If the process
+ * has it already, that heap is returned, and counts as joined once more. `flags`: 0. Whoever may
+ * use a heap can change all of it: join only those of users that you trust. Returns NULL with
+ * errno, and dvsm_heap_message() says more:
+ *
+ *     ENOENT, ELOOP   there is no such name; it is a link
+ *     EACCES          the file's mode does not let this user read and write it; that holds for the
+ *                     superuser, too
+ *     EADDRNOTAVAIL   something lies at the heap's addresses in this process
+ *     EAGAIN          the heap is being made. Only where a file cannot get its name later: see
+ *                     docs/names.md
+ *     EBADMSG         it is no heap, or its header is damaged
+ *     ENODATA         its file is shorter than what it holds
+ *     EPROTONOSUPPORT a library of another version made it
+ *     ENOEXEC         a program of another word size, byte order or C library made it
+ *     EMEDIUMTYPE     it was made with pages of another size
+ *     EXDEV           its processes are in another PID namespace, whose thread ids mean nothing
+ *                     here
+ *     EINVAL, ENAMETOOLONG   a flag; a name without / at its beginning, or one too long
+ *     EBADF, EMFILE, ENFILE, ENOMEM, ENOSPC   as elsewhere */
+dvsm_heap *dvsm_heap_attach(const char *name, unsigned flags);
+dvsm_heap *dvsm_heap_attach_fd(int fd, unsigned flags);
+
+/* Why this thread's last call of dvsm_heap_create(), _attach() or _attach_fd() failed, in words: a
+ * line without an end, valid until the thread's next such call; "" if it did not fail. */
+const char *dvsm_heap_message(void);
+
+/* The descriptor of the heap's file, to hand over to another process. It is the library's own:
+ * duplicate it, do not close it. -1 with errno: EINVAL; ENOTSUP: the heap has no file. */
+int dvsm_heap_fd(const dvsm_heap *heap);
+
+/* Lets every program that this process and its children execute from now on find the heap as its
+ * default heap: the heap's descriptor stays open on exec, and the environment's DVSM_HEAP is set.
+ * It names the heap, if it has a name, and else the descriptor: whoever starts programs must not
+ * close that then. As setenv(), not safe while another thread reads the environment. Returns 0, or
+ * -1 with errno: EINVAL; ENOTSUP: the heap has no file; ENOMEM. */
+int dvsm_heap_inherit(dvsm_heap *heap);
+
+/* Unmaps the heap in the calling process, which may join it again, and else as dvsm_heap_destroy();
+ * but its name stays. If the process joined the heap several times, or made and joined it, only the
+ * last of as many calls does so. */
+int dvsm_heap_detach(dvsm_heap *heap);
 
 /* Unmaps the heap in the calling process and removes its name, if it has one. None of its blocks
  * may be used in this process any more. Other processes keep the heap; the memory goes with the
@@ -317,7 +370,7 @@ dvsm_heap *dvsm_heap_create(const dvsm_options *options);
 int dvsm_heap_destroy(dvsm_heap *heap);
 
 /* Removes the name of a heap that was created with the shm_open backend; processes that have the
- * heap keep it. Returns 0, or -1 with errno: ENOENT, EACCES, EINVAL. */
+ * heap keep it. Returns 0, or -1 with errno: ENOENT, EACCES, EINVAL, ENAMETOOLONG. */
 int dvsm_heap_unlink(const char *name);
 
 /* The default heap; NULL with errno ENOMEM where it could not be created. */
@@ -354,6 +407,42 @@ size_t dvsm_heap_footprint(dvsm_heap *heap);
 size_t dvsm_heap_max_footprint(dvsm_heap *heap);
 size_t dvsm_heap_limit(dvsm_heap *heap);
 size_t dvsm_heap_set_limit(dvsm_heap *heap, size_t bytes);
+
+/* ---- Roots ------------------------------------------------------------------------------- */
+
+/* A root is a name by which the processes of a heap find their data: an address, most often of a
+ * block, under a name of 1 to 47 bytes. A heap can have 1,024. A process that is killed in one of
+ * these functions leaves the root as it was or as it was to be. */
+#define DVSM_ROOT_NAME_MOST 47
+
+/* Sets the root of that name; NULL as address removes it. Returns 0, or -1 with errno:
+ *
+ *     EINVAL   no heap, or no name that a root can have
+ *     ENOSPC   there are 1,024 roots
+ *     ENOMEM   no memory for the table
+ *     EDEADLK  the call is made by a signal handler that interrupted a call of this library */
+int dvsm_root_set(dvsm_heap *heap, const char *name, void *address);
+
+/* The same, and stores in *former, which may be NULL, what the root was until then; NULL: there was
+ * none. Of several that swap at once, each gets what the one before it set. */
+int dvsm_root_swap(dvsm_heap *heap, const char *name, void *address, void **former);
+
+/* The root of that name. NULL: errno ENOENT: there is none; EINVAL. Takes no lock: it never waits,
+ * and may be called from a signal handler whatever that interrupted. Takes time in proportion to
+ * the number of roots, about 2 ns each. */
+void *dvsm_root_get(dvsm_heap *heap, const char *name);
+
+/* The root of that name; if there is none, calls init(heap, context) and sets what it returns. Of
+ * several that call this at once, in whatever processes, one calls its `init`, and the others wait
+ * and get what that one made. If it dies in `init`, another one calls its own; what the first had
+ * allocated is lost then. If the root is set by dvsm_root_set() meanwhile, that one stands. `init`
+ * may call any function of this library, this one for other names, too; it must return. Returns
+ * NULL with errno: what `init` left there if it returned NULL; EDEADLK if `init` asks for the very
+ * root that it makes, or has waited for a second for a root of another heap; in a child that `init`
+ * forked; and in a signal handler that interrupted a call of this library; and the errors of
+ * dvsm_root_set(). */
+void *dvsm_root_get_or_init(dvsm_heap *heap, const char *name,
+                            void *(*init)(dvsm_heap *heap, void *context), void *context);
 
 /* ---- Looking inside ---------------------------------------------------------------------- */
 

@@ -8,7 +8,7 @@
  *     lane        one a CPU: a loaded magazine for each class (lane.h). The fast path ends here
  *     magazine    a page of pointers to free blocks (magazine.h)
  *     depot       one a class: a stock of magazines that hold blocks, and of empty ones. It has a
- *                 robust lock, the outermost in the lock order, and its own journal
+ *                 robust lock, outside those of arenas and map, and its own journal
  *
  *         thread <-- pop/push --> lane <-- exchange --> depot <-- fill/drain --> arenas
  *

@@ -1,6 +1,6 @@
 /* check.c - every invariant of a heap, and that each byte of its region is accounted for.
  *
- *     region     = header, lanes, depots, map, arenas, granules                (region_check)
+ *     region     = header, lanes, depots, map, roots, arenas, granules         (region_check)
  *     overhead   = the committed parts outside the granules, by their marks
  *                (segment_check_overhead)
  *     granules   = free, retained, each one arena's, or the cache's            (segment_check,
@@ -258,7 +258,8 @@ static void check_region(const struct dvsm_heap *heap, struct check *check)
 {
     const struct region *region = heap->region;
 
-    check_that(check, region->magic == REGION_MAGIC && region->version == REGION_VERSION,
+    check_that(check,
+               region->identity.magic == REGION_MAGIC && region->identity.version == REGION_VERSION,
                "heap: the header's magic is damaged");
     check_that(check,
                region->base == heap->mapping.base && region->bytes == heap->mapping.bytes &&
@@ -266,6 +267,7 @@ static void check_region(const struct dvsm_heap *heap, struct check *check)
                        region->base + region->bytes,
                "heap: the header's bounds are not the mapping's");
     region_check(region, check);
+    roots_check(&region->roots, check);
     check_that(check, region_arena_count(region) <= region->arenas.most,
                "heap: %zu arenas of at most %zu", region_arena_count(region), region->arenas.most);
 }

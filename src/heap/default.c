@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -39,6 +40,35 @@ static void set_up(struct setup *s, const dvsm_options *options, bool strict)
     }
 }
 
+/* The heap that DVSM_HEAP names: joined, or made if it is a name and nothing has it. A line on
+ * stderr says why it cannot be; then there is no default heap. */
+static struct dvsm_heap *join(int *error)
+{
+    static atomic_flag told = ATOMIC_FLAG_INIT;
+    dvsm_options options = environment.options;
+    struct dvsm_heap *heap;
+
+    options.backend = &dvsm_backend_shm_open;
+    options.name = environment.join;
+    if (environment.join[0] == '/')
+        heap = heap_make(&options, HEAP_DEFAULT, 0, error);
+    else
+        heap = heap_attach_fd(atoi(environment.join + 3), error);
+    if (heap == NULL && !atomic_flag_test_and_set(&told)) {
+        int cancel = cancel_put_off();
+
+        fprintf(stderr, "dvsm: DVSM_HEAP: %s; there is no default heap\n",
+                heap_message()[0] != '\0' ? heap_message() : strerror(*error));
+        cancel_restore(cancel);
+    }
+    return heap;
+}
+
+static bool is_joined(void)
+{
+    return environment.join[0] != '\0';
+}
+
 static void know_environment(void)
 {
     if (environment_known)
@@ -63,12 +93,12 @@ static struct dvsm_heap *make(const struct setup *s, int *error)
     dvsm_options options = s->options;
 
     if (s->options.backend != NULL)
-        return heap_make(&options, "default", s->strict ? options.reserve : 0, error);
+        return heap_make(&options, HEAP_DEFAULT, s->strict ? options.reserve : 0, error);
     for (int attempt = 0; heap == NULL && attempt < 4; attempt++) {
         size_t enough = s->strict ? options.reserve : least[attempt / 2];
 
         options.backend = backends[attempt % 2];
-        heap = heap_make(&options, "default", enough, error);
+        heap = heap_make(&options, HEAP_DEFAULT, enough, error);
     }
     return heap;
 }
@@ -79,14 +109,14 @@ NOINLINE struct dvsm_heap *heap_make_default(void)
     int error;
 
     know_environment();
-    struct dvsm_heap *heap = make(&setup, &error);
+    struct dvsm_heap *heap = is_joined() ? join(&error) : make(&setup, &error);
     if (heap == NULL)
         return heap_fail(ENOMEM);
     if (atomic_compare_exchange_strong(&heap_the_default, &there, heap)) {
         view_show(heap);
         return heap;
     }
-    heap_unmake(heap); /* another thread was faster */
+    heap_unmake(heap, !is_joined()); /* another thread was faster */
     return there;
 }
 
@@ -146,7 +176,7 @@ static int replace(const struct setup *wanted)
 {
     view_hide();
     struct dvsm_heap *old = atomic_exchange(&heap_the_default, NULL);
-    int error = old != NULL ? heap_unmake(old) : 0, ignored;
+    int error = old != NULL ? heap_unmake(old, true) : 0, ignored;
 
     if (error != 0 && registry_checked(old) != NULL) {
         atomic_store(&heap_the_default, old);
@@ -180,5 +210,5 @@ int heap_replace_default(const dvsm_options *options)
 
     fill_from_environment(&complete);
     set_up(&wanted, &complete, strict);
-    return heap != NULL && was_used(heap) ? EBUSY : replace(&wanted);
+    return is_joined() || (heap != NULL && was_used(heap)) ? EBUSY : replace(&wanted);
 }

@@ -98,11 +98,24 @@ static bool read_harden(const char *text, struct environment *environment)
     return read_flag(text, environment, DVSM_HARDEN);
 }
 
+/* A name, or "fd:" and a number, as dvsm_heap_inherit() writes it. */
+static bool read_join(const char *text, struct environment *environment)
+{
+    bool is_fd = strncmp(text, "fd:", 3) == 0 && text[3] >= '0' && text[3] <= '9' &&
+                 strspn(text + 3, "0123456789") == strlen(text + 3) && strlen(text) < 12;
+
+    if (!is_fd && (shm_check_name(text) != 0 || strlen(text) >= HEAP_LABEL))
+        return false;
+    snprintf(environment->join, sizeof environment->join, "%s", text);
+    return true;
+}
+
 static const struct variable {
     const char *name;
     bool (*read)(const char *text, struct environment *environment);
     const char *expected;
 } variables[] = {
+    {"DVSM_HEAP", read_join, "a name that begins with /, or fd: and a number"},
     {"DVSM_BACKEND", read_backend, "anon, shm_open or memfd"},
     {"DVSM_RESERVE", read_reserve, "bytes, with K, M, G or T"},
     {"DVSM_LIMIT", read_limit, "bytes, with K, M, G or T"},

@@ -10,13 +10,17 @@
  *     options.c      the user's options, checked and completed
  *     environment.c  the DVSM_ variables
  *     region.c, marks.c    the region's layout, and which of its words the map's changes store to
- *     create.c       making and destroying a heap
+ *     window.c       the addresses that heaps get
+ *     create.c       making a heap, leaving it, destroying it
+ *     attach.c       joining a heap that another program made
+ *     inherit.c      letting the programs that are executed join
  *     view.c         the default heap as the fast path sees it
  *     default.c      the default heap, which exists before main()
  *     entry.c        locking the arena that a call works on, reporting faults
  *     forked.c       a child forked in the middle of a call
  *     block.c        what a block's header and mark say, read without a lock
  *     serve.c        one request, from the arenas
+ *     roots.c, root_maker.c    names for addresses
  *     allocate.c, aligned.c, release.c, resize.c         the malloc family
  *     hardened_malloc.c, hardened_free.c                 the same for hardened heaps
  *     limits.c, stats.c, walk.c, check.c, reap.c         tuning, measuring, checking, repairing
@@ -59,7 +63,8 @@ struct dvsm_heap {
     struct segments segments;
     struct arenas arenas;
     bool hardened;
-    pid_t creator;          /* the process whose exit checks a hardened heap */
+    atomic_size_t joined;   /* how often it was made or joined, less how often left */
+    pid_t creator;          /* the process whose exit checks a hardened heap; 0: it was joined */
     char label[HEAP_LABEL]; /* the heap's name, or what messages call it if it has none */
 };
 
@@ -136,12 +141,14 @@ static inline bool heap_holds(const struct dvsm_heap *heap, const void *address)
 /* Copies the options, of any version, into *out; NULL means all defaults. False: refused. */
 bool options_read(const dvsm_options *options, dvsm_options *out);
 
-/* Bytes of address space to reserve by default: at most half of what RLIMIT_AS leaves. */
-size_t options_default_reserve(void);
+/* Bytes of address space to reserve by default: at most half of what RLIMIT_AS leaves. A named heap
+ * gets less, so that several find room where all programs have it (window.h). */
+size_t options_default_reserve(bool named);
 
 struct environment {
-    dvsm_options options; /* fields not given are zero */
-    bool stats;           /* print them at exit */
+    dvsm_options options;  /* fields not given are zero */
+    char join[HEAP_LABEL]; /* DVSM_HEAP: a name, or "fd:" and a number; "": none */
+    bool stats;            /* print them at exit */
 };
 void environment_read(struct environment *environment);
 
@@ -149,11 +156,35 @@ void environment_read(struct environment *environment);
 
 /* A heap with those options (from options_read()) whose reserve may be halved down to `least`.
  * NULL: *error says why. */
-struct dvsm_heap *heap_make(const dvsm_options *options, const char *label, size_t least,
+enum heap_use { HEAP_DEFAULT, HEAP_CREATED };
+struct dvsm_heap *heap_make(const dvsm_options *options, enum heap_use use, size_t least,
                             int *error);
 
-/* Unmaps it here and removes its name. 0, or an errno value and the heap lives on. */
-int heap_unmake(struct dvsm_heap *heap);
+/* Unmaps it here and removes its name; or without `destroy`, unmaps it unless this process joined
+ * it once more than it left it. 0, or an errno value and the heap lives on. */
+int heap_unmake(struct dvsm_heap *heap, bool destroy);
+
+/* Leaves a heap that the process joined once more than it left it. False: it did not. */
+bool heap_leave_once(struct dvsm_heap *heap);
+
+/* The process's own access to each part of a region that is mapped; then others may find it. */
+void heap_open(struct dvsm_heap *heap, pid_t creator);
+
+/* ---- attach.c */
+
+/* Joins the heap of that name; or the one whose file the descriptor is, which stays the caller's.
+ * NULL: *error says why (dvsm_heap_attach()), and heap_message() in words. */
+struct dvsm_heap *heap_attach(const char *name, int *error);
+struct dvsm_heap *heap_attach_fd(int fd, int *error);
+
+/* Why this thread's last call that was to make or join a heap failed; "": it did not. */
+const char *heap_message(void);
+void heap_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- inherit.c */
+
+/* 0 or an errno value. */
+int heap_inherit(struct dvsm_heap *heap);
 
 /* ---- forked.c */
 
@@ -341,6 +372,15 @@ void *heap_resize_chunk(struct arena_call *call, void *block, size_t size,
 /* A block from an arena that will replace one which has grown `growths` times (struct
  * arena_call). */
 void *heap_malloc_grown(struct dvsm_heap *heap, size_t size, size_t growths, const char *function);
+
+/* ---- root_maker.c */
+
+typedef void *(*heap_root_init)(dvsm_heap *heap, void *context);
+
+/* The root of that name; if there is none, what `init` returns becomes it. NULL and errno: `init`
+ * returned NULL, EDEADLK, or an error of roots_exchange(). */
+void *heap_root_made(struct dvsm_heap *heap, const struct root_name *name, heap_root_init init,
+                     void *context);
 
 /* ---- limits.c, stats.c, walk.c, check.c, reap.c: as the public functions say */
 

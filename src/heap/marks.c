@@ -40,8 +40,8 @@ static bool guards(const struct journal_guard *guard, const word *address)
                place == &arena->holes;
     if (depot != NULL)
         return is_of_units(depot, place);
-    return place == &region->arenas.committed || place == &region->cache.room ||
-           place == &region->cache.granules ||
+    return place == &region->arenas.committed || place == &region->roots.committed ||
+           place == &region->cache.room || place == &region->cache.granules ||
            segment_has_memory_of(marks->map, CACHE_OWNER, address);
 }
 
@@ -54,6 +54,7 @@ static bool is_sound(const struct journal_guard *guard, const word *address)
 
     (void)address;
     return marks->region->arenas.committed <= marks->arenas_most &&
+           marks->region->roots.committed <= roots_most_bytes() &&
            (room == 0 || (room % GRANULE == 0 &&
                           segment_has_memory_of(marks->map, CACHE_OWNER, (const void *)room)));
 }

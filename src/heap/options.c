@@ -14,7 +14,11 @@
 /* OPTIONS_LEAST is the size of the first version's options; later versions are longer. NB: all of
  * `size` bytes are read. A size that no version will ever have is from an uninitialised
  * variable. */
-enum { OPTIONS_LEAST = offsetof(dvsm_options, retain), OPTIONS_MOST = 4096 };
+enum {
+    OPTIONS_LEAST = offsetof(dvsm_options, retain),
+    OPTIONS_UNTOLD = offsetof(dvsm_options, address), /* what is read if the size is 0 */
+    OPTIONS_MOST = 4096
+};
 
 static bool is_size_of_options(size_t size)
 {
@@ -35,8 +39,9 @@ static bool rest_is_zero(const dvsm_options *options)
 
 static bool backend_is_complete(const dvsm_backend *backend)
 {
-    return backend->size >= sizeof *backend && backend->name != NULL && backend->reserve != NULL &&
-           backend->commit != NULL && backend->release != NULL && backend->unmap != NULL;
+    return backend->size >= offsetof(dvsm_backend, publish) && backend->name != NULL &&
+           backend->reserve != NULL && backend->commit != NULL && backend->release != NULL &&
+           backend->unmap != NULL;
 }
 
 bool options_read(const dvsm_options *options, dvsm_options *out)
@@ -46,10 +51,12 @@ bool options_read(const dvsm_options *options, dvsm_options *out)
         return true;
     if (options->size != 0 && !(is_size_of_options(options->size) && rest_is_zero(options)))
         return false;
-    memcpy(out, options,
-           options->size == 0 || options->size > sizeof *out ? sizeof *out : options->size);
+    size_t size = options->size != 0 ? options->size : OPTIONS_UNTOLD;
+    memcpy(out, options, size < sizeof *out ? size : sizeof *out);
     out->size = sizeof *out;
     if (out->name != NULL && strlen(out->name) >= HEAP_LABEL)
+        return false;
+    if ((uintptr_t)out->address % GRANULE != 0 || (out->address != NULL && out->reserve == 0))
         return false;
     if ((out->flags & ~(DVSM_HUGE_PAGES | DVSM_EXCLUSIVE | DVSM_LAZY | DVSM_HARDEN)) != 0 ||
         (out->mode & ~0777u) != 0)
@@ -95,14 +102,15 @@ static size_t most_of_address_space(void)
     return limit.rlim_cur > used ? ((size_t)limit.rlim_cur - used) / 2 : 0;
 }
 
-size_t options_default_reserve(void)
+size_t options_default_reserve(bool named)
 {
     size_t wanted = (size_t)1 << 30, most = most_of_address_space();
 
     if (sizeof(void *) >= 8) {
         size_t twice = twice_the_memory();
 
-        wanted = wanted << 6 > twice ? wanted << 6 : twice; /* 64 GiB */
+        wanted = wanted << (named ? 4 : 6); /* 16 or 64 GiB */
+        wanted = wanted > twice ? wanted : twice;
     }
     return wanted < most ? wanted : most;
 }

@@ -10,6 +10,7 @@ int heap_reap(struct dvsm_heap *heap, const char *function)
     size_t before = lock_repairs();
     int saved = errno;
 
+    roots_settle(&heap->region->roots, &heap->segments);
     cache_settle(&heap->cache);
     arenas_settle_all(&heap->arenas);
     segment_settle(&heap->segments);

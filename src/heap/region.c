@@ -1,5 +1,6 @@
 /* region.c - the layout of a region, and the making of its parts. */
 #define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
 #include "heap/region.h"
 
 #include <errno.h>
@@ -8,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,6 +24,13 @@ enum {
     ARENAS_LEAST = 64,  /* the most arenas on a small machine: damaged ones need successors */
     GRANULES_LEAST = 16 /* of the smallest region */
 };
+
+/* Another C library's mutexes may be as long, and look otherwise. */
+#ifdef __GLIBC__
+#define LOCK_LAYOUT ((uint32_t)sizeof(struct lock) | 1u << 16)
+#else
+#define LOCK_LAYOUT ((uint32_t)sizeof(struct lock))
+#endif
 
 static size_t whole_pages(size_t bytes)
 {
@@ -104,6 +113,8 @@ static bool lay_out(struct region *r, struct places *p, size_t cpus, size_t hard
     place += depots_bytes();
     r->map = (struct segment_map *)(void *)place;
     place += whole_pages(segment_map_bytes(r->bytes / GRANULE));
+    r->roots.roots = (struct root *)(void *)place;
+    place += roots_most_bytes();
     p->arenas_most = arenas_most(cpus);
     p->arena_stride = whole_pages(sizeof(struct arena_slot));
     p->arenas = place;
@@ -124,7 +135,8 @@ size_t region_least_bytes(void)
     size_t cpus = cpu_count();
     size_t fixed = whole_pages(sizeof(struct region)) +
                    arenas_most(cpus) * whole_pages(sizeof(struct arena_slot)) +
-                   whole_pages(2 * cpus * sizeof(struct lane)) + depots_bytes();
+                   whole_pages(2 * cpus * sizeof(struct lane)) + depots_bytes() +
+                   roots_most_bytes();
     size_t granules = fixed / GRANULE + 1 + GRANULES_LEAST;
 
     return (granules + segment_map_bytes(2 * granules) / GRANULE + 1) * GRANULE;
@@ -180,6 +192,9 @@ static int make_parts(struct segments *segments, struct region *plan, const stru
     segment_count_overhead(segments, first_bytes(plan, places->cached));
     if (options->retain != 0)
         segment_set_retain(segments, options->retain);
+    error = roots_init(&plan->roots, plan->roots.roots);
+    if (error != 0)
+        return error;
     error =
         arenas_init(&plan->arenas, places->arenas, places->arena_stride, places->arenas_most,
                     (struct seal){(uintptr_t)plan->granules, random_key()}, plan->cache.hardened);
@@ -205,7 +220,15 @@ int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
     int error = make_parts(&segments, &plan, &places, options);
     if (error != 0)
         return error;
-    plan.version = REGION_VERSION;
+    plan.identity = (struct region_identity){
+        .version = REGION_VERSION,
+        .word_bytes = sizeof(word),
+        .page_bytes = (uint32_t)page_size(),
+        .lock_layout = LOCK_LAYOUT,
+        .base = (uintptr_t)mapping->base,
+        .bytes = mapping->bytes,
+        .pid_namespace = region_pid_namespace(),
+    };
     plan.arenas_wanted = options->arenas;
     plan.cache_bytes = options->cache_bytes;
     plan.arenas.wanted = options->arenas != 0 ? options->arenas : plan.cache.cpus;
@@ -213,7 +236,7 @@ int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
         plan.arenas.wanted = plan.arenas.most;
     *region = plan;
     compiler_barrier();
-    region->magic = REGION_MAGIC;
+    __atomic_store_n(&region->identity.magic, REGION_MAGIC, __ATOMIC_RELEASE);
     return 0;
 }
 
@@ -221,7 +244,7 @@ size_t region_charged_bytes(const struct region *r)
 {
     bool cached = r->cache_bytes != SIZE_MAX;
 
-    return first_bytes(r, cached) + r->arenas.committed * r->arenas.stride;
+    return first_bytes(r, cached) + r->roots.committed + r->arenas.committed * r->arenas.stride;
 }
 
 void region_check(const struct region *r, struct check *check)
@@ -237,6 +260,104 @@ void region_check(const struct region *r, struct check *check)
                (void *)right.granules, (void *)right.map);
     check_that(check, r->cache.lanes == right.cache.lanes && r->cache.depots == right.cache.depots,
                "heap: a part of the cache lies elsewhere");
+    check_that(check, r->roots.roots == right.roots.roots, "heap: the roots lie elsewhere than %p",
+               (void *)right.roots.roots);
     check_that(check, r->arenas.slots == places.arenas && r->arenas.stride == places.arena_stride,
                "heap: the arenas lie elsewhere than %p", (void *)places.arenas);
+}
+
+/* ---- a region that somebody else made -------------------------------------------------------- */
+
+enum { CPUS_MOST = 1 << 16 };
+
+uint64_t region_pid_namespace(void)
+{
+    struct stat file;
+
+    return stat("/proc/self/ns/pid", &file) == 0 ? file.st_ino : 0;
+}
+
+/* Word sizes and byte orders are told apart by what one makes of the other's numbers. */
+static int judge(const struct region_identity *identity)
+{
+    uint64_t here = region_pid_namespace();
+
+    if (identity->magic == 0)
+        return EAGAIN;
+    if (identity->magic != REGION_MAGIC)
+        return identity->magic == __builtin_bswap64(REGION_MAGIC) ? ENOEXEC : EBADMSG;
+    if (identity->version != REGION_VERSION)
+        return EPROTONOSUPPORT;
+    if (identity->word_bytes != sizeof(word) || identity->lock_layout != LOCK_LAYOUT)
+        return ENOEXEC;
+    if (identity->page_bytes != page_size())
+        return EMEDIUMTYPE;
+    if (identity->pid_namespace != here && identity->pid_namespace != 0 && here != 0)
+        return EXDEV;
+    if (identity->base == 0 || identity->base % GRANULE != 0 || identity->bytes % GRANULE != 0 ||
+        identity->bytes == 0 || identity->base + identity->bytes < identity->base ||
+        identity->base + identity->bytes > UINTPTR_MAX)
+        return EBADMSG;
+    return 0;
+}
+
+int region_identify(int fd, struct region_identity *identity)
+{
+    struct stat file;
+
+    *identity = (struct region_identity){0};
+    if (fstat(fd, &file) != 0)
+        return errno;
+    if (!S_ISREG(file.st_mode))
+        return EBADMSG;
+    if ((size_t)file.st_size < sizeof(struct region))
+        return file.st_size == 0 ? EAGAIN : ENODATA;
+    ssize_t bytes = pread(fd, identity, sizeof *identity, 0);
+    if (bytes < 0)
+        return errno;
+    return bytes == sizeof *identity ? judge(identity) : ENODATA;
+}
+
+/* The set-once fields of the tables in the header, and bounds of their counts, which others may
+ * just be changing. */
+static bool is_plan(const struct region *r, const struct places *places, const struct region *right)
+{
+    return r->map == right->map && r->granules == right->granules &&
+           r->granule_count == right->granule_count && r->cache.lanes == right->cache.lanes &&
+           r->cache.depots == right->cache.depots && r->roots.roots == right->roots.roots &&
+           r->roots.committed <= roots_most_bytes() && r->arenas.slots == places->arenas &&
+           r->arenas.stride == places->arena_stride && r->arenas.most == places->arenas_most &&
+           r->arenas.seal.base == (uintptr_t)right->granules &&
+           r->arenas.hardened == right->cache.hardened && r->cache.mode <= LANES_SEQUENCES &&
+           r->cache.classes_most <= CACHE_CLASSES && r->cache.classes <= r->cache.classes_most &&
+           r->arenas.committed <= places->arenas_most &&
+           arenas_count(&r->arenas) <= places->arenas_most;
+}
+
+/* Whether the file, which ends at `end`, is long enough for a part of so many bytes. */
+static bool is_before(const void *part, size_t bytes, const char *end)
+{
+    return bytes == 0 || (const char *)part + bytes <= end;
+}
+
+int region_may_open(const struct region *r, const dvsm_mapping *mapping, size_t length)
+{
+    struct region right = {.base = mapping->base, .bytes = mapping->bytes};
+    struct places places = {0};
+    const char *end = (const char *)mapping->base + length, *memory_end = end;
+
+    if (length < sizeof *r)
+        return ENODATA;
+    size_t cpus = r->cache.cpus, hardened = r->cache.hardened;
+    if (r->base != right.base || r->bytes != right.bytes || cpus < cpu_count() ||
+        cpus > CPUS_MOST || hardened > 1 || !lay_out(&right, &places, cpus, hardened) ||
+        !is_plan(r, &places, &right))
+        return EBADMSG;
+    if (!is_before(right.map, segment_map_committed_bytes(), end) ||
+        !is_before(right.roots.roots, r->roots.committed, end) ||
+        !is_before(places.arenas, r->arenas.committed * places.arena_stride, end))
+        return ENODATA;
+    if (!segment_may_open(right.map, right.granules, right.granule_count, end, &memory_end))
+        return EBADMSG;
+    return memory_end > end ? ENODATA : 0;
 }

@@ -49,8 +49,8 @@ void segment_walk(struct segments *s, segment_visit visit, void *context)
 
 /* ---- checking -------------------------------------------------------------------------------- */
 
-/* Checks where the levels lie and how far they are committed. Whether the rest can be looked at. */
-static bool check_layout(const struct segment_map *map, struct check *check)
+/* Checks what is set once. Whether the rest can be looked at. */
+static bool check_places(const struct segment_map *map, struct check *check)
 {
     struct segment_map right = {0};
     int before = check->violations;
@@ -66,6 +66,18 @@ static bool check_layout(const struct segment_map *map, struct check *check)
                map->page, right.levels, right.page);
     check_that(check, memcmp(map->level, right.level, sizeof map->level) == 0,
                "granule map: a level lies elsewhere");
+    check_that(check, map->hole_pages == 0 || map->hole_pages == GRANULE / map->page,
+               "granule map: %zu pages of a granule can be holes", map->hole_pages);
+    return check->violations == before;
+}
+
+/* The same, and how far the levels are committed. */
+static bool check_layout(const struct segment_map *map, struct check *check)
+{
+    int before = check->violations;
+
+    if (!check_places(map, check))
+        return false;
     check_that(check, !map->counts_overhead || map->overhead >= segment_own_bytes(map),
                "granule map: %zu bytes of overhead, %zu its own", map->overhead,
                segment_own_bytes(map));
@@ -73,6 +85,31 @@ static bool check_layout(const struct segment_map *map, struct check *check)
                "granule map: %zu used, %zu ready of %zu granules", map->used, map->ready,
                map->granules);
     return check->violations == before;
+}
+
+/* NB: what is UNSETTLED may have no memory yet. */
+static bool has_memory(const struct segment_map *map, size_t granule)
+{
+    return (granule_load(map, granule) & MEMORY) == COMMITTED;
+}
+
+bool segment_may_open(const struct segment_map *map, const void *base, size_t granules,
+                      const char *end, const char **memory_end)
+{
+    struct check check = {0};
+    size_t ready = word_peek(&map->ready);
+
+    if (map->base != base || map->granules != granules || !check_places(map, &check) ||
+        ready > granules)
+        return false;
+    *memory_end = segment_levels_end(map, ready);
+    if (*memory_end > end)
+        return true;
+    while (ready > 0 && !has_memory(map, ready - 1))
+        ready--;
+    if (ready > 0)
+        *memory_end = (const char *)base + ready * GRANULE;
+    return true;
 }
 
 static void check_taken(const struct segment_map *map, size_t granule, word w, struct check *check)

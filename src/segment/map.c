@@ -83,6 +83,17 @@ char *segment_lay_out(struct segment_map *map, void *place, size_t granules)
     return next;
 }
 
+/* The highest level that has pages of its own, and at least the struct. */
+const char *segment_levels_end(const struct segment_map *map, size_t ready)
+{
+    const char *end = (const char *)map + segment_map_committed_bytes();
+    size_t on_pages = levels_on_pages(map->granules);
+
+    for (size_t level = 0; level < on_pages && ready > 0; level++)
+        end = (const char *)map->level[level] + level_bytes(level, ready, map->page);
+    return end;
+}
+
 static size_t granules_for(size_t bytes)
 {
     size_t granules = (bytes >> GRANULE_SHIFT) + ((bytes & (GRANULE - 1)) != 0);

@@ -89,6 +89,12 @@ size_t segment_map_committed_bytes(void);
  * can count. */
 int segment_init(void *place, void *base, size_t granules, size_t limit);
 
+/* Whether a map that somebody else made is where and what it must be, of which nothing is believed
+ * yet; the file behind it ends at `end`. *memory_end: where the file must end at least; if that is
+ * beyond `end`, no more than the map's struct was looked at. */
+bool segment_may_open(const struct segment_map *map, const void *base, size_t granules,
+                      const char *end, const char **memory_end);
+
 /* Takes the lowest free run of `bytes`, a multiple of GRANULE; it is not yet committed. `pending`
  * is empty before and names the run after. False: there is no such run, or the limit would be
  * exceeded even if nothing were retained. */

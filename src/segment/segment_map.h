@@ -163,6 +163,8 @@ void segment_undo(struct segments *s);
 bool segment_make_ready(struct segments *s, size_t end);
 /* Sets where each level lies, from the lowest on. Returns the end of the last. */
 char *segment_lay_out(struct segment_map *map, void *place, size_t granules);
+/* Where the pages end that the first `ready` granules need. */
+const char *segment_levels_end(const struct segment_map *map, size_t ready);
 /* Bytes of the map's own pages that are committed. */
 size_t segment_own_bytes(const struct segment_map *map);
 /* Bytes of memory that all granules have. */

@@ -59,11 +59,21 @@ static bool is_file_of(const struct shm_record *record, const struct stat *file)
     return record->inode != 0 && file->st_ino == record->inode && file->st_dev == record->device;
 }
 
-bool shm_is_file_of(const dvsm_mapping *mapping, int fd)
+bool shm_is_file_seen(const dvsm_mapping *mapping, const struct stat *file)
+{
+    return is_file_of(shm_record(mapping), file);
+}
+
+bool shm_is_file_of_record(const struct shm_record *record, int fd)
 {
     struct stat file;
 
-    return fd >= 0 && fstat(fd, &file) == 0 && is_file_of(shm_record(mapping), &file);
+    return fd >= 0 && fstat(fd, &file) == 0 && is_file_of(record, &file);
+}
+
+bool shm_is_file_of(const dvsm_mapping *mapping, int fd)
+{
+    return shm_is_file_of_record(shm_record(mapping), fd);
 }
 
 bool shm_owns_fd(const dvsm_mapping *mapping)
@@ -114,44 +124,58 @@ struct entry {
     char name[];
 };
 
-/* Opens the entry's file once more if it is the mapping's; if it cannot be opened and the entry is
- * this process's, duplicates the descriptor. The file is checked before it is opened: opening an
- * unrelated device or pipe could have side effects. */
-static int open_entry(const dvsm_mapping *mapping, int directory, const char *name, bool own)
-{
-    struct stat file;
-
-    if (*name < '0' || *name > '9' || fstatat(directory, name, &file, 0) != 0 ||
-        !is_file_of(shm_record(mapping), &file))
-        return -1;
-    int fd = openat(directory, name, O_RDWR | O_CLOEXEC);
-    if (fd >= 0 || !own)
-        return fd;
-
-    int number = atoi(name);
-    int flags = fcntl(number, F_GETFL);
-    return flags >= 0 && (flags & O_ACCMODE) == O_RDWR ? fcntl(number, F_DUPFD_CLOEXEC, 3) : -1;
-}
-
-/* Looks among the descriptors of a process. */
-static int open_from(const dvsm_mapping *mapping, const char *path, bool own)
+void shm_each_entry(const char *path, shm_visit visit, void *context)
 {
     _Alignas(struct entry) char entries[512];
     int directory = shm_open_above_stdio(path, O_RDONLY | O_DIRECTORY);
-    int fd = -1;
+    bool on = directory >= 0;
     long bytes;
 
-    if (directory < 0)
-        return -1;
-    while (fd < 0 && (bytes = syscall(SYS_getdents64, directory, entries, sizeof entries)) > 0)
-        for (long at = 0; at < bytes && fd < 0;) {
+    while (on && (bytes = syscall(SYS_getdents64, directory, entries, sizeof entries)) > 0)
+        for (long at = 0; at < bytes && on;) {
             const struct entry *entry = (const struct entry *)(const void *)(entries + at);
 
-            fd = open_entry(mapping, directory, entry->name, own);
+            on = visit(context, directory, entry->name);
             at += entry->bytes;
         }
-    close(directory);
-    return fd;
+    if (directory >= 0)
+        close(directory);
+}
+
+/* A search for the mapping's file among the descriptors of a process. */
+struct search {
+    const dvsm_mapping *mapping;
+    bool own; /* the calling process's */
+    int fd;   /* what was found, or -1 */
+};
+
+/* Opens the entry's file once more if it is the mapping's; if it cannot be opened and the entry is
+ * this process's, duplicates the descriptor. The file is checked before it is opened: opening an
+ * unrelated device or pipe could have side effects. */
+static bool open_entry(void *context, int directory, const char *name)
+{
+    struct search *search = context;
+    struct stat file;
+
+    if (*name < '0' || *name > '9' || fstatat(directory, name, &file, 0) != 0 ||
+        !is_file_of(shm_record(search->mapping), &file))
+        return true;
+    search->fd = openat(directory, name, O_RDWR | O_CLOEXEC);
+    if (search->fd < 0 && search->own) {
+        int number = atoi(name), flags = fcntl(number, F_GETFL);
+
+        if (flags >= 0 && (flags & O_ACCMODE) == O_RDWR)
+            search->fd = fcntl(number, F_DUPFD_CLOEXEC, 3);
+    }
+    return search->fd < 0;
+}
+
+static int open_from(const dvsm_mapping *mapping, const char *path, bool own)
+{
+    struct search search = {mapping, own, -1};
+
+    shm_each_entry(path, open_entry, &search);
+    return search.fd;
 }
 
 static int open_from_parent(const dvsm_mapping *mapping)
@@ -185,6 +209,13 @@ static int find_again(const dvsm_mapping *mapping, int stale)
     if (fd < 0)
         fd = open_from_parent(mapping);
     return keep(mapping, stale, fd);
+}
+
+int shm_own_fd(const dvsm_mapping *mapping)
+{
+    int fd = atomic_load(&shm_record(mapping)->fd);
+
+    return fd < 0 || shm_is_file_of(mapping, fd) ? fd : find_again(mapping, fd);
 }
 
 /* ---- making it longer */

@@ -7,6 +7,7 @@
 
 #include "base/bits.h"
 #include "dvsm/dvsm.h"
+#include "shm/shm.h"
 #include "shm/shm_internal.h"
 
 enum {
@@ -29,6 +30,27 @@ static struct shm_record *claim_record(void)
 static void free_record(struct shm_record *record)
 {
     atomic_store(&record->taken, false);
+}
+
+/* The mapping's record; NULL: a backend of the user's made it. Read once: another thread may just
+ * unmap it. */
+static const struct shm_record *own_record(const dvsm_mapping *mapping)
+{
+    const struct shm_record *record = *(void *const volatile *)&mapping->context;
+
+    return (uintptr_t)record - (uintptr_t)records < sizeof records ? record : NULL;
+}
+
+bool shm_maps_file(const dvsm_mapping *mapping, int fd)
+{
+    const struct shm_record *record = own_record(mapping);
+
+    return record != NULL && shm_is_file_of_record(record, fd);
+}
+
+int shm_fd(const dvsm_mapping *mapping)
+{
+    return own_record(mapping) != NULL ? shm_own_fd(mapping) : mapping->fd;
 }
 
 /* ---- mapping */
@@ -74,8 +96,31 @@ static int map_aligned(dvsm_mapping *mapping, int fd, int flags)
     return 0;
 }
 
+/* Linux 4.17. An older kernel takes the address for a mere wish, and the result tells. */
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+/* Maps to mapping->base or nowhere. NB: claimed by the call itself: between a look and a mapping,
+ * another thread could come to have the range. */
+static int map_there(dvsm_mapping *mapping, int fd, int protection, int flags)
+{
+    void *base = mmap(mapping->base, mapping->bytes, protection,
+                      MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE | flags, fd, 0);
+
+    if (base == MAP_FAILED)
+        return errno == EEXIST || errno == EPERM ? EADDRNOTAVAIL : mmap_error(errno);
+    if (base != mapping->base) {
+        munmap(base, mapping->bytes);
+        return EADDRNOTAVAIL;
+    }
+    mapping->fd = fd;
+    advise_huge_pages(mapping);
+    return 0;
+}
+
 /* Maps with a record of the mapping's own; on failure the record is freed. */
-static int map(dvsm_mapping *mapping, int fd, int flags)
+static int map(dvsm_mapping *mapping, int fd, int protection, int flags)
 {
     struct shm_record *record = claim_record();
 
@@ -84,7 +129,8 @@ static int map(dvsm_mapping *mapping, int fd, int flags)
     shm_start_watching(record);
     int error = shm_note_file(record, fd);
     if (error == 0)
-        error = map_aligned(mapping, fd, flags);
+        error = mapping->base != NULL ? map_there(mapping, fd, protection, flags)
+                                      : map_aligned(mapping, fd, flags);
     if (error != 0) {
         free_record(record);
         return error;
@@ -99,14 +145,19 @@ int shm_map_file(dvsm_mapping *mapping, int fd)
 {
     int error = shm_check_length(mapping->bytes);
 
-    return error != 0 ? error : map(mapping, fd, 0);
+    return error != 0 ? error : map(mapping, fd, PROT_READ | PROT_WRITE, 0);
+}
+
+int shm_attach(dvsm_mapping *mapping, int fd, bool read_only)
+{
+    return map(mapping, fd, read_only ? PROT_READ : PROT_READ | PROT_WRITE, 0);
 }
 
 /* What was never committed is marked not to be dumped: there is no file end that would keep it out
  * of core files. */
 int shm_map_anonymous(dvsm_mapping *mapping)
 {
-    int error = map(mapping, -1, MAP_ANONYMOUS);
+    int error = map(mapping, -1, PROT_READ | PROT_WRITE, MAP_ANONYMOUS);
 
     if (error == 0)
         shm_kernel.advise(mapping->base, mapping->bytes, MADV_DONTDUMP);

@@ -19,15 +19,35 @@ const dvsm_backend *shm_backend_named(const char *name)
     return NULL;
 }
 
-/* The rest of the library relies on the alignment, which a user's backend may get wrong. */
+/* What is wrong with what the backend has mapped: the rest of the library relies on the alignment;
+ * and a backend may not know that a base can be wanted. */
+static int look_at(const dvsm_mapping *mapping, const void *wanted)
+{
+    if ((uintptr_t)mapping->base % SHM_ALIGN != 0)
+        return EPROTO;
+    return wanted != NULL && mapping->base != wanted ? EADDRNOTAVAIL : 0;
+}
+
 static int reserve(const dvsm_backend *backend, dvsm_mapping *mapping)
 {
+    void *wanted = mapping->base;
     int error = backend->reserve(backend, mapping);
 
-    if (error != 0 || (uintptr_t)mapping->base % SHM_ALIGN == 0)
-        return error;
-    backend->unmap(backend, mapping, 1);
-    return EPROTO;
+    if (error == 0) {
+        error = look_at(mapping, wanted);
+        if (error != 0)
+            backend->unmap(backend, mapping, 1);
+    }
+    if (error != 0)
+        mapping->base = wanted;
+    return error;
+}
+
+int shm_publish(const dvsm_backend *backend, const dvsm_mapping *mapping)
+{
+    bool knows = backend->size >= offsetof(dvsm_backend, publish) + sizeof backend->publish;
+
+    return knows && backend->publish != NULL ? backend->publish(backend, mapping) : 0;
 }
 
 static bool is_too_large(int error)

@@ -73,8 +73,15 @@ int shm_note_file(struct shm_record *record, int fd);
  * under that number. */
 bool shm_owns_fd(const dvsm_mapping *mapping);
 
-/* Whether `fd` is the file that was mapped. */
-bool shm_is_file_of(const dvsm_mapping *mapping, int fd);
+/* Whether that is what stat() says of the mapping's file. */
+struct stat;
+bool shm_is_file_seen(const dvsm_mapping *mapping, const struct stat *file);
+
+/* Whether `fd` is the file that the record names. */
+bool shm_is_file_of_record(const struct shm_record *record, int fd);
+
+/* The descriptor of a mapping of this library's, found again if need be; -1: none. */
+int shm_own_fd(const dvsm_mapping *mapping);
 
 /* Makes the file at least `length` bytes long, never shorter; *was_short: whether it was shorter,
  * or could not be looked at. Returns 0 or an errno value. */

@@ -13,7 +13,7 @@
 #include "sync/tsan.h"
 #include "sync/word_lock.h"
 
-enum { SLICE_MS = 5, NS_A_MS = 1000000, NS_A_SECOND = 1000000000, BITS_A_RANK = 16 };
+enum { SLICE_MS = 5, NS_A_MS = 1000000, NS_A_SECOND = 1000000000, BITS_A_RANK = 12 };
 
 /* With glibc 2.30 and later a wait does not depend on the time of day. A program's ThreadSanitizer
  * may not know that function, and would then take the lock to be free. */
@@ -76,21 +76,31 @@ static uint64_t one_of(size_t rank)
     return (uint64_t)1 << (rank % LOCK_RANKS * BITS_A_RANK);
 }
 
+static uint64_t weight_of(const struct lock *lock)
+{
+    return lock->rank != LOCK_OF_PROGRAM ? one_of(lock->rank) : 0;
+}
+
 static void note_held(const struct lock *lock)
 {
-    held += one_of(lock->rank);
+    held += weight_of(lock);
     compiler_barrier();
 }
 
 static void note_left(const struct lock *lock)
 {
     compiler_barrier();
-    held -= one_of(lock->rank);
+    held -= weight_of(lock);
 }
 
 bool lock_may_wait(enum lock_rank rank)
 {
     return held < one_of(rank);
+}
+
+static bool may_wait_for(const struct lock *lock)
+{
+    return lock->rank != LOCK_OF_PROGRAM ? held < one_of(lock->rank) : held == 0;
 }
 
 bool lock_holds_any(void)
@@ -220,7 +230,7 @@ enum lock_state lock_try_acquire(struct lock *lock)
 
 enum lock_state lock_acquire_within(struct lock *lock, int milliseconds)
 {
-    return take(lock, held < one_of(lock->rank) ? milliseconds : 0);
+    return take(lock, may_wait_for(lock) ? milliseconds : 0);
 }
 
 enum lock_state lock_acquire(struct lock *lock)

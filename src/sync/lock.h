@@ -26,8 +26,18 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* In the order in which they nest. */
-enum lock_rank { LOCK_DEPOT, LOCK_ARENA_TABLE, LOCK_ARENA, LOCK_GRANULE_MAP, LOCK_RANKS };
+/* In the order in which they nest. LOCK_OF_PROGRAM: held while the program's own code runs, which
+ * may call anything. So it does not count among the locks that a thread holds, and a thread waits
+ * for it only while it holds no other. */
+enum lock_rank {
+    LOCK_ROOTS,
+    LOCK_DEPOT,
+    LOCK_ARENA_TABLE,
+    LOCK_ARENA,
+    LOCK_GRANULE_MAP,
+    LOCK_RANKS,
+    LOCK_OF_PROGRAM
+};
 
 struct lock {
     pthread_mutex_t mutex;

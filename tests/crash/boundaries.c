@@ -5,6 +5,7 @@
  * the survivor (survive.h). Then it puts the region back, and the worker goes on.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,17 +196,31 @@ static void act_make(void)
     };
 
     call_enter();
-    dvsm_heap_destroy(dvsm_heap_create(&options));
+    dvsm_heap_detach(dvsm_heap_create(&options));
+    dvsm_heap_destroy(dvsm_heap_attach(made_name, 0));
     call_leave();
 }
 
-/* The dead maker may leave the name. It can be removed; then a heap of that name can be made,
- * and works. */
+/* The dead maker has left no name, or that of a whole heap. */
+static void join_what_is_left(void)
+{
+    the_heap = dvsm_heap_attach(made_name, 0);
+    if (the_heap == NULL && errno != ENOENT)
+        violation("the name that a dead maker left leads to no heap");
+    if (the_heap == NULL)
+        return;
+    dvsm_free(dvsm_heap_malloc(the_heap, 1000));
+    if (dvsm_check(the_heap, stderr) != 0)
+        violation("the heap that a dead maker left is not sound");
+    dvsm_heap_destroy(the_heap);
+}
+
+/* A heap of the name can be made again, and works. */
 static void make_again(void)
 {
     struct dvsm_heap *there = the_heap;
 
-    dvsm_heap_unlink(made_name);
+    join_what_is_left();
     the_heap = dvsm_heap_create(&(dvsm_options){
         .size = sizeof(dvsm_options), .backend = &dvsm_backend_shm_open, .name = made_name});
     if (the_heap == NULL)

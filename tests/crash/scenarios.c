@@ -64,6 +64,9 @@ const struct scenario scenarios[] = {
     {"given-heap", .prepare = prepare_holes, .act = act_given_heap},
     {"limit", .prepare = prepare_limit, .act = act_to_the_limit},
     {"look", .prepare = prepare_holes, .act = act_look, .looks = true},
+    {"roots", .prepare = prepare_holes, .act = act_roots},
+    {"after-root", .prepare = prepare_holes, .act = act_roots, .act_before = act_roots,
+     .died_when = in_roots},
     {"look-inside", UNCACHED, prepare_few, act_look_inside, .looks = true},
     {"check", .prepare = nothing, .act = act_check, .looks = true},
     {"second-arena", UNCACHED, prepare_holes, act_elsewhere, .hold = hold_first_arena},
@@ -171,7 +174,7 @@ void scenario_end(void)
     the_heap = NULL;
     view_hide();
     atomic_store(&heap_the_default, first_default);
-    heap_unmake(old);
+    heap_unmake(old, true);
     if (failing != NULL)
         failing_backend_delete(failing);
     failing = NULL;

@@ -54,6 +54,27 @@ void act_look(void)
     call_leave();
 }
 
+static void *make_root(dvsm_heap *heap, void *context)
+{
+    return heap != NULL ? context : NULL;
+}
+
+/* The first root takes memory for the table; one changes, one goes and leaves its entry to a new
+ * one. */
+void act_roots(void)
+{
+    void *block = own_slot(3)->block, *former;
+
+    call_enter();
+    dvsm_root_set(the_heap, "first", block);
+    dvsm_root_swap(the_heap, "second", block, &former);
+    dvsm_root_set(the_heap, "first", own_slot(4)->block);
+    dvsm_root_set(the_heap, "first", NULL);
+    dvsm_root_get_or_init(the_heap, "third", make_root, block);
+    dvsm_root_get(the_heap, "second");
+    call_leave();
+}
+
 static void see_chunk(const dvsm_chunk *chunk, void *context)
 {
     (void)chunk, (void)context;

@@ -126,6 +126,13 @@ bool in_taking_off(void)
     return slot->reaping != 0 && slot->reaping == slot->remote;
 }
 
+bool in_roots(void)
+{
+    const struct root_table *table = &the_heap->region->roots;
+
+    return table->committed != 0 && table->used == 0 && table->roots[0].state != 0;
+}
+
 bool in_map(void)
 {
     return the_map()->rewriting.count > 2 && the_map()->journal.count > 2;

@@ -276,6 +276,30 @@ static void free_one(void)
         call_free(last);
 }
 
+static bool is_block(const void *root)
+{
+    size_t i = 0;
+
+    while (i < SLOTS && (root == NULL || ledger->slot[i].block != root))
+        i++;
+    return root == NULL || i < SLOTS;
+}
+
+/* Where the dead used roots: each is what it was or what it was to be, and others work. */
+static void use_roots(void)
+{
+    static int mine;
+
+    if (the_heap->region->roots.committed == 0)
+        return;
+    if (!is_block(dvsm_root_get(the_heap, "first")) ||
+        !is_block(dvsm_root_get(the_heap, "second")) || !is_block(dvsm_root_get(the_heap, "third")))
+        violation("a root has a value that nobody gave it");
+    if (dvsm_root_set(the_heap, "mine", &mine) != 0 || dvsm_root_get(the_heap, "mine") != &mine ||
+        dvsm_root_set(the_heap, "mine", NULL) != 0 || dvsm_root_get(the_heap, "mine") != NULL)
+        violation("a root cannot be set, found or removed");
+}
+
 void touch_first(enum variant variant)
 {
     switch (variant) {
@@ -292,6 +316,7 @@ void touch_first(enum variant variant)
         dvsm_free(get(200000));
         break;
     case WALK_FIRST:
+        use_roots();
         dvsm_mallinfo();
         break;
     default:
@@ -358,6 +383,7 @@ void survive(enum variant variant)
     alarm(PATIENCE);
     touch_first(variant);
     account();
+    use_roots();
     work_a_little();
     account();
     free_all();

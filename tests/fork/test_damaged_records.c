@@ -139,7 +139,7 @@ static void arena_names_free_granules(void)
 
 static void arena_names_the_header(void)
 {
-    entry(arena_journal_of(0), &heap->region->magic, 666);
+    entry(arena_journal_of(0), &heap->region->identity.magic, 666);
 }
 
 static void arena_names_a_lock(void)

@@ -224,7 +224,7 @@ static void test_check_sees_a_damaged_header(void **state)
     struct region *r = heap->region;
 
     (void)state;
-    expect_violation(&r->version, 77, "magic");
+    expect_violation(&r->identity.magic, 77, "magic");
     expect_violation(&r->bytes, r->bytes + GRANULE, "bounds");
     expect_violation(&r->granule_count, r->granule_count + 1, "bounds");
     expect_violation(&r->arenas.count, r->arenas.most + 1, "arenas of at most");

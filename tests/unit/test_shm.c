@@ -248,6 +248,17 @@ static int reserve_named(dvsm_mapping *m, const char *name, unsigned mode)
     return reserve(&dvsm_backend_shm_open, m);
 }
 
+/* Reserves, and gives the name. On failure nothing is left. */
+static int make_named(dvsm_mapping *m, const char *name)
+{
+    const dvsm_backend *b = &dvsm_backend_shm_open;
+    int error = reserve_named(m, name, 0);
+
+    if (error == 0 && (error = shm_publish(b, m)) != 0)
+        assert_int_equal(destroy(b, m), 0);
+    return error;
+}
+
 static int files_of_this_process(void)
 {
     char prefix[64];
@@ -273,16 +284,31 @@ static void test_nameless_files_are_unlinked_at_once(void **state)
     assert_int_equal(destroy(&dvsm_backend_shm_open, &b), 0);
 }
 
-static void test_a_name_lives_until_destroy(void **state)
+static void test_a_name_is_given_last_and_lives_until_destroy(void **state)
 {
     (void)state;
     dvsm_mapping m, again;
 
     assert_int_equal(reserve_named(&m, own_name(), 0), 0);
-    assert_int_equal(reserve_named(&again, own_name(), 0), EEXIST);
+    assert_false(name_exists(own_name()));
+    assert_int_equal(shm_publish(&dvsm_backend_shm_open, &m), 0);
+    assert_true(name_exists(own_name()));
+    assert_int_equal(make_named(&again, own_name()), EEXIST);
+    assert_true(name_exists(own_name()));
     assert_int_equal(dvsm_backend_shm_open.unmap(&dvsm_backend_shm_open, &m, 0), 0);
     assert_true(name_exists(own_name()));
     assert_int_equal(shm_unlink(own_name()), 0);
+    assert_int_equal(make_named(&m, own_name()), 0);
+    assert_int_equal(destroy(&dvsm_backend_shm_open, &m), 0);
+    assert_false(name_exists(own_name()));
+}
+
+/* What ends before the name is given leaves nothing. */
+static void test_a_heap_that_is_not_finished_has_no_name(void **state)
+{
+    (void)state;
+    dvsm_mapping m;
+
     assert_int_equal(reserve_named(&m, own_name(), 0), 0);
     assert_int_equal(destroy(&dvsm_backend_shm_open, &m), 0);
     assert_false(name_exists(own_name()));
@@ -323,9 +349,9 @@ static void test_a_name_given_to_another_file_is_left_alone(void **state)
     (void)state;
     dvsm_mapping first, second;
 
-    assert_int_equal(reserve_named(&first, own_name(), 0), 0);
+    assert_int_equal(make_named(&first, own_name()), 0);
     assert_int_equal(shm_unlink(own_name()), 0);
-    assert_int_equal(reserve_named(&second, own_name(), 0), 0);
+    assert_int_equal(make_named(&second, own_name()), 0);
     assert_int_equal(destroy(&dvsm_backend_shm_open, &first), 0);
     assert_true(name_exists(own_name()));
     assert_int_equal(destroy(&dvsm_backend_shm_open, &second), 0);
@@ -337,7 +363,7 @@ static void test_a_name_removed_by_others_is_no_error(void **state)
     (void)state;
     dvsm_mapping m;
 
-    assert_int_equal(reserve_named(&m, own_name(), 0), 0);
+    assert_int_equal(make_named(&m, own_name()), 0);
     assert_int_equal(shm_unlink(own_name()), 0);
     assert_int_equal(destroy(&dvsm_backend_shm_open, &m), 0);
 }
@@ -365,7 +391,7 @@ static void test_a_name_that_cannot_be_removed_leaves_all_as_it_was(void **state
 
     if (getuid() != 0)
         skip();
-    assert_int_equal(reserve_named(&m, own_name(), 0), 0);
+    assert_int_equal(make_named(&m, own_name()), 0);
     assert_int_equal(run_in_child(destroy_as_nobody, &m), 0);
     assert_true(name_exists(own_name()));
     assert_int_equal(*(char *)m.base, 'x');
@@ -508,7 +534,8 @@ int main(void)
         cmocka_unit_test(test_memfd_cannot_be_made_shorter),
         cmocka_unit_test(test_memfd_takes_any_label),
         cmocka_unit_test(test_nameless_files_are_unlinked_at_once),
-        cmocka_unit_test(test_a_name_lives_until_destroy),
+        cmocka_unit_test(test_a_name_is_given_last_and_lives_until_destroy),
+        cmocka_unit_test(test_a_heap_that_is_not_finished_has_no_name),
         cmocka_unit_test(test_a_name_gets_its_mode_whatever_the_umask),
         cmocka_unit_test(test_names_that_cannot_be_are_refused),
         cmocka_unit_test(test_a_name_given_to_another_file_is_left_alone),
