@@ -59,6 +59,7 @@
 #define DVSM_DVSM_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "backend.h"
@@ -257,6 +258,9 @@ typedef struct dvsm_heap dvsm_heap;
  * returns zeros, and dvsm_malloc_usable_size() the very size that was asked for. */
 #define DVSM_HARDEN 8u
 
+/* For dvsm_heap_attach(): the process may look at the heap, and not touch it. */
+#define DVSM_READ_ONLY 16u
+
 /* Zero-initialised means: all defaults. */
 typedef struct dvsm_options {
     size_t size; /* sizeof(dvsm_options), or 0 */
@@ -318,9 +322,18 @@ dvsm_heap *dvsm_heap_create(const dvsm_options *options);
 /* Joins a heap that another program made, an unrelated one, too: the heap of that name, or the one
  * whose file `fd` is, which dvsm_heap_fd() told and exec or a socket handed over; `fd` stays the
  * caller's. The heap is mapped at the same addresses as everywhere, or not at all. If the process
- * has it already, that heap is returned, and counts as joined once more. `flags`: 0. Whoever may
- * use a heap can change all of it: join only those of users that you trust. Returns NULL with
- * errno, and dvsm_heap_message() says more:
+ * has it already, that heap is returned, and counts as joined once more; if it was first joined by
+ * a descriptor, its name is not known here, and is not removed by dvsm_heap_destroy(). Whoever may
+ * use a heap can change all of it: join only those of users that you trust.
+ *
+ * `flags`: 0 or DVSM_READ_ONLY. Then the mapping can only be read, and the file need only be open
+ * for reading: a store gives SIGSEGV. Blocks show what others write. dvsm_root_get(), dvsm_stats(),
+ * dvsm_walk(), dvsm_check(), dvsm_malloc_usable_size() and the functions that tell sizes and limits
+ * work; they take no locks, so they tell what was there just then, and a change under way may count
+ * as a violation. They need memory for the pages that they look at, and one thread at a time calls
+ * them. All other functions fail with EROFS; dvsm_free() does nothing but set it.
+ *
+ * Returns NULL with errno, and dvsm_heap_message() says more:
  *
  *     ENOENT, ELOOP   there is no such name; it is a link
  *     EACCES          the file's mode does not let this user read and write it; that holds for the
@@ -333,6 +346,7 @@ dvsm_heap *dvsm_heap_create(const dvsm_options *options);
  *     EPROTONOSUPPORT a library of another version made it
  *     ENOEXEC         a program of another word size, byte order or C library made it
  *     EMEDIUMTYPE     it was made with pages of another size
+ *     EROFS           this process has it already, with DVSM_READ_ONLY
  *     EXDEV           its processes are in another PID namespace, whose thread ids mean nothing
  *                     here
  *     EINVAL, ENAMETOOLONG   a flag; a name without / at its beginning, or one too long
@@ -492,6 +506,14 @@ typedef struct dvsm_stats_t {
  * Takes some microseconds, however many blocks there are, and up to half a microsecond for each CPU
  * that the machine can have; no lock is held for longer than a microsecond. */
 int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats);
+
+/* The ranges of addresses that have memory behind them and can hold blocks, by address: to register
+ * them with a network card or a GPU, say. Stores the first `count` of them and returns how many
+ * there are; 0 with errno EINVAL: no heap. *generation, unless NULL, gets a number that changes
+ * when the ranges do (but for one case in 2^64). Takes time in proportion to the granules of 64 KiB
+ * ever used, with the granule map locked. */
+struct iovec;
+size_t dvsm_heap_ranges(dvsm_heap *heap, struct iovec *ranges, size_t count, uint64_t *generation);
 
 typedef enum dvsm_chunk_state {
     DVSM_CHUNK_FREE,

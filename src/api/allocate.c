@@ -74,7 +74,7 @@ void **dvsm_independent_comalloc(size_t count, const size_t *sizes, void **block
 
 static NOINLINE void *malloc_slowly(dvsm_heap *heap, size_t size)
 {
-    return heap_malloc(registry_checked(heap), size, "dvsm_heap_malloc");
+    return heap_malloc(registry_writable(heap), size, "dvsm_heap_malloc");
 }
 
 /* The view of a slot whose heap is gone is closed. */
@@ -87,36 +87,36 @@ HOT void *dvsm_heap_malloc(dvsm_heap *heap, size_t size)
 
 void *dvsm_heap_calloc(dvsm_heap *heap, size_t count, size_t size)
 {
-    return heap_calloc(registry_checked(heap), count, size, "dvsm_heap_calloc");
+    return heap_calloc(registry_writable(heap), count, size, "dvsm_heap_calloc");
 }
 
 void *dvsm_heap_aligned_alloc(dvsm_heap *heap, size_t alignment, size_t size)
 {
-    return heap_aligned_alloc(registry_checked(heap), alignment, size, "dvsm_heap_aligned_alloc");
+    return heap_aligned_alloc(registry_writable(heap), alignment, size, "dvsm_heap_aligned_alloc");
 }
 
 void *dvsm_heap_memalign(dvsm_heap *heap, size_t alignment, size_t size)
 {
-    return heap_memalign(registry_checked(heap), alignment, size, "dvsm_heap_memalign");
+    return heap_memalign(registry_writable(heap), alignment, size, "dvsm_heap_memalign");
 }
 
 int dvsm_heap_posix_memalign(dvsm_heap *heap, void **out, size_t alignment, size_t size)
 {
     int saved = errno;
 
-    return heap_posix_memalign(registry_checked(heap), out, alignment, size, saved,
+    return heap_posix_memalign(registry_writable(heap), out, alignment, size, saved,
                                "dvsm_heap_posix_memalign");
 }
 
 void **dvsm_heap_independent_calloc(dvsm_heap *heap, size_t count, size_t size, void **blocks)
 {
-    return heap_independent_calloc(registry_checked(heap), count, size, blocks,
+    return heap_independent_calloc(registry_writable(heap), count, size, blocks,
                                    "dvsm_heap_independent_calloc");
 }
 
 void **dvsm_heap_independent_comalloc(dvsm_heap *heap, size_t count, const size_t *sizes,
                                       void **blocks)
 {
-    return heap_independent_comalloc(registry_checked(heap), count, sizes, blocks,
+    return heap_independent_comalloc(registry_writable(heap), count, sizes, blocks,
                                      "dvsm_heap_independent_comalloc");
 }

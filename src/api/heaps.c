@@ -40,19 +40,19 @@ dvsm_heap *dvsm_heap_create(const dvsm_options *options)
 
 dvsm_heap *dvsm_heap_attach(const char *name, unsigned flags)
 {
-    int error = flags != 0 || name == NULL ? EINVAL : 0;
+    int error = (flags & ~DVSM_READ_ONLY) != 0 || name == NULL ? EINVAL : 0;
 
     heap_say("%s", "");
-    struct dvsm_heap *heap = error == 0 ? heap_attach(name, &error) : NULL;
+    struct dvsm_heap *heap = error == 0 ? heap_attach(name, flags != 0, &error) : NULL;
     return heap != NULL ? heap : refuse(error);
 }
 
 dvsm_heap *dvsm_heap_attach_fd(int fd, unsigned flags)
 {
-    int error = flags != 0 ? EINVAL : 0;
+    int error = (flags & ~DVSM_READ_ONLY) != 0 ? EINVAL : 0;
 
     heap_say("%s", "");
-    struct dvsm_heap *heap = error == 0 ? heap_attach_fd(fd, &error) : NULL;
+    struct dvsm_heap *heap = error == 0 ? heap_attach_fd(fd, flags != 0, &error) : NULL;
     return heap != NULL ? heap : refuse(error);
 }
 
@@ -73,8 +73,9 @@ int dvsm_heap_fd(const dvsm_heap *heap)
 
 int dvsm_heap_inherit(dvsm_heap *heap)
 {
-    int error = registry_checked(heap) != NULL ? heap_inherit(heap) : EINVAL;
-
+    if (registry_writable(heap) == NULL)
+        return -1;
+    int error = heap_inherit(heap);
     return error == 0 ? 0 : fail(error);
 }
 
@@ -82,9 +83,12 @@ static int leave(dvsm_heap *heap, bool destroy, const char *function)
 {
     if (registry_checked(heap) == NULL)
         return -1;
+    if (destroy && heap->read_only)
+        return fail(EROFS);
     if (heap == heap_default())
         return !destroy && heap_leave_once(heap) ? 0 : fail(EINVAL);
-    hardened_check(heap, function);
+    if (!heap->read_only)
+        hardened_check(heap, function);
     int error = heap_unmake(heap, destroy);
     if (error != 0)
         return fail(error);

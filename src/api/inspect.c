@@ -3,8 +3,10 @@
 
 void dvsm_walk(dvsm_heap *heap, dvsm_visit_fn visit, void *context)
 {
-    if (registry_checked(heap) != NULL)
-        heap_walk(heap, visit, context, "dvsm_walk");
+    if (registry_checked(heap) == NULL || !heap_begin_look(heap))
+        return;
+    heap_walk(heap, visit, context, "dvsm_walk");
+    heap_end_look(heap);
 }
 
 struct inspection {
@@ -43,9 +45,10 @@ void dvsm_malloc_inspect_all(void (*handler)(void *start, void *end, size_t used
 
 int dvsm_stats(dvsm_heap *heap, dvsm_stats_t *stats)
 {
-    if (registry_checked(heap) == NULL)
+    if (registry_checked(heap) == NULL || !heap_begin_look(heap))
         return -1;
     heap_stats(heap, stats, "dvsm_stats");
+    heap_end_look(heap);
     return 0;
 }
 
@@ -56,7 +59,11 @@ struct dvsm_mallinfo dvsm_mallinfo(void)
 
 struct dvsm_mallinfo dvsm_heap_mallinfo(dvsm_heap *heap)
 {
-    return heap_mallinfo(registry_checked(heap), "dvsm_heap_mallinfo");
+    if (registry_checked(heap) == NULL || !heap_begin_look(heap))
+        return (struct dvsm_mallinfo){0};
+    struct dvsm_mallinfo info = heap_mallinfo(heap, "dvsm_heap_mallinfo");
+    heap_end_look(heap);
+    return info;
 }
 
 void dvsm_malloc_stats(void)
@@ -66,10 +73,23 @@ void dvsm_malloc_stats(void)
 
 int dvsm_check(dvsm_heap *heap, FILE *report)
 {
-    return registry_checked(heap) != NULL ? heap_check(heap, report) : -1;
+    if (registry_checked(heap) == NULL || !heap_begin_look(heap))
+        return -1;
+    int violations = heap_check(heap, report);
+    heap_end_look(heap);
+    return violations;
 }
 
 int dvsm_reap(dvsm_heap *heap)
 {
-    return registry_checked(heap) != NULL ? heap_reap(heap, "dvsm_reap") : -1;
+    return registry_writable(heap) != NULL ? heap_reap(heap, "dvsm_reap") : -1;
+}
+
+size_t dvsm_heap_ranges(dvsm_heap *heap, struct iovec *ranges, size_t count, uint64_t *generation)
+{
+    if (registry_checked(heap) == NULL || !heap_begin_look(heap))
+        return 0;
+    size_t all = heap_ranges(heap, ranges, count, generation);
+    heap_end_look(heap);
+    return all;
 }

@@ -8,7 +8,7 @@ int dvsm_malloc_trim(size_t pad)
 
 int dvsm_heap_trim(dvsm_heap *heap, size_t pad)
 {
-    return heap_trim(registry_checked(heap), pad, "dvsm_heap_trim");
+    return heap_trim(registry_writable(heap), pad, "dvsm_heap_trim");
 }
 
 int dvsm_mallopt(int parameter, int value)
@@ -36,22 +36,31 @@ size_t dvsm_malloc_set_footprint_limit(size_t bytes)
     return heap_set_limit(heap_default(), bytes, "dvsm_malloc_set_footprint_limit");
 }
 
+static size_t look(dvsm_heap *heap, size_t (*what)(struct dvsm_heap *heap))
+{
+    if (registry_checked(heap) == NULL || !heap_begin_look(heap))
+        return 0;
+    size_t bytes = what(heap);
+    heap_end_look(heap);
+    return bytes;
+}
+
 size_t dvsm_heap_footprint(dvsm_heap *heap)
 {
-    return heap_footprint(registry_checked(heap));
+    return look(heap, heap_footprint);
 }
 
 size_t dvsm_heap_max_footprint(dvsm_heap *heap)
 {
-    return heap_footprint_most(registry_checked(heap));
+    return look(heap, heap_footprint_most);
 }
 
 size_t dvsm_heap_limit(dvsm_heap *heap)
 {
-    return heap_limit(registry_checked(heap));
+    return look(heap, heap_limit);
 }
 
 size_t dvsm_heap_set_limit(dvsm_heap *heap, size_t bytes)
 {
-    return heap_set_limit(registry_checked(heap), bytes, "dvsm_heap_set_limit");
+    return heap_set_limit(registry_writable(heap), bytes, "dvsm_heap_set_limit");
 }

@@ -28,11 +28,11 @@ void *dvsm_realloc_in_place(void *block, size_t size)
 
 void *dvsm_heap_realloc(dvsm_heap *heap, void *block, size_t size)
 {
-    return heap_realloc_given(registry_checked(heap), block, size, "dvsm_heap_realloc");
+    return heap_realloc_given(registry_writable(heap), block, size, "dvsm_heap_realloc");
 }
 
 void *dvsm_heap_reallocarray(dvsm_heap *heap, void *block, size_t count, size_t size)
 {
-    return heap_realloc_given(registry_checked(heap), block, product(count, size),
+    return heap_realloc_given(registry_writable(heap), block, product(count, size),
                               "dvsm_heap_reallocarray");
 }

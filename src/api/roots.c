@@ -12,7 +12,7 @@ int dvsm_root_swap(dvsm_heap *heap, const char *name, void *address, void **form
     struct root_name read;
     word before = 0;
 
-    if (registry_checked(heap) == NULL || !is_name(name, &read))
+    if (registry_writable(heap) == NULL || !is_name(name, &read))
         return -1;
     int error =
         roots_exchange(&heap->region->roots, &heap->segments, &read, (word)address, &before);
@@ -46,7 +46,7 @@ void *dvsm_root_get_or_init(dvsm_heap *heap, const char *name,
 {
     struct root_name read;
 
-    if (registry_checked(heap) == NULL || !is_name(name, &read))
+    if (registry_writable(heap) == NULL || !is_name(name, &read))
         return NULL;
     return init != NULL ? heap_root_made(heap, &read, init, context) : heap_fail(EINVAL);
 }

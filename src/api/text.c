@@ -26,10 +26,10 @@ char *dvsm_strndup(const char *string, size_t size)
 
 char *dvsm_heap_strdup(dvsm_heap *heap, const char *string)
 {
-    return copy(registry_checked(heap), string, strlen(string), "dvsm_heap_strdup");
+    return copy(registry_writable(heap), string, strlen(string), "dvsm_heap_strdup");
 }
 
 char *dvsm_heap_strndup(dvsm_heap *heap, const char *string, size_t size)
 {
-    return copy(registry_checked(heap), string, strnlen(string, size), "dvsm_heap_strndup");
+    return copy(registry_writable(heap), string, strnlen(string, size), "dvsm_heap_strndup");
 }

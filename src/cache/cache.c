@@ -1,6 +1,7 @@
 /* cache.c - making and opening the cache, and the entrances to its slow paths. */
 #include "cache/depot.h"
 #include "sync/process.h"
+#include "sync/tsan.h"
 
 /* ---- making and opening ---------------------------------------------------------------------- */
 
@@ -104,7 +105,8 @@ void cache_open(struct cache *cache, struct cache_table *table, struct arenas *a
     arenas->source.counters.first = (const char *)&table->depots[0].transit_new;
     arenas->source.counters.stride = sizeof(struct depot);
     arenas->source.counters.count = table->classes_most > 0 ? CACHE_CLASSES : 0;
-    if (table->mode != LANES_SEQUENCES || lane_find_rseq(&view->rseq))
+    bool entered = table->mode != LANES_SEQUENCES || lane_find_rseq(&view->rseq);
+    if (entered && !tsan_watches()) /* ThreadSanitizer sees nothing of lanes */
         lane_view_open(view, (enum lane_mode)table->mode, limit_of(table->classes_most),
                        table->hardened);
     cache->freeing = *view;

@@ -119,7 +119,7 @@ static inline bool lane_is_filled(const struct cache *cache, size_t lane)
 static inline bool cache_has_lanes(const struct cache *cache, unsigned cls)
 {
     return cls < cache->table->classes && word_peek(&cache->table->tight) == 0 &&
-           (cache->table->mode == LANES_LOCKED || cache->view.mode == LANES_SEQUENCES);
+           cache->view.mode != LANES_NONE;
 }
 
 /* exchange.c: the CPU whose lane the thread uses. */

@@ -103,6 +103,8 @@ static const char *reason(int error)
         return "a program of another word size, byte order or C library made it";
     case EMEDIUMTYPE:
         return "it was made with pages of another size";
+    case EROFS:
+        return "this process has it already, and can only read it";
     case EXDEV:
         return "its processes are in another PID namespace";
     case EACCES:
@@ -113,7 +115,7 @@ static const char *reason(int error)
 }
 
 /* How often something is looked at again that others may just be changing. */
-enum { LOOKS = 100 };
+enum { LOOKS = 100, LOOKS_LEAST = 8 };
 
 /* ---- joining --------------------------------------------------------------------------------- */
 
@@ -131,7 +133,7 @@ static bool has_group(gid_t group)
 
 /* Whether the file's mode says that this user may use it. The kernel asks no such thing of the
  * superuser, who would be led into a heap that somebody else can write to. */
-static bool is_meant_for_us(int fd)
+static bool is_meant_for_us(int fd, bool read_only)
 {
     struct stat file;
 
@@ -139,7 +141,7 @@ static bool is_meant_for_us(int fd)
         return false;
     if (file.st_uid == geteuid())
         return true;
-    mode_t needed = S_IROTH | S_IWOTH;
+    mode_t needed = read_only ? S_IROTH : S_IROTH | S_IWOTH;
     if (has_group(file.st_gid))
         return (file.st_mode >> 3 & needed) == needed;
     return (file.st_mode & needed) == needed;
@@ -151,7 +153,8 @@ static bool is_of(const struct dvsm_heap *heap, int fd)
 }
 
 /* Joins the heap once more if it is that of the file. NB: looked at again once it cannot be left
- * for good any more: until then it could, and the slot become another heap's. */
+ * for good any more: until then it could, and the slot become another heap's. If that one is left
+ * in just these few instructions, it stays mapped. */
 static bool join_again(struct dvsm_heap *heap, int fd)
 {
     size_t joined = atomic_load(&heap->joined);
@@ -193,7 +196,8 @@ static int look_at(const struct dvsm_heap *heap, int fd)
 }
 
 /* Maps the heap and looks at it. `fd` becomes the heap's, or is closed. */
-static int map(struct dvsm_heap *heap, const struct region_identity *identity, int fd)
+static int map(struct dvsm_heap *heap, const struct region_identity *identity, int fd,
+               bool read_only)
 {
     heap->mapping = (dvsm_mapping){
         .size = sizeof heap->mapping,
@@ -202,7 +206,7 @@ static int map(struct dvsm_heap *heap, const struct region_identity *identity, i
         .fd = -1,
         .name = heap->backend == &dvsm_backend_shm_open ? heap->label : NULL,
     };
-    int error = shm_attach(&heap->mapping, fd, false);
+    int error = shm_attach(&heap->mapping, fd, read_only);
     if (error != 0) {
         close(fd);
         return error;
@@ -214,12 +218,12 @@ static int map(struct dvsm_heap *heap, const struct region_identity *identity, i
 }
 
 /* Makes a slot of the heap that the file has. `fd` becomes the heap's, or is closed. */
-static struct dvsm_heap *map_new(int fd, const char *name, int *error)
+static struct dvsm_heap *map_new(int fd, const char *name, bool read_only, int *error)
 {
     struct region_identity identity;
     struct dvsm_heap *heap = NULL;
 
-    *error = is_meant_for_us(fd) ? region_identify(fd, &identity) : EACCES;
+    *error = is_meant_for_us(fd, read_only) ? region_identify(fd, read_only, &identity) : EACCES;
     if (*error == 0 && (heap = registry_claim()) == NULL)
         *error = ENOSPC;
     if (heap == NULL) {
@@ -228,20 +232,37 @@ static struct dvsm_heap *map_new(int fd, const char *name, int *error)
     }
     heap->backend = name != NULL ? &dvsm_backend_shm_open : &dvsm_backend_memfd;
     snprintf(heap->label, sizeof heap->label, "%s", name != NULL ? name : "joined");
-    *error = map(heap, &identity, fd);
+    *error = map(heap, &identity, fd, read_only);
+    heap->read_only = read_only;
     if (*error == 0) {
+        atomic_store(&heap->joined, 1);
         heap_open(heap, 0);
         return heap;
     }
     registry_free(heap);
-    if (*error == EADDRNOTAVAIL)
-        say_what_lies_there(identity.base, identity.bytes);
     return NULL;
+}
+
+/* Whether another thread is just making, joining or leaving a heap. */
+static bool is_changing(void)
+{
+    for (size_t i = 0; i < registry_used(); i++)
+        if (atomic_load(&registry_slot(i)->state) == HEAP_CLAIMED)
+            return true;
+    return false;
+}
+
+static void say_where(int fd)
+{
+    struct region_identity identity;
+
+    if (region_identify(fd, true, &identity) == 0)
+        say_what_lies_there(identity.base, identity.bytes);
 }
 
 /* `fd` is the caller's. NB: what lies there may be the same heap, which another thread has just
  * mapped and nobody can find yet. */
-static struct dvsm_heap *join(int fd, const char *name, int *error)
+static struct dvsm_heap *join(int fd, const char *name, bool read_only, int *error)
 {
     struct dvsm_heap *heap = find_mapped(fd);
 
@@ -252,15 +273,24 @@ static struct dvsm_heap *join(int fd, const char *name, int *error)
             *error = errno;
             return NULL;
         }
-        heap = map_new(own, name, error);
+        bool again = is_changing();
+        heap = map_new(own, name, read_only, error);
         if (heap != NULL || *error != EADDRNOTAVAIL)
             return heap;
         sched_yield();
         heap = find_mapped(fd);
+        if (!again && tries >= LOOKS_LEAST)
+            break;
     }
-    if (heap != NULL)
-        *error = 0;
-    return heap;
+    if (heap == NULL) {
+        say_where(fd);
+        return NULL;
+    }
+    *error = heap->read_only && !read_only ? EROFS : 0;
+    if (*error == 0)
+        return heap;
+    heap_leave_once(heap);
+    return NULL;
 }
 
 /* Puts what was to be joined in front of the reason. */
@@ -277,16 +307,16 @@ static struct dvsm_heap *end(struct dvsm_heap *heap, const char *what, int error
     return NULL;
 }
 
-struct dvsm_heap *heap_attach(const char *name, int *error)
+struct dvsm_heap *heap_attach(const char *name, bool read_only, int *error)
 {
     int cancel = cancel_put_off();
     bool fits = strlen(name) < HEAP_LABEL;
-    int fd = fits ? shm_open_name(name, false) : -1;
+    int fd = fits ? shm_open_name(name, read_only) : -1;
     struct dvsm_heap *heap = NULL;
 
     *error = fits ? errno : ENAMETOOLONG;
     if (fd >= 0) {
-        heap = join(fd, name, error);
+        heap = join(fd, name, read_only, error);
         close(fd);
     }
     heap = end(heap, name, *error);
@@ -294,13 +324,13 @@ struct dvsm_heap *heap_attach(const char *name, int *error)
     return heap;
 }
 
-struct dvsm_heap *heap_attach_fd(int fd, int *error)
+struct dvsm_heap *heap_attach_fd(int fd, bool read_only, int *error)
 {
     char what[32];
     int cancel = cancel_put_off();
 
     snprintf(what, sizeof what, "fd %d", fd);
-    struct dvsm_heap *heap = end(join(fd, NULL, error), what, *error);
+    struct dvsm_heap *heap = end(join(fd, NULL, read_only, error), what, *error);
     cancel_restore(cancel);
     return heap;
 }

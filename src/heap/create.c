@@ -120,8 +120,11 @@ void heap_open(struct dvsm_heap *heap, pid_t creator)
 {
     word_lock_start();
     open_parts(heap);
+    if (heap->read_only) {
+        lane_view_close(&heap->cache.view);
+        lane_view_close(&heap->cache.freeing);
+    }
     heap->creator = creator;
-    atomic_store(&heap->joined, 1);
     heap_watch_forks();
     registry_publish(heap);
 }
@@ -147,6 +150,7 @@ static struct dvsm_heap *make(const dvsm_options *options, enum heap_use use, si
         *error = ENOSPC;
         return NULL;
     }
+    heap->read_only = false;
     snprintf(heap->label, sizeof heap->label, "%s",
              options->name != NULL ? options->name
              : use == HEAP_DEFAULT ? "default"
@@ -158,6 +162,7 @@ static struct dvsm_heap *make(const dvsm_options *options, enum heap_use use, si
         registry_free(heap);
         return NULL;
     }
+    atomic_store(&heap->joined, 1);
     heap_open(heap, getpid());
     return heap;
 }
@@ -178,9 +183,10 @@ static struct dvsm_heap *join_or_make(const dvsm_options *options, enum heap_use
 
     for (int tries = 0; heap == NULL && tries < JOIN_TRIES; tries++) {
         if (may_join(options))
-            heap = heap_attach(options->name, error);
+            heap = heap_attach(options->name, false, error);
         if (heap != NULL || (may_join(options) && *error != ENOENT))
             break;
+        heap_say("%s", "");
         heap = make(options, use, least, error);
         if (heap != NULL || *error != EEXIST || !may_join(options))
             break;
@@ -204,11 +210,14 @@ struct dvsm_heap *heap_make(const dvsm_options *options, enum heap_use use, size
 
 static int unmake(struct dvsm_heap *heap, bool destroy)
 {
+    size_t joined = atomic_exchange(&heap->joined, 0);
+
     if (!registry_withdraw(heap))
         return EINVAL;
     lane_view_close(&heap->cache.view);
     int error = heap->backend->unmap(heap->backend, &heap->mapping, destroy);
     if (error != 0 && heap->mapping.base != NULL) {
+        atomic_store(&heap->joined, joined != 0 ? joined : 1);
         heap_open(heap, heap->creator);
     } else {
         registry_free(heap);

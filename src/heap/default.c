@@ -53,7 +53,7 @@ static struct dvsm_heap *join(int *error)
     if (environment.join[0] == '/')
         heap = heap_make(&options, HEAP_DEFAULT, 0, error);
     else
-        heap = heap_attach_fd(atoi(environment.join + 3), error);
+        heap = heap_attach_fd(atoi(environment.join + 3), false, error);
     if (heap == NULL && !atomic_flag_test_and_set(&told)) {
         int cancel = cancel_put_off();
 
@@ -116,7 +116,7 @@ NOINLINE struct dvsm_heap *heap_make_default(void)
         view_show(heap);
         return heap;
     }
-    heap_unmake(heap, !is_joined()); /* another thread was faster */
+    heap_unmake(heap, !is_joined() && setup.options.name == NULL); /* another thread was faster */
     return there;
 }
 
@@ -176,7 +176,8 @@ static int replace(const struct setup *wanted)
 {
     view_hide();
     struct dvsm_heap *old = atomic_exchange(&heap_the_default, NULL);
-    int error = old != NULL ? heap_unmake(old, true) : 0, ignored;
+    bool own = old != NULL && old->creator != 0 && atomic_load(&old->joined) == 1;
+    int error = old != NULL ? heap_unmake(old, own) : 0, ignored;
 
     if (error != 0 && registry_checked(old) != NULL) {
         atomic_store(&heap_the_default, old);

@@ -14,6 +14,7 @@
  *     create.c       making a heap, leaving it, destroying it
  *     attach.c       joining a heap that another program made
  *     inherit.c      letting the programs that are executed join
+ *     reading.c      looking at a heap that can only be read
  *     view.c         the default heap as the fast path sees it
  *     default.c      the default heap, which exists before main()
  *     entry.c        locking the arena that a call works on, reporting faults
@@ -45,6 +46,7 @@
 #include "sync/report.h"
 
 enum { HEAPS_MOST = 1024, HEAP_LABEL = 256, HEAP_SLOT = 2048 };
+enum { LOOK_TRIES = 100000 };
 
 enum heap_state { HEAP_FREE, HEAP_CLAIMED, HEAP_LIVE };
 
@@ -63,6 +65,8 @@ struct dvsm_heap {
     struct segments segments;
     struct arenas arenas;
     bool hardened;
+    bool read_only;         /* this process may look, not touch: reading.c */
+    _Atomic(pid_t) looker;  /* the process that has a thread looking at it; 0: none */
     atomic_size_t joined;   /* how often it was made or joined, less how often left */
     pid_t creator;          /* the process whose exit checks a hardened heap; 0: it was joined */
     char label[HEAP_LABEL]; /* the heap's name, or what messages call it if it has none */
@@ -107,6 +111,13 @@ static inline bool registry_has(const struct dvsm_heap *heap)
 static inline struct dvsm_heap *registry_checked(struct dvsm_heap *heap)
 {
     return registry_has(heap) && likely(registry_is_live(heap)) ? heap : heap_fail(EINVAL);
+}
+
+/* The same; NULL and errno EROFS if this process can only read it. */
+static inline struct dvsm_heap *registry_writable(struct dvsm_heap *heap)
+{
+    heap = registry_checked(heap);
+    return heap != NULL && unlikely(heap->read_only) ? heap_fail(EROFS) : heap;
 }
 
 /* All slots below this number were claimed at least once. A slot never moves. */
@@ -174,12 +185,20 @@ void heap_open(struct dvsm_heap *heap, pid_t creator);
 
 /* Joins the heap of that name; or the one whose file the descriptor is, which stays the caller's.
  * NULL: *error says why (dvsm_heap_attach()), and heap_message() in words. */
-struct dvsm_heap *heap_attach(const char *name, int *error);
-struct dvsm_heap *heap_attach_fd(int fd, int *error);
+struct dvsm_heap *heap_attach(const char *name, bool read_only, int *error);
+struct dvsm_heap *heap_attach_fd(int fd, bool read_only, int *error);
 
 /* Why this thread's last call that was to make or join a heap failed; "": it did not. */
 const char *heap_message(void);
 void heap_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- reading.c */
+
+/* Whatever only looks at a heap does so between these two, so that it works on a heap that this
+ * process can only read, too. False, and errno: it cannot be looked at now. heap_end_look() leaves
+ * errno alone. */
+bool heap_begin_look(struct dvsm_heap *heap);
+void heap_end_look(struct dvsm_heap *heap);
 
 /* ---- inherit.c */
 
@@ -384,6 +403,7 @@ void *heap_root_made(struct dvsm_heap *heap, const struct root_name *name, heap_
 
 /* ---- limits.c, stats.c, walk.c, check.c, reap.c: as the public functions say */
 
+size_t heap_ranges(struct dvsm_heap *heap, struct iovec *ranges, size_t most, uint64_t *generation);
 bool heap_trim(struct dvsm_heap *heap, size_t pad, const char *function);
 bool heap_set_parameter(struct dvsm_heap *heap, int parameter, int value, const char *function);
 size_t heap_footprint(struct dvsm_heap *heap);

@@ -1,5 +1,6 @@
 /* limits.c - how much memory a heap has, may have, and gives back. */
 #include <limits.h>
+#include <sys/uio.h>
 
 #include "base/bits.h"
 #include "heap/heap.h"
@@ -10,6 +11,39 @@ static struct segment_usage usage_of(struct dvsm_heap *heap)
 
     segment_usage(&heap->segments, &usage);
     return usage;
+}
+
+/* What heap_ranges() has so far. */
+struct ranges {
+    struct iovec *range;
+    size_t count, most;
+    uint64_t hash;
+};
+
+static uint64_t mix(uint64_t hash, uint64_t number)
+{
+    return (hash ^ number) * UINT64_C(0x100000001b3); /* FNV-1a, by words */
+}
+
+static void add_range(void *context, void *start, size_t bytes)
+{
+    struct ranges *r = context;
+
+    if (r->count < r->most)
+        r->range[r->count] = (struct iovec){start, bytes};
+    r->count++;
+    r->hash = mix(mix(r->hash, (uintptr_t)start), bytes);
+}
+
+/* The generation is what is hashed: so nothing need be counted where memory comes and goes. */
+size_t heap_ranges(struct dvsm_heap *heap, struct iovec *ranges, size_t most, uint64_t *generation)
+{
+    struct ranges r = {ranges, 0, most, UINT64_C(0xcbf29ce484222325)};
+
+    segment_ranges(&heap->segments, add_range, &r);
+    if (generation != NULL)
+        *generation = r.hash ^ r.hash >> 32;
+    return r.count;
 }
 
 static size_t footprint(struct dvsm_heap *heap)

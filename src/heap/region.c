@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,7 @@ static size_t whole_pages(size_t bytes)
 /* One more than the highest number that a CPU of this machine can have, now or later: lanes are
  * indexed by that number. The system's list reads "0-7" or "0,2-7". Without the list, the result is
  * the number of CPUs for which the kernel's own masks have room. */
-static size_t look_up_cpus(void)
+static size_t look_up_cpus(bool *listed)
 {
     char list[256] = "";
     int fd = shm_open_above_stdio("/sys/devices/system/cpu/possible", O_RDONLY);
@@ -51,6 +52,7 @@ static size_t look_up_cpus(void)
         close(fd);
     }
     char *last = strpbrk(list, "0123456789");
+    *listed = last != NULL;
     if (last == NULL) {
         unsigned char mask[1024];
         long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
@@ -67,10 +69,21 @@ static size_t cpu_count(void)
 {
     static _Atomic(size_t) known;
     size_t count = atomic_load(&known);
+    bool ignored;
 
     if (count == 0)
-        atomic_store(&known, count = look_up_cpus());
+        atomic_store(&known, count = look_up_cpus(&ignored));
     return count;
+}
+
+/* Whether a heap with lanes for that many CPUs has one for each of this machine's, as far as that
+ * is known here. */
+static bool are_enough(size_t cpus)
+{
+    bool listed;
+    size_t count = look_up_cpus(&listed);
+
+    return cpus >= (listed ? count : (size_t)sched_getcpu() + 1);
 }
 
 static size_t arenas_most(size_t cpus)
@@ -278,7 +291,7 @@ uint64_t region_pid_namespace(void)
 }
 
 /* Word sizes and byte orders are told apart by what one makes of the other's numbers. */
-static int judge(const struct region_identity *identity)
+static int judge(const struct region_identity *identity, bool read_only)
 {
     uint64_t here = region_pid_namespace();
 
@@ -292,7 +305,7 @@ static int judge(const struct region_identity *identity)
         return ENOEXEC;
     if (identity->page_bytes != page_size())
         return EMEDIUMTYPE;
-    if (identity->pid_namespace != here && identity->pid_namespace != 0 && here != 0)
+    if (!read_only && identity->pid_namespace != here && identity->pid_namespace != 0 && here != 0)
         return EXDEV;
     if (identity->base == 0 || identity->base % GRANULE != 0 || identity->bytes % GRANULE != 0 ||
         identity->bytes == 0 || identity->base + identity->bytes < identity->base ||
@@ -301,7 +314,7 @@ static int judge(const struct region_identity *identity)
     return 0;
 }
 
-int region_identify(int fd, struct region_identity *identity)
+int region_identify(int fd, bool read_only, struct region_identity *identity)
 {
     struct stat file;
 
@@ -315,13 +328,15 @@ int region_identify(int fd, struct region_identity *identity)
     ssize_t bytes = pread(fd, identity, sizeof *identity, 0);
     if (bytes < 0)
         return errno;
-    return bytes == sizeof *identity ? judge(identity) : ENODATA;
+    return bytes == sizeof *identity ? judge(identity, read_only) : ENODATA;
 }
 
 /* The set-once fields of the tables in the header, and bounds of their counts, which others may
  * just be changing. */
 static bool is_plan(const struct region *r, const struct places *places, const struct region *right)
 {
+    size_t arenas = arenas_count(&r->arenas); /* before `committed`, which grows first */
+
     return r->map == right->map && r->granules == right->granules &&
            r->granule_count == right->granule_count && r->cache.lanes == right->cache.lanes &&
            r->cache.depots == right->cache.depots && r->roots.roots == right->roots.roots &&
@@ -330,8 +345,7 @@ static bool is_plan(const struct region *r, const struct places *places, const s
            r->arenas.seal.base == (uintptr_t)right->granules &&
            r->arenas.hardened == right->cache.hardened && r->cache.mode <= LANES_SEQUENCES &&
            r->cache.classes_most <= CACHE_CLASSES && r->cache.classes <= r->cache.classes_most &&
-           r->arenas.committed <= places->arenas_most &&
-           arenas_count(&r->arenas) <= places->arenas_most;
+           r->arenas.committed <= places->arenas_most && arenas <= r->arenas.committed;
 }
 
 /* Whether the file, which ends at `end`, is long enough for a part of so many bytes. */
@@ -349,9 +363,8 @@ int region_may_open(const struct region *r, const dvsm_mapping *mapping, size_t 
     if (length < sizeof *r)
         return ENODATA;
     size_t cpus = r->cache.cpus, hardened = r->cache.hardened;
-    if (r->base != right.base || r->bytes != right.bytes || cpus < cpu_count() ||
-        cpus > CPUS_MOST || hardened > 1 || !lay_out(&right, &places, cpus, hardened) ||
-        !is_plan(r, &places, &right))
+    if (r->base != right.base || r->bytes != right.bytes || cpus > CPUS_MOST || !are_enough(cpus) ||
+        hardened > 1 || !lay_out(&right, &places, cpus, hardened) || !is_plan(r, &places, &right))
         return EBADMSG;
     if (!is_before(right.map, segment_map_committed_bytes(), end) ||
         !is_before(right.roots.roots, r->roots.committed, end) ||

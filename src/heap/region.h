@@ -73,9 +73,10 @@ int region_make(const dvsm_backend *backend, const dvsm_mapping *mapping,
  * heap are in one. */
 uint64_t region_pid_namespace(void);
 
-/* Reads what a file says of itself. Returns 0 if this process can map it, or an errno value: see
+/* Reads what a file says of itself. With `read_only` no lock of it will be taken. Returns 0 if this
+ * process can map it, or an errno value: see
  * dvsm_heap_attach(). */
-int region_identify(int fd, struct region_identity *identity);
+int region_identify(int fd, bool read_only, struct region_identity *identity);
 
 /* Whether the region just mapped, from a file that ends `length` bytes behind its base, is what it
  * must be, as far as everything else goes by it. Nothing of it is believed. ENODATA: the file is

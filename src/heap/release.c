@@ -59,7 +59,9 @@ static NOINLINE void free_anywhere(void *block, const char *function)
     if (block == NULL)
         return;
     heap = heap_of(block);
-    if (heap != NULL && unlikely(heap->hardened))
+    if (heap != NULL && unlikely(heap->read_only))
+        errno = EROFS;
+    else if (heap != NULL && unlikely(heap->hardened))
         hardened_free(heap, block, NULL, function);
     else if (heap == NULL || (!heap_free_fast(&heap->cache.view, HEAP_STAYS, block) &&
                               !heap_free_locked(&heap->cache.view, block)))
@@ -96,6 +98,10 @@ NOINLINE void heap_free_sized(void *block, size_t alignment, size_t size, const 
     struct heap_place place = {0};
     int saved = errno;
 
+    if (heap != NULL && unlikely(heap->read_only)) {
+        errno = EROFS;
+        return;
+    }
     if (heap != NULL && unlikely(heap->hardened)) {
         hardened_free(heap, block, &(struct hardened_size){size, alignment}, function);
         return;
@@ -162,6 +168,13 @@ static size_t count_not_cached(void *const *blocks, size_t count)
     return n;
 }
 
+static bool is_read_only(const void *block)
+{
+    const struct dvsm_heap *heap = block != NULL ? heap_of(block) : NULL;
+
+    return heap != NULL && heap->read_only;
+}
+
 static bool is_hardened(const void *block)
 {
     const struct dvsm_heap *heap = block != NULL ? heap_of(block) : NULL;
@@ -181,11 +194,18 @@ size_t heap_bulk_free(void **blocks, size_t count, const char *function)
 {
     int saved = errno;
     size_t left = 0, end = 0;
-    bool sound = true;
+    int error = 0;
 
     for (size_t i = 0; i < count; i++) {
+        if (is_read_only(blocks[i])) {
+            error = EROFS;
+            left++;
+            end = i + 1;
+            continue;
+        }
         if (is_hardened(blocks[i])) {
-            sound &= hardened_free_entry(&blocks[i], function);
+            if (!hardened_free_entry(&blocks[i], function))
+                error = EINVAL;
             left += blocks[i] != NULL;
             end = i + 1;
             continue;
@@ -193,14 +213,15 @@ size_t heap_bulk_free(void **blocks, size_t count, const char *function)
         if (i >= end)
             end = i + count_not_cached(blocks + i, count - i);
         if (i < end && blocks[i] != NULL) {
-            sound &= free_with_the_first(blocks + i, end - i, function);
+            if (!free_with_the_first(blocks + i, end - i, function))
+                error = EINVAL;
         } else if (i >= end) {
             heap_report_freed(heap_of(blocks[i]), blocks[i], function);
-            sound = false;
+            error = EINVAL;
         }
         left += blocks[i] != NULL;
     }
-    errno = sound ? saved : EINVAL;
+    errno = error == 0 ? saved : error;
     return left;
 }
 
@@ -212,6 +233,8 @@ size_t heap_usable_size(const void *block, const char *function)
 
     if (block == NULL)
         return 0;
+    if (heap != NULL && unlikely(heap->read_only))
+        return heap_usable_by_look(heap, block);
     if (heap != NULL && unlikely(heap->hardened))
         return hardened_usable_size(heap, block, function);
     switch (heap != NULL ? heap_look(heap, block) : BLOCK_OTHER) {

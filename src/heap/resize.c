@@ -167,6 +167,8 @@ static void *heap_realloc(struct dvsm_heap *wanted, void *block, size_t size, co
     int saved = errno;
     struct dvsm_heap *home = heap_of(block);
 
+    if (home != NULL && unlikely(home->read_only))
+        return heap_fail(EROFS);
     if (home != NULL && unlikely(home->hardened))
         return hardened_realloc(home, wanted, block, size, true, function);
     struct resized result = resize_in_place(wanted, block, size, BEFORE_COPY, function);
@@ -214,6 +216,8 @@ void *heap_realloc_in_place(void *block, size_t size, const char *function)
     if (block == NULL)
         return heap_fail(EINVAL);
     struct dvsm_heap *heap = heap_of(block);
+    if (heap != NULL && unlikely(heap->read_only))
+        return heap_fail(EROFS);
     if (heap != NULL && unlikely(heap->hardened))
         return hardened_realloc(heap, NULL, block, size, false, function);
     return resize_or_fail(NULL, block, size, NO_COPY, function);

@@ -47,6 +47,54 @@ void segment_walk(struct segments *s, segment_visit visit, void *context)
     segment_leave(s);
 }
 
+/* A range that grows as long as what comes next is behind it. */
+struct growing {
+    char *start;
+    size_t bytes; /* 0: none yet */
+    segment_range visit;
+    void *context;
+};
+
+static void extend(struct growing *range, char *start, size_t bytes)
+{
+    if (range->bytes != 0 && start == range->start + range->bytes) {
+        range->bytes += bytes;
+        return;
+    }
+    if (range->bytes != 0)
+        range->visit(range->context, range->start, range->bytes);
+    range->start = start;
+    range->bytes = bytes;
+}
+
+static void extend_by_pages(struct growing *range, const struct segment_map *map, char *start,
+                            word holes)
+{
+    for (size_t page = 0; page < map->hole_pages; page++)
+        if ((holes >> page & 1) == 0)
+            extend(range, start + page * map->page, map->page);
+}
+
+void segment_ranges(struct segments *s, segment_range visit, void *context)
+{
+    const struct segment_map *map = s->map;
+    struct growing range = {.visit = visit, .context = context};
+
+    if (!segment_enter(s))
+        return;
+    for (size_t i = 0; i < map->ready; i++) {
+        word w = granule_load(map, i), holes = (w & HOLES) >> HOLE_SHIFT;
+        char *start = map->base + i * GRANULE;
+
+        if ((w & COMMITTED) != 0 && ((w & CHUNKS) == 0 || holes == 0))
+            extend(&range, start, GRANULE);
+        else if ((w & COMMITTED) != 0)
+            extend_by_pages(&range, map, start, holes);
+    }
+    extend(&range, NULL, 0);
+    segment_leave(s);
+}
+
 /* ---- checking -------------------------------------------------------------------------------- */
 
 /* Checks what is set once. Whether the rest can be looked at. */
@@ -97,10 +145,12 @@ bool segment_may_open(const struct segment_map *map, const void *base, size_t gr
                       const char *end, const char **memory_end)
 {
     struct check check = {0};
+    size_t used =
+        __atomic_load_n(&map->used, __ATOMIC_ACQUIRE); /* before `ready`, which grows first */
     size_t ready = word_peek(&map->ready);
 
-    if (map->base != base || map->granules != granules || !check_places(map, &check) ||
-        ready > granules)
+    if (used > ready || map->base != base || map->granules != granules ||
+        !check_places(map, &check) || ready > granules)
         return false;
     *memory_end = segment_levels_end(map, ready);
     if (*memory_end > end)

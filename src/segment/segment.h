@@ -253,6 +253,11 @@ void segment_set_retain(struct segments *s, size_t bytes);
  * then RUN_SEGMENT), with the lock held. Adjacent granules of one owner that belong together
  * (segments, or one large block) are one run; RUN_LARGE_TAIL is a large block on its way. The
  * visitor must not call back. */
+/* Calls `visit` for each range of granules that has memory, by address, as long as each is; holes
+ * are no part of them. */
+typedef void (*segment_range)(void *context, void *start, size_t bytes);
+void segment_ranges(struct segments *s, segment_range visit, void *context);
+
 typedef void (*segment_visit)(void *context, struct run run, segment_owner_id owner,
                               enum run_kind kind);
 void segment_walk(struct segments *s, segment_visit visit, void *context);

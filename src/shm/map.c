@@ -81,8 +81,8 @@ static int map_aligned(dvsm_mapping *mapping, int fd, int flags)
     if (space == MAP_FAILED)
         return mmap_error(errno);
     char *base = (char *)bits_round_up((uintptr_t)space, align);
-    if (mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED | flags,
-             fd, 0) == MAP_FAILED) {
+    if (mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_NORESERVE | MAP_FIXED | flags, fd, 0) ==
+        MAP_FAILED) {
         int error = mmap_error(errno);
         munmap(space, room);
         return error;
@@ -106,7 +106,7 @@ static int map_aligned(dvsm_mapping *mapping, int fd, int flags)
 static int map_there(dvsm_mapping *mapping, int fd, int protection, int flags)
 {
     void *base = mmap(mapping->base, mapping->bytes, protection,
-                      MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE | flags, fd, 0);
+                      MAP_NORESERVE | MAP_FIXED_NOREPLACE | flags, fd, 0);
 
     if (base == MAP_FAILED)
         return errno == EEXIST || errno == EPERM ? EADDRNOTAVAIL : mmap_error(errno);
@@ -145,19 +145,20 @@ int shm_map_file(dvsm_mapping *mapping, int fd)
 {
     int error = shm_check_length(mapping->bytes);
 
-    return error != 0 ? error : map(mapping, fd, PROT_READ | PROT_WRITE, 0);
+    return error != 0 ? error : map(mapping, fd, PROT_READ | PROT_WRITE, MAP_SHARED);
 }
 
 int shm_attach(dvsm_mapping *mapping, int fd, bool read_only)
 {
-    return map(mapping, fd, read_only ? PROT_READ : PROT_READ | PROT_WRITE, 0);
+    return read_only ? map(mapping, fd, PROT_READ, MAP_PRIVATE)
+                     : map(mapping, fd, PROT_READ | PROT_WRITE, MAP_SHARED);
 }
 
 /* What was never committed is marked not to be dumped: there is no file end that would keep it out
  * of core files. */
 int shm_map_anonymous(dvsm_mapping *mapping)
 {
-    int error = map(mapping, -1, PROT_READ | PROT_WRITE, MAP_ANONYMOUS);
+    int error = map(mapping, -1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
 
     if (error == 0)
         shm_kernel.advise(mapping->base, mapping->bytes, MADV_DONTDUMP);

@@ -54,7 +54,9 @@ int shm_open_name(const char *name, bool read_only);
 bool shm_has_its_name(const dvsm_mapping *mapping);
 
 /* Maps `fd`, a heap's file, to mapping->base: there or nowhere (EADDRNOTAVAIL). On success the
- * mapping owns the fd; on failure the caller still does. */
+ * mapping owns the fd; on failure the caller still does. With `read_only`, it can be read, and
+ * shows what others write; made writable, it takes what is written as a copy of this process's own.
+ */
 int shm_attach(dvsm_mapping *mapping, int fd, bool read_only);
 
 /* The descriptor of the mapping's file, found again if the program closed it; -1: none. That of a

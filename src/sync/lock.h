@@ -74,6 +74,10 @@ void lock_release(struct lock *lock);
 bool lock_may_wait(enum lock_rank rank);
 bool lock_holds_any(void);
 
+/* From now on this thread takes no lock that lies in the range: it counts as got at once. For
+ * looking at a copy that nobody else has; with 0 bytes, as before. */
+void lock_pass_over(const void *start, size_t bytes);
+
 /* A new process holds no lock: those of the thread that forked it are not the child's. */
 void lock_forget(void);
 

@@ -196,6 +196,7 @@ static void test_a_program_joins_by_name(void **state)
     (void)state;
     dvsm_heap *heap = create(0);
     assert_non_null(heap);
+    assert_string_equal(dvsm_heap_message(), "");
     struct node *list = make_list(heap);
 
     assert_int_equal(run_program("use-by-name", name, text_of(list).is, NULL), 0);
@@ -339,9 +340,13 @@ static void test_exclusive(void **state)
     (void)state;
     dvsm_heap *heap = create(DVSM_EXCLUSIVE);
 
+    if (heap == NULL)
+        print_error("%d %s\n", errno, dvsm_heap_message());
     assert_non_null(heap);
+    assert_string_equal(dvsm_heap_message(), "");
     assert_null(create(DVSM_EXCLUSIVE));
     assert_int_equal(errno, EEXIST);
+    assert_string_not_equal(dvsm_heap_message(), "");
     assert_int_equal(dvsm_heap_unlink(name), 0);
     dvsm_heap *second = create(DVSM_EXCLUSIVE);
     assert_non_null(second);
