@@ -136,6 +136,7 @@ static int store(char **arguments)
     struct shared *shared = join(arguments[0]);
 
     setrlimit(RLIMIT_CORE, &no_core);
+    signal(SIGSEGV, SIG_DFL);                   /* not AddressSanitizer's */
     CHILD_CHECK(dvsm_check(heap, stderr) == 0); /* after a look as before it */
     shared->number = 1;
     return 0;
