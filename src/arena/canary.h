@@ -145,25 +145,10 @@ static inline struct canary_end canary_load_end(struct canary_block b)
 /* Ones where the last bytes are, `bytes` of them. */
 static inline struct canary_end canary_mask(size_t bytes)
 {
-    static const unsigned char bits[2 * CANARY_SHORT] = {[CANARY_SHORT] = 0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff,
-                                                         0xff};
+    static const uint64_t bits[2 * CANARY_SHORT / 8] = {0, 0, ~(uint64_t)0, ~(uint64_t)0};
     struct canary_end mask;
 
-    memcpy(&mask, bits + bytes, sizeof mask);
+    memcpy(&mask, (const char *)bits + bytes, sizeof mask);
     return mask;
 }
 
